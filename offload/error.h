@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include <offload/export.h>
+
+namespace offload {
+
+/// What this library throws. Exceptions that a model raises itself, and errors of its operators, pass through
+/// unchanged.
+class OFFLOAD_API Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The model does not run in the budget that was given.
+class OFFLOAD_API BudgetError : public Error {
+ public:
+  BudgetError(const std::string& what, std::uint64_t minimum_bytes) : Error(what), minimum_bytes_(minimum_bytes) {}
+
+  /// The smallest `vram_budget` that would do, as far as it is known: exact for the weights; for activations that have
+  /// not been measured to their end, a lower bound, and the message says so.
+  std::uint64_t minimum_bytes() const { return minimum_bytes_; }
+
+ private:
+  std::uint64_t minimum_bytes_;
+};
+
+/// The file is not a TorchScript archive that can be run, or cannot be read.
+class OFFLOAD_API ArchiveError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// An argument is not what it must be: the message names it, what was wanted, and what there is.
+class OFFLOAD_API InputError : public Error {
+ public:
+  using Error::Error;
+};
+
+} // namespace offload

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <offload/bytes.h>
+
+namespace offload {
+
+using Kwargs = std::unordered_map<std::string, c10::IValue>;
+
+/// One call as the program will make it. It is run once at load to learn shapes, order and activations.
+struct ExampleCall {
+  std::string method = "forward";
+  std::vector<c10::IValue> inputs;
+  Kwargs kwargs = {};
+};
+
+/// Which differences from the model run wholly on the device are allowed.
+enum class Numerics {
+  exact,    ///< none: bit-identical
+  rounding, ///< the order of sums may change, as when the host computes a part
+  lossy,    ///< values may change, as when weights are quantised for the link
+};
+
+struct Options {
+  /// Where the model runs. Default: CUDA 0 where there is one, else the CPU; on the CPU the "VRAM" is the memory that
+  /// weights may take beside their one copy in the host store.
+  std::optional<c10::Device> device;
+
+  /// Bytes on the device for everything of this model: resident weights, ring, buffers, workspaces, activations.
+  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load, less 512 MiB.
+  std::optional<std::uint64_t> vram_budget;
+
+  /// Bytes of host memory for weights and staging buffers. Default: what is free.
+  std::optional<std::uint64_t> host_budget;
+
+  /// Page-locked bytes, staging buffers included. Default: what `host_budget` and the memory-lock limit allow.
+  std::optional<std::uint64_t> pinned_budget;
+
+  /// Calls in flight at once; more callers wait their turn. Each has a stream, a workspace and activations of its own.
+  int concurrency = 1;
+
+  std::vector<ExampleCall> example_calls;
+
+  Numerics numerics = Numerics::exact;
+};
+
+} // namespace offload

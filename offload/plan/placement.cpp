@@ -1,0 +1,203 @@
+#include <offload/plan/placement.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstdio>
+#include <iomanip>
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include <offload/bytes.h>
+
+namespace offload {
+
+const char* to_string(Mode mode) {
+  switch (mode) {
+    case Mode::resident:
+      return "resident";
+    case Mode::streamed:
+      return "streamed";
+    case Mode::in_place:
+      return "in place";
+  }
+  return "unknown";
+}
+
+namespace {
+
+std::string modes_of(const PlacedWeight& weight) {
+  std::string modes;
+  for (const Segment& segment : weight.segments) {
+    modes += (modes.empty() ? "" : " + ") + std::string(to_string(segment.mode));
+  }
+  return modes;
+}
+
+/// The operators of a weight, each once: "aten::embedding, offload::linear x2".
+std::string uses_of(const PlacedWeight& weight) {
+  std::vector<std::pair<std::string, int>> counts;
+  for (const std::string& use : weight.uses) {
+    const auto same = std::find_if(counts.begin(), counts.end(), [&](const auto& c) { return c.first == use; });
+    if (same == counts.end()) {
+      counts.emplace_back(use, 1);
+    } else {
+      ++same->second;
+    }
+  }
+  std::string text;
+  for (const auto& [use, count] : counts) {
+    text += (text.empty() ? "" : ", ") + use + (count > 1 ? " x" + std::to_string(count) : "");
+  }
+  return text.empty() ? "not used" : text;
+}
+
+std::string pattern_of(const std::string& name) {
+  std::string pattern;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    const bool digit = std::isdigit(static_cast<unsigned char>(name[i])) != 0;
+    if (!digit) {
+      pattern += name[i];
+    } else if (pattern.empty() || pattern.back() != '*') {
+      pattern += i == 0 || name[i - 1] == '.' || name[i - 1] == '_' ? '*' : name[i];
+    }
+  }
+  return pattern;
+}
+
+struct Row {
+  std::string name;
+  int weights = 1;
+  std::uint64_t bytes = 0;
+  std::string mode;
+  std::string uses;
+};
+
+void print_row(std::ostream& out, std::size_t width, const Row& row) {
+  out << "  " << std::left << std::setw(static_cast<int>(width)) << row.name << "  " << std::right << std::setw(7)
+      << row.weights << "  " << std::setw(9) << format_bytes(row.bytes) << "  " << std::left << std::setw(9) << row.mode
+      << "  " << row.uses << '\n';
+}
+
+std::string milliseconds(double us) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.3f ms", us / 1e3);
+  return text.data();
+}
+
+} // namespace
+
+std::ostream& operator<<(std::ostream& out, const Placement& placement) {
+  const auto flags = out.flags();
+  const Budget& budget = placement.budget;
+  out << "Placement on " << placement.device << " (costs of " << placement.machine << ")\n"
+      << "  budget    " << format_bytes(budget.vram) << "; the smallest that works is " << format_bytes(budget.minimum)
+      << " (" << budget.minimum << " bytes)\n"
+      << "  resident  " << format_bytes(budget.resident) << " of weights, " << format_bytes(budget.fixed)
+      << " that must stay\n"
+      << "  ring      " << format_bytes(budget.ring) << '\n'
+      << "  reserve   " << format_bytes(budget.reserve) << " for workspaces and activations, "
+      << (budget.reserve_measured ? "measured" : "a default until a call has been measured") << '\n'
+      << "  host      " << format_bytes(budget.host) << ", " << format_bytes(budget.pinned) << " of it pinned\n"
+      << "  predicted " << milliseconds(placement.predicted.time_us) << " a call, "
+      << format_bytes(placement.predicted.streamed_bytes) << " streamed, peak "
+      << format_bytes(placement.predicted.peak_device_bytes) << '\n';
+
+  // Layers that repeat are one line: their numbers are written as a star.
+  std::vector<Row> rows;
+  for (const PlacedWeight& weight : placement.weights) {
+    Row row{pattern_of(weight.name), 1, weight.bytes, modes_of(weight), uses_of(weight)};
+    for (const std::string& alias : weight.aliases) {
+      row.name += " = " + pattern_of(alias);
+    }
+    const auto same = std::find_if(rows.begin(), rows.end(), [&](const Row& r) {
+      return r.name == row.name && r.mode == row.mode && r.uses == row.uses;
+    });
+    if (same == rows.end()) {
+      rows.push_back(std::move(row));
+    } else {
+      ++same->weights;
+      same->bytes += row.bytes;
+    }
+  }
+  std::size_t width = 7;
+  for (const Row& row : rows) {
+    width = std::max(width, row.name.size());
+  }
+  out << "  " << std::left << std::setw(static_cast<int>(width)) << "weights"
+      << "    count      bytes  mode       used by\n";
+  for (const Row& row : rows) {
+    print_row(out, width, row);
+  }
+
+  std::vector<Resident> because;
+  std::vector<int> counts;
+  for (const Resident& resident : placement.resident_because) {
+    const auto same =
+        std::find_if(because.begin(), because.end(), [&](const Resident& r) { return r.because == resident.because; });
+    if (same == because.end()) {
+      because.push_back(resident);
+      counts.push_back(1);
+    } else {
+      same->bytes += resident.bytes;
+      ++counts[same - because.begin()];
+    }
+  }
+  for (std::size_t i = 0; i < because.size(); ++i) {
+    out << "  stays: " << counts[i] << (counts[i] == 1 ? " tensor, " : " tensors, ") << format_bytes(because[i].bytes)
+        << ", " << because[i].because << (counts[i] == 1 ? ": " + because[i].name : "") << '\n';
+  }
+  for (const std::string& rewritten : placement.rewritten) {
+    out << "  rewritten: " << rewritten << '\n';
+  }
+  out.flags(flags);
+  return out;
+}
+
+std::string to_json(const Placement& placement) {
+  using Json = nlohmann::ordered_json;
+  Json weights = Json::array();
+  for (const PlacedWeight& weight : placement.weights) {
+    Json segments = Json::array();
+    for (const Segment& segment : weight.segments) {
+      segments.push_back({{"mode", to_string(segment.mode)},
+                          {"device", placement.device},
+                          {"offset", segment.offset},
+                          {"bytes", segment.bytes}});
+    }
+    weights.push_back({{"name", weight.name},
+                       {"aliases", weight.aliases},
+                       {"bytes", weight.bytes},
+                       {"uses", weight.uses},
+                       {"segments", std::move(segments)}});
+  }
+  Json because = Json::array();
+  for (const Resident& resident : placement.resident_because) {
+    because.push_back({{"name", resident.name}, {"bytes", resident.bytes}, {"because", resident.because}});
+  }
+  const Budget& budget = placement.budget;
+  const Json json = {
+      {"device", placement.device},
+      {"weights", std::move(weights)},
+      {"resident_because", std::move(because)},
+      {"rewritten", placement.rewritten},
+      {"budget",
+       {{"vram", budget.vram},
+        {"host", budget.host},
+        {"minimum", budget.minimum},
+        {"fixed", budget.fixed},
+        {"resident", budget.resident},
+        {"ring", budget.ring},
+        {"reserve", budget.reserve},
+        {"reserve_measured", budget.reserve_measured},
+        {"pinned", budget.pinned}}},
+      {"predicted",
+       {{"time_us", placement.predicted.time_us},
+        {"peak_device_bytes", placement.predicted.peak_device_bytes},
+        {"streamed_bytes", placement.predicted.streamed_bytes}}},
+      {"machine", placement.machine},
+  };
+  return json.dump(2);
+}
+
+} // namespace offload

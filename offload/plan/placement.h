@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include <offload/export.h>
+
+namespace offload {
+
+/// How the bytes of a segment reach the operator that reads them.
+enum class Mode {
+  resident, ///< they stay on the device
+  streamed, ///< they cross the link at each use, into a place in the ring
+  in_place, ///< they stay in host memory; the operator reads the rows that it looks up from there
+};
+
+OFFLOAD_API const char* to_string(Mode mode);
+
+/// A byte range of a weight with one mode.
+struct Segment {
+  Mode mode;
+  std::uint64_t offset; ///< from the start of the weight
+  std::uint64_t bytes;
+};
+
+struct PlacedWeight {
+  std::string name;                 ///< qualified name of the attribute, as in `named_parameters`
+  std::vector<std::string> aliases; ///< other names of the same bytes (tied weights, views)
+  std::uint64_t bytes = 0;          ///< of the weight itself
+  std::vector<std::string> uses;    ///< operators that read it, in the order of execution
+  std::vector<Segment> segments;    ///< cover the weight in order, without gaps
+};
+
+/// A tensor of the module that is on the device for good, and why.
+struct Resident {
+  std::string name;
+  std::uint64_t bytes;
+  std::string because;
+};
+
+/// Where the budget goes; the parts below add up to at most `vram`.
+struct Budget {
+  std::uint64_t vram = 0;        ///< bytes allowed on the device
+  std::uint64_t minimum = 0;     ///< the smallest `vram` that this model runs in
+  std::uint64_t fixed = 0;       ///< small parameters, buffers, and what must be resident
+  std::uint64_t resident = 0;    ///< weights that the plan keeps on the device
+  std::uint64_t ring = 0;        ///< device memory that streamed bytes pass through
+  std::uint64_t reserve = 0;     ///< workspaces and activations of all lanes
+  bool reserve_measured = false; ///< from a call that ran; otherwise a default
+  std::uint64_t host = 0;        ///< bytes of host memory that weights and staging take
+  std::uint64_t pinned = 0;      ///< of these, page-locked
+};
+
+struct Prediction {
+  double time_us = 0;                  ///< of one call in a row of calls
+  std::uint64_t peak_device_bytes = 0; ///< everything that counts against the budget
+  std::uint64_t streamed_bytes = 0;    ///< over the link, per call
+};
+
+/// The planned mode of every segment of every weight, what it needs, and what it should cost.
+struct Placement {
+  std::string device;  ///< as `c10::Device` prints it
+  std::string machine; ///< whose costs the prediction uses
+  std::vector<PlacedWeight> weights;
+  std::vector<Resident> resident_because;
+  std::vector<std::string> rewritten; ///< constants of the graph that were changed for the device
+  Budget budget;
+  Prediction predicted;
+};
+
+/// A table for people: totals, then a line for each run of weights with the same mode.
+OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Placement& placement);
+
+/// The same, whole, as JSON.
+OFFLOAD_API std::string to_json(const Placement& placement);
+
+} // namespace offload

@@ -1,0 +1,181 @@
+#include <offload/plan/planner.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace offload {
+
+namespace {
+
+using Order = std::vector<WeightId>;
+
+std::uint64_t smallest_ring(const Pass& pass, const std::vector<bool>& resident) {
+  std::uint64_t ring = 0;
+  const auto look_at = [&](const Step& step) {
+    std::uint64_t bytes = 0;
+    for (const WeightId weight : step) {
+      bytes += resident[weight] ? 0 : pass.bytes[weight];
+    }
+    ring = std::max(ring, bytes);
+  };
+  for (const PlanStep& step : pass.steps) {
+    look_at(step.weights);
+  }
+  std::for_each(pass.other_steps.begin(), pass.other_steps.end(), look_at);
+  return ring;
+}
+
+/// Uses of each weight in one pass. A weight without any takes no room, whatever its mode.
+std::vector<std::uint64_t> count_uses(const Pass& pass) {
+  std::vector<std::uint64_t> uses(pass.bytes.size());
+  for (const PlanStep& step : pass.steps) {
+    for (const WeightId weight : step.weights) {
+      ++uses[weight];
+    }
+  }
+  return uses;
+}
+
+/// Weights are made resident in `order` while they leave a ring of `ring` bytes, or of what the largest remaining step
+/// needs if that is more. The rest of the capacity goes to the ring.
+Residency fill(const Pass& pass, std::uint64_t capacity, const Order& order, std::uint64_t ring) {
+  Residency residency{std::vector<bool>(pass.bytes.size(), false), 0};
+  std::uint64_t taken = 0;
+  for (const WeightId weight : order) {
+    if (taken + pass.bytes[weight] > capacity) {
+      continue;
+    }
+    residency.resident[weight] = true;
+    const std::uint64_t needed = std::max(smallest_ring(pass, residency.resident), std::min(ring, capacity));
+    if (taken + pass.bytes[weight] + needed > capacity && needed > 0) {
+      residency.resident[weight] = false;
+      continue;
+    }
+    taken += pass.bytes[weight];
+  }
+  residency.ring_bytes = smallest_ring(pass, residency.resident) == 0 ? 0 : capacity - taken;
+  return residency;
+}
+
+Order largest_first(const Pass& pass, const Order& used) {
+  Order order = used;
+  std::stable_sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return pass.bytes[a] > pass.bytes[b]; });
+  return order;
+}
+
+/// Those read most often first: each byte kept saves that many on the link.
+Order most_used_first(const Pass& pass, const Order& used, const std::vector<std::uint64_t>& uses) {
+  Order order = largest_first(pass, used);
+  std::stable_sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return uses[a] > uses[b]; });
+  return order;
+}
+
+/// Spread evenly over the pass, so that what streams does too: the bits of the position, reversed.
+Order spread(const Order& used) {
+  Order order;
+  std::size_t span = 1;
+  while (span < used.size()) {
+    span *= 2;
+  }
+  for (std::size_t i = 0; i < span; ++i) {
+    std::size_t reversed = 0;
+    for (std::size_t bit = 1; bit < span; bit *= 2) {
+      reversed = reversed * 2 + (i / bit) % 2;
+    }
+    if (reversed < used.size()) {
+      order.push_back(used[reversed]);
+    }
+  }
+  return order;
+}
+
+/// A ring longer than this smooths nothing more.
+std::uint64_t useful_ring(const Pass& pass, const Plan& p) {
+  return std::min(p.residency.ring_bytes, std::max(8 * kBatchBytes, 4 * minimum_capacity(pass)));
+}
+
+/// The shorter time; among times that no simulation tells apart, the longer ring, which also absorbs what is not
+/// simulated: then the plan that streams less.
+bool better(const Pass& pass, const Plan& a, const Plan& b) {
+  constexpr double kSame = 2e-3;
+  if (std::abs(a.predicted.time_us - b.predicted.time_us) > kSame * b.predicted.time_us) {
+    return a.predicted.time_us < b.predicted.time_us;
+  }
+  const bool a_streams = a.predicted.streamed_bytes > 0;
+  const bool b_streams = b.predicted.streamed_bytes > 0;
+  if (a_streams != b_streams) {
+    return !a_streams;
+  }
+  if (useful_ring(pass, a) != useful_ring(pass, b)) {
+    return useful_ring(pass, a) > useful_ring(pass, b);
+  }
+  return a.predicted.streamed_bytes < b.predicted.streamed_bytes;
+}
+
+Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machine) {
+  const Simulated predicted = simulate(pass, residency, machine);
+  return {std::move(residency), predicted};
+}
+
+/// Every weight that a step reads, once; those that only other steps read come last.
+Order used_in_order(const Pass& pass) {
+  Order order;
+  std::vector<bool> seen(pass.bytes.size());
+  const auto look_at = [&](const Step& step) {
+    for (const WeightId weight : step) {
+      if (!seen[weight]) {
+        seen[weight] = true;
+        order.push_back(weight);
+      }
+    }
+  };
+  for (const PlanStep& step : pass.steps) {
+    look_at(step.weights);
+  }
+  std::for_each(pass.other_steps.begin(), pass.other_steps.end(), look_at);
+  return order;
+}
+
+} // namespace
+
+std::uint64_t minimum_capacity(const Pass& pass) {
+  return smallest_ring(pass, std::vector<bool>(pass.bytes.size(), false));
+}
+
+Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
+  return evaluate(pass, fill(pass, capacity, largest_first(pass, used_in_order(pass)), 0), machine);
+}
+
+Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
+  const Order used = used_in_order(pass);
+  const Plan rule = plan_larger_first(pass, capacity, machine);
+  Plan best = rule;
+  if (best.predicted.streamed_bytes == 0) {
+    return best;
+  }
+  Order backwards(used.rbegin(), used.rend());
+  const std::vector<Order> orders = {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)),
+                                     spread(used), used, backwards};
+  // The ring that pays is a few batches, or a few of the largest steps; more of it is worth less than weights that
+  // stay.
+  const std::uint64_t largest = minimum_capacity(pass);
+  std::vector<std::uint64_t> rings = {0,           kBatchBytes, 2 * kBatchBytes, 4 * kBatchBytes,
+                                      largest * 2, largest * 3, largest * 4,     8 * kBatchBytes};
+  std::sort(rings.begin(), rings.end());
+  rings.erase(std::unique(rings.begin(), rings.end()), rings.end());
+  for (const Order& order : orders) {
+    for (const std::uint64_t ring : rings) {
+      if (ring > capacity) {
+        continue;
+      }
+      Plan candidate = evaluate(pass, fill(pass, capacity, order, ring), machine);
+      if (better(pass, candidate, best)) {
+        best = std::move(candidate);
+      }
+    }
+  }
+  // A row of choices between equals may have led away from the best by more than one of them.
+  return best.predicted.time_us <= rule.predicted.time_us ? best : rule;
+}
+
+} // namespace offload

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+#include <offload/plan/simulate.h>
+
+namespace offload {
+
+/// The best residency that was found, and what it should cost.
+struct Plan {
+  Residency residency;
+  Simulated predicted;
+};
+
+/// The least capacity in which `pass` runs: the weights of the step that reads most, since a step needs all of its
+/// weights on the device at once, resident or streamed.
+std::uint64_t minimum_capacity(const Pass& pass);
+
+/// Chooses what stays on the device so that a simulated call is shortest; among equals, so that least is streamed. All
+/// of `capacity` is used while anything streams: what no weight fits into makes the ring longer. `capacity` is at least
+/// minimum_capacity(pass). Never worse than plan_larger_first().
+Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine);
+
+/// The rule of thumb: the largest weights stay, as many as there is room for beside the smallest ring.
+Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine);
+
+} // namespace offload

@@ -1,0 +1,138 @@
+#include <offload/plan/simulate.h>
+
+#include <algorithm>
+
+#include <offload/stream/store.h>
+#include <offload/stream/streamer.h>
+
+namespace offload {
+
+namespace {
+
+class Moment final : public Fence {
+ public:
+  Moment(int lane, double us) : Fence(lane), at_us(us) {}
+  const double at_us;
+};
+
+double at_us(const Fence& fence) { return static_cast<const Moment&>(fence).at_us; }
+
+/// Two clocks, one of the copy stream and one of the only lane. The host is taken to be ahead of both.
+class ClockLink final : public Link {
+ public:
+  ClockLink(const MachineProfile& machine, std::uint64_t pinned_bytes)
+      : machine_(machine), pinned_bytes_(pinned_bytes) {}
+
+  void wait(const Fence& used) override { copy_us_ = std::max(copy_us_, at_us(used)); }
+  FencePtr record_arrived() override { return std::make_shared<Moment>(Fence::kLink, copy_us_); }
+  void wait_arrived(int, const Fence& arrived) override {
+    stall_us_ += std::max(0.0, at_us(arrived) - compute_us_);
+    compute_us_ = std::max(compute_us_, at_us(arrived));
+  }
+  FencePtr record_used(int lane) override { return std::make_shared<Moment>(lane, compute_us_); }
+  void synchronize(const Fence&) override {}
+  double stall_us() override { return stall_us_; }
+
+  void compute(double us) { compute_us_ += us; }
+  double now_us() const { return compute_us_; }
+
+ protected:
+  void enqueue_copy(void*, const void* src, std::size_t bytes) override {
+    const bool pinned = reinterpret_cast<std::uint64_t>(src) + bytes <= pinned_bytes_;
+    const double rate =
+        pinned ? machine_.link_bytes_per_us : std::min(machine_.link_bytes_per_us, machine_.host_copy_bytes_per_us);
+    copy_us_ += machine_.copy_overhead_us + static_cast<double>(bytes) / rate;
+  }
+
+ private:
+  const MachineProfile& machine_;
+  const std::uint64_t pinned_bytes_;
+  double copy_us_ = 0;
+  double compute_us_ = 0;
+  double stall_us_ = 0;
+};
+
+} // namespace
+
+Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident) {
+  Sequence sequence;
+  for (const PlanStep& step : pass.steps) {
+    Step streamed;
+    std::copy_if(step.weights.begin(), step.weights.end(), std::back_inserter(streamed),
+                 [&](WeightId weight) { return !resident[weight]; });
+    if (!streamed.empty()) {
+      sequence.push_back(std::move(streamed));
+    }
+  }
+  return sequence;
+}
+
+std::vector<std::uint64_t> lay_out(const Pass& pass) {
+  constexpr std::uint64_t kNowhere = ~0ULL;
+  std::vector<std::uint64_t> offsets(pass.bytes.size(), kNowhere);
+  std::uint64_t end = 0;
+  const auto place = [&](WeightId weight) {
+    if (offsets[weight] == kNowhere) {
+      offsets[weight] = end;
+      end += pass.bytes[weight];
+    }
+  };
+  for (const PlanStep& step : pass.steps) {
+    std::for_each(step.weights.begin(), step.weights.end(), place);
+  }
+  for (WeightId weight = 0; weight < offsets.size(); ++weight) {
+    place(weight);
+  }
+  return offsets;
+}
+
+Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine) {
+  const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency.resident));
+  ClockLink link(machine, pass.pinned_bytes);
+  // Addresses that nobody reads, as far apart as the bytes will be.
+  const std::byte* nowhere = nullptr;
+  HostBytes host;
+  for (const std::uint64_t offset : lay_out(pass)) {
+    host.push_back(nowhere + offset);
+  }
+  const auto store = make_direct_store(link, std::move(host), nullptr);
+  StreamerConfig config;
+  config.link = &link;
+  config.store = store.get();
+  config.ring_bytes = residency.ring_bytes;
+  config.batch_bytes = kBatchBytes;
+  config.bytes = pass.bytes;
+  for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
+    config.names.push_back("weight " + std::to_string(weight));
+  }
+  Streamer streamer(std::move(config));
+
+  // The first pass fills the ring; the second and third are what a row of calls looks like.
+  constexpr int kPasses = 3;
+  Simulated simulated;
+  for (int i = 0; i < kPasses; ++i) {
+    const double begin_us = link.now_us();
+    const double stall_us = link.stall_us();
+    const std::uint64_t bytes = link.bytes() - streamer.bytes_ahead();
+    streamer.begin(0, sequence);
+    auto streamed = sequence->begin();
+    for (const PlanStep& step : pass.steps) {
+      const bool streams =
+          streamed != sequence->end() && std::any_of(step.weights.begin(), step.weights.end(),
+                                                     [&](WeightId weight) { return !residency.resident[weight]; });
+      if (streams) {
+        streamer.acquire(0, *streamed);
+      }
+      link.compute(std::max(step.compute_us, machine.node_overhead_us));
+      if (streams) {
+        streamer.release(0, streamed->data(), streamed->size());
+        ++streamed;
+      }
+    }
+    streamer.end(0);
+    simulated = {link.now_us() - begin_us, link.stall_us() - stall_us, link.bytes() - streamer.bytes_ahead() - bytes};
+  }
+  return simulated;
+}
+
+} // namespace offload

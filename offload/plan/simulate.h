@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <offload/plan/profile.h>
+#include <offload/stream/scheduler.h>
+
+namespace offload {
+
+/// One node of the model that reads weights.
+struct PlanStep {
+  Step weights;          ///< each once
+  double compute_us = 0; ///< on the device, when all its weights are there
+};
+
+/// What is planned: weights, and the steps of one pass that read them, in the order of execution.
+struct Pass {
+  std::vector<std::uint64_t> bytes; ///< of each weight as it lies in the ring, aligned to 512
+  std::vector<PlanStep> steps;
+  std::vector<Step> other_steps;      ///< that a call may execute too: their weights must find room, but cost no time
+  std::uint64_t pinned_bytes = ~0ULL; ///< of host memory as lay_out() fills it: what lies beyond has to be staged
+};
+
+/// Which weights stay on the device, and how many bytes the others pass through.
+struct Residency {
+  std::vector<bool> resident; ///< by weight
+  std::uint64_t ring_bytes = 0;
+};
+
+/// One call in a row of calls.
+struct Simulated {
+  double time_us = 0;
+  double stall_us = 0;
+  std::uint64_t streamed_bytes = 0;
+};
+
+/// Copies are gathered to about this many bytes: a 16 MiB copy reaches 99% of the link, a 1 MiB copy 84%.
+constexpr std::uint64_t kBatchBytes = 16ULL << 20;
+
+/// Runs the very streamer that the device will see, over a link that keeps time instead of moving bytes.
+/// Throws Error when a step does not fit the ring.
+Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine);
+
+/// The steps without the weights that are resident, and without the steps that are then empty.
+Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident);
+
+/// The order in which weights lie in host memory, as offsets by weight: that of first use, so that what is fetched
+/// together lies together. Weights that no step reads come last.
+std::vector<std::uint64_t> lay_out(const Pass& pass);
+
+} // namespace offload
