@@ -1,0 +1,65 @@
+#pragma once
+
+#include <exception>
+#include <vector>
+
+#include <offload/stream/store.h>
+
+namespace offload {
+
+/// Bytes that are contiguous on both sides.
+struct Copy {
+  std::uint64_t place; ///< offset in the ring
+  const std::byte* src;
+  std::uint64_t bytes;
+  WeightId first; ///< of the weights that it carries
+};
+
+/// The copies of a batch, neighbours joined where `alike(a, b)` holds for their weights.
+template <typename Alike>
+std::vector<Copy> merge_neighbours(const Batch& batch, const HostBytes& host, Alike alike) {
+  std::vector<Copy> copies;
+  for (const Fetch& fetch : batch.fetches) {
+    const std::byte* src = host[fetch.weight];
+    if (!copies.empty() && copies.back().place + copies.back().bytes == fetch.place &&
+        copies.back().src + copies.back().bytes == src && alike(copies.back().first, fetch.weight)) {
+      copies.back().bytes += fetch.bytes;
+    } else {
+      copies.push_back({fetch.place, src, fetch.bytes, fetch.weight});
+    }
+  }
+  return copies;
+}
+
+/// The copy stream waits for those who read the places last.
+inline void wait_for_readers(Link& link, const Batch& batch) {
+  for (const FencePtr& reader : batch.readers) {
+    link.wait(*reader);
+  }
+}
+
+/// Tells the arrival that `batch` will not come. Later batches count on this one having waited for its readers, so now
+/// the host waits for them.
+inline void fail(Link& link, const Batch& batch, const std::exception& error) {
+  batch.arrival->failure = *error.what() ? error.what() : "unknown error"; // empty would mean that it went well
+  for (const FencePtr& reader : batch.readers) {
+    try {
+      link.synchronize(*reader);
+    } catch (const std::exception&) { // the device is gone: nothing will be written either
+    }
+  }
+}
+
+/// All copies of `batch` are enqueued, or it failed: either way nothing more happens to its arrival.
+inline void finish(Link& link, const Batch& batch) {
+  if (batch.arrival->failure.empty()) {
+    try {
+      batch.arrival->fence = link.record_arrived();
+    } catch (const std::exception& error) {
+      fail(link, batch, error);
+    }
+  }
+  batch.arrival->issued.store(true, std::memory_order_release);
+}
+
+} // namespace offload

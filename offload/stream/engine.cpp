@@ -1,0 +1,128 @@
+#include <offload/stream/engine.h>
+
+#include <c10/cuda/CUDAGuard.h>
+
+#include <algorithm>
+#include <thread>
+
+#include <offload/bytes.h>
+#include <offload/stream/cuda_link.h>
+#include <offload/stream/host_link.h>
+#include <offload/stream/store.h>
+
+namespace offload {
+
+std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
+
+Engine::Engine(Config config) : config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes)) {
+  if (config_.device.is_cuda()) {
+    std::vector<cudaStream_t> streams;
+    for (void* stream : lanes_->streams()) {
+      streams.push_back(static_cast<cudaStream_t>(stream));
+    }
+    link_ = make_cuda_link(config_.device.index(), std::move(streams));
+  } else {
+    link_ = make_host_link();
+  }
+}
+
+Engine::~Engine() { clear(); }
+
+void Engine::clear() {
+  try {
+    lanes_->synchronize();          // nobody reads the slab any more
+  } catch (const std::exception&) { // a device that is gone reads nothing
+  }
+  config_.lender->detach();
+  misses_before_ = misses();
+  streamer_.reset();
+  store_.reset();
+  slab_ = DeviceMemory();
+}
+
+std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes) {
+  std::uint64_t total = residency.ring_bytes;
+  for (WeightId weight = 0; weight < bytes.size(); ++weight) {
+    total += residency.resident[weight] ? bytes[weight] : 0;
+  }
+  return total;
+}
+
+bool Engine::reads_in_place(WeightId weight) const {
+  return config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.host.pinned();
+}
+
+std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
+  HostBytes host;
+  std::vector<bool> direct;
+  bool all_direct = true;
+  for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+    const bool streams = config_.bytes[weight] > 0;
+    host.push_back(streams ? host_bytes(weight) : nullptr);
+    direct.push_back(!streams || reads_in_place(weight));
+    all_direct = all_direct && direct.back();
+  }
+  if (all_direct) {
+    return make_direct_store(*link_, std::move(host), ring);
+  }
+  const StagingBuffers buffers{config_.staging.data(), kStagingBufferBytes,
+                               static_cast<int>(config_.staging.bytes() / kStagingBufferBytes)};
+  const int threads = std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, 16);
+  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads);
+}
+
+/// Where the device finds the bytes that the host has page-locked for it.
+std::byte* Engine::device_address(WeightId weight) const {
+  auto* address = const_cast<std::byte*>(host_bytes(weight));
+  if (config_.device.is_cpu()) {
+    return address;
+  }
+  void* seen = nullptr;
+  check_cuda(cudaHostGetDevicePointer(&seen, const_cast<std::byte*>(config_.host.data()), 0),
+             "cudaHostGetDevicePointer");
+  return static_cast<std::byte*>(seen) + config_.offsets[weight];
+}
+
+void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
+  clear();
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (config_.device.is_cuda()) {
+    guard.emplace(config_.device);
+  }
+  const std::uint64_t bytes = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
+  slab_ = DeviceMemory(config_.device.is_cuda() ? config_.device.index() : -1, bytes, "weights");
+  std::vector<std::byte*> resident(config_.bytes.size(), nullptr);
+  std::vector<std::byte*> in_place(config_.bytes.size(), nullptr);
+  std::vector<std::uint64_t> streamed = config_.bytes;
+  std::uint64_t end = 0;
+  try {
+    for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+      if (residency.resident[weight] && config_.bytes[weight] > 0) {
+        slab_.upload(end, host_bytes(weight), config_.bytes[weight]);
+        resident[weight] = slab_.data() + end;
+        streamed[weight] = 0;
+        end += config_.bytes[weight];
+      } else if (config_.bytes[weight] > 0 && reads_in_place(weight)) {
+        in_place[weight] = device_address(weight);
+      }
+    }
+    std::byte* ring = slab_.data() + end;
+    store_ = make_store(ring);
+    StreamerConfig config;
+    config.link = link_.get();
+    config.store = store_.get();
+    config.ring = ring;
+    config.ring_bytes = residency.ring_bytes;
+    config.batch_bytes = kBatchBytes;
+    config.lanes = config_.lanes;
+    config.bytes = std::move(streamed);
+    config.names = config_.names;
+    streamer_ = std::make_unique<Streamer>(std::move(config));
+  } catch (...) {
+    clear();
+    throw;
+  }
+  config_.lender->attach(streamer_.get(), std::move(resident), std::move(in_place), config_.bytes, known);
+}
+
+} // namespace offload

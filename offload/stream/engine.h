@@ -1,0 +1,85 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <offload/plan/simulate.h>
+#include <offload/stream/lanes.h>
+#include <offload/stream/lender.h>
+#include <offload/stream/memory.h>
+
+namespace offload {
+
+/// The weights of one module on the move: host store, device slab, link, streamer, lanes. It executes a residency; what
+/// is a good one is the planner's business.
+///
+/// place() comes when no call runs. The rest may be called from any thread.
+class Engine {
+ public:
+  struct Config {
+    c10::Device device;
+    int lanes = 1;
+    std::vector<std::string> names;       ///< by weight
+    std::vector<std::uint64_t> bytes;     ///< by weight, aligned to 512; 0 for those that are none of its business
+    std::vector<std::uint64_t> offsets;   ///< by weight, in `host`
+    HostMemory host;                      ///< the bytes of all weights; its first part may be page-locked
+    HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
+    std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
+  };
+
+  explicit Engine(Config config);
+  ~Engine();
+
+  /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first.
+  /// Throws Error when the device has not so much memory; nothing is placed then. `known` is what the module holds for
+  /// each weight.
+  void place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known);
+
+  /// Frees what was placed.
+  void clear();
+
+  bool placed() const { return streamer_ != nullptr; }
+  Streamer& streamer() { return *streamer_; }
+  WeightLender& lender() { return *config_.lender; }
+  Lanes& lanes() { return *lanes_; }
+
+  /// True for device memory that belongs to weights.
+  bool owns(const void* address) const { return slab_.contains(address); }
+
+  const std::byte* host_bytes(WeightId weight) const { return config_.host.data() + config_.offsets[weight]; }
+  std::uint64_t slab_bytes() const { return slab_.bytes(); }
+  std::uint64_t bytes_streamed() const { return link_->bytes(); }
+  std::uint64_t bytes_ahead() const { return streamer_ ? streamer_->bytes_ahead() : 0; }
+  std::uint64_t copies() const { return link_->copies(); }
+  double stall_us() const { return link_->stall_us(); }
+  std::uint64_t misses() const { return misses_before_ + (streamer_ ? streamer_->misses() : 0); }
+
+  /// True when the device reads this weight by itself where it lies in host memory.
+  bool reads_in_place(WeightId weight) const;
+
+  /// What `residency` takes on the device, in the units that the device gives out.
+  static std::uint64_t slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes);
+
+ private:
+  std::unique_ptr<Store> make_store(std::byte* ring);
+  std::byte* device_address(WeightId weight) const;
+
+  const Config config_;
+  std::unique_ptr<Lanes> lanes_;
+  std::unique_ptr<Link> link_;
+  DeviceMemory slab_; // resident weights, then the ring
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Streamer> streamer_;
+  std::uint64_t misses_before_ = 0;
+};
+
+/// The unit in which `device` gives out memory.
+std::uint64_t granularity(c10::Device device);
+
+/// Staging buffers are of this size.
+constexpr std::uint64_t kStagingBufferBytes = 4ULL << 20;
+
+} // namespace offload

@@ -1,0 +1,127 @@
+#include <offload/stream/lender.h>
+
+#include <algorithm>
+
+#include <offload/error.h>
+
+namespace offload {
+
+struct WeightLender::Lease {
+  std::shared_ptr<WeightLender> lender;
+  int lane;
+  WeightId weight;
+};
+
+thread_local WeightLender::Scope* WeightLender::Scope::current = nullptr;
+
+WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace)
+    : lender_(lender), lane_(lane), trace_(trace), outer_(current) {
+  current = this;
+}
+
+WeightLender::Scope::~Scope() { current = outer_; }
+
+void WeightLender::attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<std::byte*> in_place,
+                          std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known) {
+  streamer_ = streamer;
+  resident_ = std::move(resident);
+  in_place_ = std::move(in_place);
+  bytes_ = std::move(bytes);
+  resident_tensors_.assign(resident_.size(), {});
+  for (WeightId weight = 0; weight < resident_.size(); ++weight) {
+    if (resident_[weight]) {
+      for (const at::Tensor& placeholder : known[weight]) {
+        resident_tensors_[weight].push_back(resident_tensor(weight, placeholder));
+      }
+    }
+  }
+}
+
+void WeightLender::detach() {
+  streamer_ = nullptr;
+  resident_.clear();
+  in_place_.clear();
+  resident_tensors_.clear();
+}
+
+void WeightLender::end_lease(void* lease) {
+  const std::unique_ptr<Lease> ended(static_cast<Lease*>(lease));
+  if (Streamer* streamer = ended->lender->streamer_) {
+    streamer->release(ended->lane, &ended->weight, 1);
+  }
+}
+
+at::Tensor WeightLender::resident_tensor(WeightId weight, const at::Tensor& placeholder) const {
+  for (const at::Tensor& tensor : resident_tensors_[weight]) {
+    if (tensor.dtype() == placeholder.dtype() && tensor.storage_offset() == placeholder.storage_offset() &&
+        tensor.sizes() == placeholder.sizes() && tensor.strides() == placeholder.strides()) {
+      return tensor;
+    }
+  }
+  return tensor_on(
+      c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(resident_[weight], device_)),
+      placeholder);
+}
+
+const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeholder) const {
+  const Scope* scope = Scope::current;
+  if (!scope || &scope->lender_ != this) {
+    throw Error("weight " + names_[placeholder_record(placeholder)->weight] +
+                " read outside a call: weights of an offload::Module are there only while it runs");
+  }
+  return *scope;
+}
+
+at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder) {
+  const WeightId weight = placeholder_record(placeholder)->weight;
+  const Scope& scope = current_scope(placeholder);
+  if (resident_[weight] || !in_place_[weight]) {
+    return lease({placeholder}, 0)[0];
+  }
+  if (scope.trace_) {
+    scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
+  }
+  return tensor_on(
+      c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(in_place_[weight], device_)),
+      placeholder);
+}
+
+std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
+  const Scope* scope = &current_scope(placeholders[0]);
+  std::vector<WeightId> weights;
+  Step step; // those that stream, each once
+  for (const at::Tensor& placeholder : placeholders) {
+    const WeightId weight = placeholder_record(placeholder)->weight;
+    weights.push_back(weight);
+    if (!resident_[weight] && std::find(step.begin(), step.end(), weight) == step.end()) {
+      step.push_back(weight);
+    }
+  }
+  if (scope->trace_) {
+    LeasedStep traced{{}, flops};
+    for (const WeightId weight : weights) {
+      if (std::find(traced.weights.begin(), traced.weights.end(), weight) == traced.weights.end()) {
+        traced.weights.push_back(weight);
+      }
+    }
+    scope->trace_->push_back(std::move(traced));
+  }
+  std::vector<c10::Storage> storages(step.size());
+  if (!step.empty()) {
+    streamer_->acquire(scope->lane_, step);
+    for (std::size_t i = 0; i < step.size(); ++i) {
+      auto* lease = new Lease{shared_from_this(), scope->lane_, step[i]};
+      storages[i] = c10::Storage(c10::Storage::use_byte_size_t(), bytes_[step[i]],
+                                 at::DataPtr(streamer_->address(step[i]), lease, &WeightLender::end_lease, device_));
+    }
+  }
+  std::vector<at::Tensor> tensors;
+  for (std::size_t i = 0; i < placeholders.size(); ++i) {
+    const auto streamed = std::find(step.begin(), step.end(), weights[i]);
+    tensors.push_back(streamed == step.end() ? resident_tensor(weights[i], placeholders[i])
+                                             : tensor_on(storages[streamed - step.begin()], placeholders[i]));
+  }
+  return tensors;
+}
+
+} // namespace offload

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <offload/stream/streamer.h>
+#include <ops/lease.h>
+
+namespace offload {
+
+/// A node that leased weights, as a call executed it.
+struct LeasedStep {
+  Step weights; ///< resident and streamed
+  double flops; ///< 0 when unknown
+  bool rows_only = false;
+};
+
+/// Lends weights to the operators of calls: resident ones from their place on the device, streamed ones through the
+/// streamer. Between attach() and detach() calls may run; attach and detach come when none does.
+class WeightLender final : public Lender, public std::enable_shared_from_this<WeightLender> {
+ public:
+  WeightLender(c10::Device device, std::vector<std::string> names) : device_(device), names_(std::move(names)) {}
+
+  /// `resident` gives the address of each weight that is on the device, `in_place` of each that the device can read in
+  /// host memory, null for the others; `known` the placeholders that the module holds for each weight, whose leases are
+  /// then made once and for all.
+  void attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<std::byte*> in_place,
+              std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known);
+  void detach();
+
+  std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
+  at::Tensor lease_rows(const at::Tensor& placeholder) override;
+
+  /// The weight on the device as `placeholder` describes it; the weight is resident. It is gone with the next detach().
+  at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
+
+  /// Marks the current thread as running a call on `lane`. With `trace`, the steps of the call are appended to it.
+  class Scope {
+   public:
+    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    friend class WeightLender;
+    static thread_local Scope* current;
+    WeightLender& lender_;
+    int lane_;
+    std::vector<LeasedStep>* trace_;
+    Scope* outer_;
+  };
+
+ private:
+  struct Lease;
+  static void end_lease(void* lease);
+  const Scope& current_scope(const at::Tensor& placeholder) const;
+
+  const c10::Device device_;
+  const std::vector<std::string> names_;
+  Streamer* streamer_ = nullptr;
+  std::vector<std::byte*> resident_;
+  std::vector<std::byte*> in_place_;
+  std::vector<std::uint64_t> bytes_;
+  std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module
+};
+
+} // namespace offload

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace offload {
+
+/// A point in the order of one stream of work. Whoever waits on it, waits for all that was enqueued there before it was
+/// recorded. Implementations hold an event; destroying a fence never waits.
+class Fence {
+ public:
+  explicit Fence(int lane) : lane_(lane), order_(next_order()) {}
+  virtual ~Fence() = default;
+  Fence(const Fence&) = delete;
+  Fence& operator=(const Fence&) = delete;
+
+  /// The lane on whose compute stream it was recorded; kLink when on the copy stream.
+  int lane() const { return lane_; }
+  static constexpr int kLink = -1;
+
+  /// Of two fences of one lane, the one of higher order is the later point.
+  std::uint64_t order() const { return order_; }
+
+ private:
+  static std::uint64_t next_order() {
+    static std::atomic<std::uint64_t> next = 1;
+    return next.fetch_add(1, std::memory_order_relaxed);
+  }
+
+  int lane_;
+  std::uint64_t order_;
+};
+using FencePtr = std::shared_ptr<Fence>;
+
+/// What carries bytes from host memory to the device: one copy stream, in order, beside the compute streams of the
+/// lanes.
+///
+/// This is the only seam to the device: a CUDA link, a link between two places in host memory, a link for tests that
+/// delays and fails, and a link that only keeps time, for planning. Bytes are counted here and nowhere else.
+///
+/// Calls about the copy stream come from one thread at a time; calls about a lane from the thread that runs it. Every
+/// function throws offload::Error when the device refuses; nothing was enqueued then.
+class Link {
+ public:
+  virtual ~Link() = default;
+
+  /// Later copies start only after `used`.
+  virtual void wait(const Fence& used) = 0;
+
+  /// Enqueues a copy of `bytes` from `src` to `dst` on the device. Both stay as they are until a fence recorded after
+  /// it is reached.
+  void copy(void* dst, const void* src, std::size_t bytes) {
+    enqueue_copy(dst, src, bytes);
+    bytes_ += bytes;
+    ++copies_;
+  }
+
+  /// The point after all copies so far: their bytes have *arrived*.
+  virtual FencePtr record_arrived() = 0;
+
+  /// What `lane` enqueues from now on starts only after `arrived`.
+  virtual void wait_arrived(int lane, const Fence& arrived) = 0;
+
+  /// A point after all that `lane` has enqueued so far: the weight it read is *used*. It may lie later, up to where the
+  /// lane is when the fence is first waited for; nothing that waits for a copy after that may be enqueued before.
+  virtual FencePtr record_used(int lane) = 0;
+
+  /// Blocks the calling thread until `fence` is reached.
+  virtual void synchronize(const Fence& fence) = 0;
+
+  /// Microseconds that compute has waited for copies, as far as it is known by now; a sample where timing costs time.
+  virtual double stall_us() = 0;
+
+  std::uint64_t bytes() const { return bytes_; }
+  std::uint64_t copies() const { return copies_; }
+
+ protected:
+  virtual void enqueue_copy(void* dst, const void* src, std::size_t bytes) = 0;
+
+ private:
+  std::atomic<std::uint64_t> bytes_ = 0;
+  std::atomic<std::uint64_t> copies_ = 0;
+};
+
+} // namespace offload

@@ -1,0 +1,145 @@
+#include <offload/stream/memory.h>
+
+#include <cuda_runtime_api.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+#include <offload/stream/cuda_link.h>
+
+namespace offload {
+
+namespace {
+
+void* map_memory(std::uint64_t bytes, const char* purpose) {
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) {
+    throw Error("no " + format_bytes(bytes) + " of host memory for " + purpose + ": " + std::strerror(errno));
+  }
+  return data;
+}
+
+} // namespace
+
+DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose) : device_(device), bytes_(bytes) {
+  if (bytes == 0) {
+    return;
+  }
+  if (device_ < 0) {
+    data_ = static_cast<std::byte*>(map_memory(bytes, purpose));
+    return;
+  }
+  void* data = nullptr;
+  const cudaError_t code = cudaMalloc(&data, bytes);
+  if (code != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    throw Error("no " + format_bytes(bytes) + " of device memory for " + purpose + ": " + cudaGetErrorString(code) +
+                "; lower vram_budget to what is free");
+  }
+  data_ = static_cast<std::byte*>(data);
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (!data_) {
+    return;
+  }
+  if (device_ < 0) {
+    munmap(data_, bytes_);
+  } else {
+    static_cast<void>(cudaFree(data_)); // fails when the driver is gone, and then there is nothing to free
+  }
+}
+
+DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
+    : device_(other.device_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+bool DeviceMemory::contains(const void* address) const {
+  const auto* byte = static_cast<const std::byte*>(address);
+  return data_ && byte >= data_ && byte < data_ + bytes_;
+}
+
+void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t bytes) {
+  if (device_ < 0) {
+    std::memcpy(data_ + offset, src, bytes);
+  } else {
+    check_cuda(cudaMemcpy(data_ + offset, src, bytes, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+  }
+}
+
+HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
+  if (bytes > 0) {
+    data_ = static_cast<std::byte*>(map_memory(bytes, "weights"));
+    madvise(data_, bytes, MADV_HUGEPAGE); // fewer page faults while it is filled; not a promise
+  }
+}
+
+HostMemory::~HostMemory() {
+  if (pinned_ > 0) {
+    static_cast<void>(cudaHostUnregister(data_));
+  }
+  if (data_) {
+    munmap(data_, bytes_);
+  }
+}
+
+HostMemory::HostMemory(HostMemory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      pinned_(std::exchange(other.pinned_, 0)) {}
+
+HostMemory& HostMemory::operator=(HostMemory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(pinned_, other.pinned_);
+  return *this;
+}
+
+void HostMemory::pin(std::uint64_t bytes) {
+  if (bytes == 0) {
+    return;
+  }
+  const cudaError_t code = cudaHostRegister(data_, bytes, cudaHostRegisterDefault);
+  if (code != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    throw Error("page-locking " + format_bytes(bytes) + " of host memory failed: " + cudaGetErrorString(code) +
+                "; lower pinned_budget");
+  }
+  pinned_ = bytes;
+}
+
+std::uint64_t available_host_bytes() {
+  std::uint64_t available = ~0ULL;
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    if (key == "MemAvailable:") {
+      std::uint64_t kib = 0;
+      meminfo >> kib;
+      available = kib * 1024;
+      break;
+    }
+    meminfo.ignore(256, '\n');
+  }
+  std::uint64_t limit = 0;
+  std::uint64_t used = 0;
+  std::ifstream limit_file("/sys/fs/cgroup/memory.max"); // "max" where there is no limit
+  std::ifstream used_file("/sys/fs/cgroup/memory.current");
+  if (limit_file >> limit && used_file >> used) {
+    available = std::min(available, limit > used ? limit - used : 0);
+  }
+  return available;
+}
+
+} // namespace offload

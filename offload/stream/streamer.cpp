@@ -1,0 +1,171 @@
+#include <offload/stream/streamer.h>
+
+#include <algorithm>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+
+namespace offload {
+
+Streamer::Streamer(StreamerConfig config)
+    : config_(std::move(config)),
+      scheduler_(config_.bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
+      lanes_(config_.lanes) {}
+
+Streamer::~Streamer() {
+  config_.store->drain();
+  try {
+    config_.link->synchronize(*config_.link->record_arrived());
+  } catch (const std::exception&) { // a device that is gone copies nothing
+  }
+}
+
+void Streamer::check() const {
+  if (!broken_.empty()) {
+    throw Error("the device refused an earlier command and can not be used any more: " + broken_);
+  }
+}
+
+void Streamer::issue(std::vector<Batch>& batches) {
+  for (Batch& batch : batches) {
+    config_.store->issue(std::move(batch));
+  }
+  batches.clear();
+}
+
+void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
+  const std::lock_guard lock(mutex_);
+  check();
+  lanes_[lane].executed.clear();
+  scheduler_.set_active(lane, true);
+  std::vector<Batch> batches;
+  scheduler_.expect(lane, std::move(sequence));
+  scheduler_.prefetch(lane, batches);
+  issue(batches);
+}
+
+Sequence Streamer::end(int lane) {
+  const std::lock_guard lock(mutex_);
+  scheduler_.set_active(lane, false);
+  return std::move(lanes_[lane].executed);
+}
+
+void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
+  const std::lock_guard lock(mutex_);
+  std::vector<Batch> batches;
+  scheduler_.expect(lane, std::move(sequence));
+  scheduler_.prefetch(lane, batches);
+  issue(batches);
+}
+
+/// True when every lane that holds leases waits for others to give theirs back.
+bool Streamer::nobody_will_release() const {
+  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.leases == 0 || lane.blocked; });
+}
+
+void Streamer::acquire(int lane, const Step& step) {
+  std::vector<ArrivalPtr> arrivals;
+  {
+    std::unique_lock lock(mutex_);
+    check();
+    std::vector<Batch> batches;
+    Lane& self = lanes_[lane];
+    while (!scheduler_.acquire(lane, step, batches)) {
+      self.blocked = true;
+      if (nobody_will_release()) {
+        self.blocked = false;
+        std::string wanted;
+        std::uint64_t bytes = 0;
+        for (const WeightId weight : step) {
+          wanted += (wanted.empty() ? "" : ", ") + config_.names[weight];
+          bytes += config_.bytes[weight];
+        }
+        std::string held;
+        for (const WeightId weight : scheduler_.leased()) {
+          held += (held.empty() ? "" : ", ") + config_.names[weight];
+        }
+        throw Error("no place for " + wanted + " (" + format_bytes(bytes) + ") in a ring of " +
+                    format_bytes(config_.ring_bytes) + (held.empty() ? "" : " while these are in use: " + held) +
+                    ": raise vram_budget");
+      }
+      released_.wait(lock);
+      self.blocked = false;
+      check();
+    }
+    issue(batches);
+    self.leases += static_cast<int>(step.size());
+    self.executed.push_back(step);
+    for (const WeightId weight : step) {
+      arrivals.push_back(scheduler_.arrival(weight));
+    }
+  }
+  try {
+    wait_arrived(lane, step, arrivals);
+  } catch (...) {
+    release(lane, step.data(), step.size());
+    const std::lock_guard lock(mutex_);
+    scheduler_.abandon();
+    throw;
+  }
+}
+
+void Streamer::wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals) {
+  for (std::size_t i = 0; i < step.size(); ++i) {
+    const Arrival& arrival = *arrivals[i];
+    if (!arrival.issued.load(std::memory_order_acquire)) {
+      config_.store->wait_issued(arrival);
+    }
+    if (!arrival.failure.empty()) {
+      throw Error("streaming " + config_.names[step[i]] + " failed: " + arrival.failure);
+    }
+    // Copies are in order, so a stream that waited for a later one has waited for this one.
+    std::uint64_t& arrived = lanes_[lane].arrived;
+    if (arrival.fence->order() > arrived) {
+      config_.link->wait_arrived(lane, *arrival.fence);
+      arrived = arrival.fence->order();
+    }
+  }
+}
+
+void Streamer::release(int lane, const WeightId* weights, std::size_t count) noexcept {
+  FencePtr used;
+  std::string failure;
+  try {
+    used = config_.link->record_used(lane);
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  const std::lock_guard lock(mutex_);
+  lanes_[lane].leases -= static_cast<int>(count);
+  if (used) {
+    for (std::size_t i = 0; i < count; ++i) {
+      scheduler_.release(lane, weights[i], used);
+    }
+    std::vector<Batch> batches;
+    scheduler_.prefetch(lane, batches);
+    issue(batches);
+  } else if (broken_.empty()) {
+    broken_ = failure; // the places stay taken: nobody knows when they are read
+  }
+  for (Lane& other : lanes_) {
+    other.blocked = false; // until it has woken up and found that this was not enough
+  }
+  released_.notify_all();
+}
+
+std::byte* Streamer::address(WeightId weight) const {
+  const std::lock_guard lock(mutex_);
+  return config_.ring + scheduler_.place(weight);
+}
+
+std::uint64_t Streamer::misses() const {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.misses();
+}
+
+std::uint64_t Streamer::bytes_ahead() const {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.bytes_ahead();
+}
+
+} // namespace offload

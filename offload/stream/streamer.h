@@ -1,0 +1,83 @@
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <offload/stream/link.h>
+#include <offload/stream/scheduler.h>
+#include <offload/stream/store.h>
+
+namespace offload {
+
+/// What a streamer works with; all of it outlives the streamer.
+struct StreamerConfig {
+  Link* link = nullptr;
+  Store* store = nullptr;
+  std::byte* ring = nullptr; ///< on the device, aligned to 512 bytes
+  std::uint64_t ring_bytes = 0;
+  std::uint64_t batch_bytes = 0;
+  int lanes = 1;
+  std::vector<std::uint64_t> bytes; ///< of each weight in the ring, aligned to 512; 0 when it does not stream
+  std::vector<std::string> names;   ///< of each weight, for messages
+};
+
+/// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.
+///
+/// A call on a lane is begin(), any number of acquire() and release(), end(). Calls on one lane come one after another;
+/// lanes may run at the same time. No function waits for the device, except that acquire() waits for threads that fill
+/// staging buffers, and for other lanes to give back leases.
+class Streamer {
+ public:
+  explicit Streamer(StreamerConfig config);
+
+  /// Waits until no copy is under way any more.
+  ~Streamer();
+
+  /// Announces a call that is expected to execute `sequence`, and starts to prefetch it.
+  void begin(int lane, std::shared_ptr<const Sequence> sequence);
+
+  /// Ends the call. Returns the steps that it executed.
+  Sequence end(int lane);
+
+  /// Prefetches for the next call on a lane that rests.
+  void expect(int lane, std::shared_ptr<const Sequence> sequence);
+
+  /// Leases the weights of one node, all or none. Afterwards their bytes are there for what is enqueued on the lane.
+  /// Throws Error when leases hold the ring, naming their weights, and when a copy fails, naming the weight.
+  void acquire(int lane, const Step& step);
+
+  /// Ends leases; what reads the weights has been enqueued on the lane. Never throws: a device that refuses makes every
+  /// later call fail.
+  void release(int lane, const WeightId* weights, std::size_t count) noexcept;
+
+  /// Where the bytes of a leased weight are on the device.
+  std::byte* address(WeightId weight) const;
+
+  std::uint64_t misses() const;
+  std::uint64_t bytes_ahead() const; ///< see Scheduler
+
+ private:
+  struct Lane {
+    Sequence executed;
+    int leases = 0;
+    bool blocked = false;
+    std::uint64_t arrived = 0; // order of the latest fence that its compute stream waits for
+  };
+
+  void issue(std::vector<Batch>& batches);
+  bool nobody_will_release() const;
+  void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
+  void check() const;
+
+  const StreamerConfig config_;
+  mutable std::mutex mutex_;
+  std::condition_variable released_;
+  Scheduler scheduler_;
+  std::vector<Lane> lanes_;
+  std::string broken_; // why the device refused; every later call says so
+};
+
+} // namespace offload
