@@ -1,0 +1,56 @@
+#pragma once
+
+#include <ATen/core/function_schema.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
+
+#include <string>
+#include <vector>
+
+#include <offload/export.h>
+#include <offload/graph/lower.h>
+#include <offload/graph/weights.h>
+
+namespace offload {
+
+/// A method whose graph leases its weights.
+struct LoweredMethod {
+  c10::FunctionSchema schema;
+  std::shared_ptr<torch::jit::Graph> graph;
+  std::vector<LoweredStep> steps; ///< the static order of its leases
+};
+
+/// A module seen as weights and the nodes that read them.
+struct Program {
+  ModuleWeights weights;
+  std::vector<std::string> stays_because;     ///< by weight; empty for those that are planned
+  std::vector<std::vector<std::string>> uses; ///< by weight: the operators that read it
+  std::map<std::string, LoweredMethod> methods;
+  std::vector<std::string> rewritten; ///< constants that were changed for the device
+};
+
+/// Weights below this size are resident: a lease costs more than they do.
+constexpr std::uint64_t kSmallBytes = 16ULL << 10;
+
+/// Finds the weights of `module`, and lowers all its methods for `device`. The module is not changed yet: its
+/// attributes still hold the weights.
+Program make_program(const torch::jit::Module& module, c10::Device device);
+
+/// Runs `code` on this thread without gradients; forks run inline. `stack` holds the module and the arguments.
+c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack);
+
+/// The reference for every promise of exactness: the same graph, not lowered, run on a module that is wholly on its
+/// device.
+class OFFLOAD_API Reference {
+ public:
+  Reference(torch::jit::Module module, c10::Device device);
+  c10::IValue run(const std::string& method, std::vector<c10::IValue> inputs,
+                  const std::unordered_map<std::string, c10::IValue>& kwargs = {});
+
+ private:
+  torch::jit::Module module_;
+  std::map<std::string, torch::jit::Code> codes_;
+  c10::Device device_;
+};
+
+} // namespace offload

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <offload/graph/weights.h>
+
+namespace offload {
+
+/// A node that reads the bytes of weights, and through which of its inputs.
+struct Reader {
+  struct Input {
+    std::size_t position;
+    Step weights; ///< that it carries: one, or for a list any number
+  };
+  torch::jit::Node* node;
+  std::vector<Input> inputs; ///< in the order of their positions
+};
+
+/// How the weights of a module travel through a graph.
+///
+/// A weight is read where its bytes are needed. Containers, views and branches only pass it on: a view of a placeholder
+/// is a placeholder. Nodes that ask for nothing but sizes, dtype or device read nothing.
+struct WeightTrace {
+  std::vector<Reader> readers; ///< in the order of the nodes
+
+  /// Weights that must be resident, and why: written, rebound, or handed to something that cannot be seen into.
+  std::map<WeightId, std::string> resident_because;
+};
+
+/// `graph` is prepared: its first input is the module. Nothing is changed.
+WeightTrace trace_weights(torch::jit::Graph& graph, const torch::jit::Module& module, const ModuleWeights& weights);
+
+} // namespace offload
