@@ -1,0 +1,190 @@
+#include <offload/measure.h>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/cuda/CUDAContextLight.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/randn.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+#include <offload/stream/host_link.h>
+#include <offload/stream/memory.h>
+#include <offload/stream/store.h>
+
+namespace offload {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double median_us(int runs, const std::function<void()>& work, const std::function<void()>& synchronize) {
+  std::vector<double> times;
+  work(); // kernels are loaded and handles made on first use
+  for (int i = 0; i < runs; ++i) {
+    synchronize();
+    const auto begin = Clock::now();
+    work();
+    synchronize();
+    times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+  }
+  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
+  return times[runs / 2];
+}
+
+double flops_per_us(c10::Device device, at::ScalarType dtype, std::int64_t size,
+                    const std::function<void()>& synchronize) {
+  const at::Tensor a = at::randn({size, size}, at::TensorOptions(device)).to(dtype);
+  const at::Tensor b = at::randn({size, size}, at::TensorOptions(device)).to(dtype);
+  const double us = median_us(3, [&] { static_cast<void>(at::linear(a, b)); }, synchronize);
+  return 2.0 * static_cast<double>(size * size * size) / us;
+}
+
+std::string processor_name() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.starts_with("model name")) {
+      return line.substr(line.find(':') + 2) + ", " + std::to_string(std::thread::hardware_concurrency()) + " threads";
+    }
+  }
+  return "this host";
+}
+
+/// Bytes that all threads together bring from ordinary memory into other memory, past the cache.
+double host_copy_bytes_per_us(const std::byte* src, std::byte* dst, std::uint64_t bytes) {
+  const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, 16U);
+  const double us = median_us(
+      3,
+      [&] {
+        std::vector<std::thread> workers;
+        const std::uint64_t part = bytes / threads;
+        for (unsigned i = 0; i < threads; ++i) {
+          workers.emplace_back([=] { copy_past_cache(dst + i * part, src + i * part, part); });
+        }
+        for (std::thread& worker : workers) {
+          worker.join();
+        }
+      },
+      [] {});
+  return static_cast<double>(bytes) / us;
+}
+
+} // namespace
+
+MachineProfile measure_machine(c10::Device device) {
+  const at::NoGradGuard no_grad;
+  MachineProfile profile;
+  constexpr std::uint64_t kLarge = 64_MiB;
+  constexpr std::uint64_t kSmall = 1_MiB;
+  HostMemory ordinary(kLarge);
+  HostMemory pinned(kLarge);
+  std::memset(ordinary.data(), 1, kLarge);
+  std::memset(pinned.data(), 2, kLarge);
+  profile.host_copy_bytes_per_us = host_copy_bytes_per_us(ordinary.data(), pinned.data(), kLarge);
+
+  std::function<void()> synchronize = [] {};
+  std::function<void(std::byte*, std::uint64_t)> copy;
+  std::unique_ptr<Link> link;
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (device.is_cuda()) {
+    guard.emplace(device);
+    pinned.pin(kLarge);
+    synchronize = [device] { c10::cuda::getCurrentCUDAStream(device.index()).synchronize(); };
+    copy = [&, device](std::byte* dst, std::uint64_t bytes) {
+      static_cast<void>(cudaMemcpyAsync(dst, pinned.data(), bytes, cudaMemcpyHostToDevice,
+                                        c10::cuda::getCurrentCUDAStream(device.index()).stream()));
+    };
+    profile.name = at::cuda::getCurrentDeviceProperties()->name;
+  } else {
+    link = make_host_link();
+    copy = [&](std::byte* dst, std::uint64_t bytes) {
+      link->copy(dst, pinned.data(), bytes);
+      link->synchronize(*link->record_arrived());
+    };
+    profile.name = processor_name();
+  }
+  DeviceMemory memory(device.is_cuda() ? device.index() : -1, kLarge, "measuring the link");
+  // Several in a row, as streaming does: what a copy costs beyond its bytes is then visible.
+  constexpr int kRow = 8;
+  const auto row_us = [&](std::uint64_t bytes) {
+    return median_us(
+               5,
+               [&] {
+                 for (int i = 0; i < kRow; ++i) {
+                   copy(memory.data(), bytes);
+                 }
+               },
+               synchronize) /
+           kRow;
+  };
+  const double large_us = row_us(kLarge);
+  const double small_us = row_us(kSmall);
+  profile.link_bytes_per_us = static_cast<double>(kLarge) / large_us;
+  profile.copy_overhead_us = std::max(0.1, small_us - static_cast<double>(kSmall) / profile.link_bytes_per_us);
+
+  const bool cuda = device.is_cuda();
+  profile.fp64_flops_per_us = flops_per_us(device, at::kDouble, cuda ? 2048 : 256, synchronize);
+  profile.fp32_flops_per_us = flops_per_us(device, at::kFloat, cuda ? 4096 : 512, synchronize);
+  profile.half_flops_per_us = flops_per_us(device, at::kBFloat16, cuda ? 4096 : 512, synchronize);
+  const std::int64_t wide = cuda ? 8192 : 2048;
+  const at::Tensor matrix = at::randn({wide, wide}, at::TensorOptions(device));
+  const at::Tensor row = at::randn({1, wide}, at::TensorOptions(device));
+  const double read_us = median_us(5, [&] { static_cast<void>(at::linear(row, matrix)); }, synchronize);
+  profile.memory_bytes_per_us = static_cast<double>(matrix.nbytes()) / read_us;
+  const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
+  constexpr int kNodes = 64;
+  profile.node_overhead_us = median_us(
+                                 5,
+                                 [&] {
+                                   for (int i = 0; i < kNodes; ++i) {
+                                     static_cast<void>(at::linear(little, little));
+                                   }
+                                 },
+                                 synchronize) /
+                             kNodes;
+  return profile;
+}
+
+MachineProfile machine_profile(c10::Device device) {
+  namespace fs = std::filesystem;
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const fs::path folder = fs::path(cache && *cache ? cache
+                                   : home          ? std::string(home) + "/.cache"
+                                                   : "/tmp") /
+                          "torch-offload";
+  std::string name = device.is_cuda() ? at::cuda::getDeviceProperties(device.index())->name : processor_name();
+  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '-');
+  const fs::path file = folder / (name + ".json");
+  std::error_code ignored;
+  if (std::ifstream stored(file); stored) {
+    std::stringstream text;
+    text << stored.rdbuf();
+    try {
+      return profile_from_json(text.str());
+    } catch (const InputError&) { // of another version, or damaged: measured anew
+    }
+  }
+  MachineProfile profile = measure_machine(device);
+  fs::create_directories(folder, ignored);
+  const fs::path draft = file.string() + "." + std::to_string(getpid());
+  if (std::ofstream(draft) << to_json(profile) << '\n') {
+    fs::rename(draft, file, ignored);
+  }
+  return profile;
+}
+
+} // namespace offload

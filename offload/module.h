@@ -1,0 +1,77 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <cstdint>
+#include <iosfwd>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <offload/error.h>
+#include <offload/export.h>
+#include <offload/options.h>
+#include <offload/plan/placement.h>
+
+namespace offload {
+
+/// What has happened since load, all callers together.
+struct Stats {
+  std::uint64_t calls = 0;             ///< that returned
+  std::uint64_t bytes_streamed = 0;    ///< carried by the link for streamed weights, counted at the link
+  std::uint64_t bytes_ahead = 0;       ///< of these, those that no call has used yet: prefetched for the next
+  std::uint64_t bytes_resident = 0;    ///< of weights and buffers that are on the device for good, now
+  std::uint64_t copies = 0;            ///< copies the link was asked for
+  std::uint64_t misses = 0;            ///< leases that found no prefetch under way
+  double stall_us = 0;                 ///< compute waiting for a copy
+  std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
+};
+
+OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
+
+/// A TorchScript module that runs under a budget of device memory. Called as torch::jit::Module is.
+///
+/// A handle: copies share weights, ring and statistics. Any thread may call any member at any time. A call is ordered
+/// on the caller's current CUDA stream, as an operator is: it starts after what was enqueued there before, and what is
+/// enqueued there afterwards starts after it; it does not wait for the device. Destroying the last handle waits for
+/// calls in flight.
+class OFFLOAD_API Module {
+ public:
+  /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
+  /// Throws InputError for arguments that do not fit the signature, BudgetError when activations go over the reserve,
+  /// Error when a copy fails, and whatever the model raises. After any of them the module works on.
+  c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
+
+  /// The same for any method of the TorchScript module.
+  c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
+
+  /// An attribute by its qualified name, as in "layers.3.weight". A weight comes as a host copy.
+  c10::IValue attr(const std::string& name) const;
+
+  /// The signature of a method. Throws InputError when there is no such method.
+  const c10::FunctionSchema& schema(const std::string& method) const;
+
+  c10::Device device() const;
+  Placement placement() const;
+  Stats stats() const;
+
+  /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait.
+  /// Throws BudgetError when it is below the minimum; nothing has changed then.
+  void set_vram_budget(std::uint64_t bytes);
+
+  class Impl;
+  explicit Module(std::shared_ptr<Impl> impl);
+
+ private:
+  std::shared_ptr<Impl> impl_;
+};
+
+/// Loads a TorchScript archive. Throws ArchiveError when `path` is not one or cannot be read, BudgetError when no
+/// placement fits, InputError for options that contradict each other or the machine.
+OFFLOAD_API Module load(const std::string& path, const Options& options = {});
+
+/// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on.
+OFFLOAD_API Module wrap(torch::jit::Module module, const Options& options = {});
+
+} // namespace offload

@@ -1,0 +1,102 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include <offload/graph/program.h>
+#include <offload/lane_gate.h>
+#include <offload/module.h>
+#include <offload/plan/planner.h>
+#include <offload/stream/engine.h>
+
+namespace offload {
+
+/// A module that has been taken in: what graph/ found, where plan/ puts it, and the engine that moves it.
+///
+/// The first call of a module that has no example calls, and every example call, is a *measuring call*: it runs alone,
+/// with the smallest useful ring and all the rest of the budget for activations, and shows the real order of leases,
+/// the work between them, and what activations take. Then the plan is settled.
+class Module::Impl {
+ public:
+  /// What is made of the module.
+  enum class Purpose {
+    run,
+    plan, ///< nothing is moved or allocated; the Impl answers placement() only
+  };
+
+  Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
+       Purpose purpose);
+  ~Impl();
+
+  c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs);
+  c10::IValue attr(const std::string& name) const;
+  const c10::FunctionSchema& schema(const std::string& method) const;
+  Placement placement() const;
+  Stats stats() const;
+  void set_vram_budget(std::uint64_t bytes);
+  c10::Device device() const { return device_; }
+
+ private:
+  const LoweredMethod& method(const std::string& name) const;
+  std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
+                                      const Kwargs& kwargs) const;
+  c10::IValue run_on(int lane, const std::string& name, std::vector<c10::IValue> stack, std::vector<LeasedStep>* trace);
+  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output) const;
+  c10::IValue measure(const std::string& name, std::vector<c10::IValue> stack);
+  at::Tensor host_copy(const at::Tensor& placeholder) const;
+  [[noreturn]] void refuse_activations(std::uint64_t refused);
+
+  void take_over_weights();
+  void divide_host_memory(const Options& options);
+  std::uint64_t minimum() const;
+  std::uint64_t default_reserve() const;
+  std::uint64_t capacity(std::uint64_t vram) const;
+  void settle();
+  void install(const Residency& residency);
+  std::string mode_of(const std::string& name, const Residency& residency) const;
+  void note_peak();
+  Pass pass_of(const std::vector<LeasedStep>& steps) const;
+  Pass planned_pass() const;
+  std::vector<LeasedStep> static_steps(const std::string& name) const;
+  double compute_us(const LeasedStep& step) const;
+  bool read_in_place(WeightId weight) const;
+  std::shared_ptr<const Sequence> sequence_of(const std::string& name);
+
+  torch::jit::Module module_;
+  c10::Device device_;
+  int concurrency_;
+  Program program_;
+  MachineProfile machine_;
+  std::vector<std::uint64_t> bytes_;   // by weight as in the ring; 0 for those that stay
+  std::vector<std::uint64_t> offsets_; // by weight in host memory
+  std::vector<at::ScalarType> dtypes_; // by weight, for costs
+  std::vector<std::vector<at::Tensor>> placeholders_;
+  DeviceMemory fixed_memory_;
+  std::uint64_t fixed_ = 0;
+  std::uint64_t host_bytes_ = 0;
+  std::uint64_t pinned_bytes_ = 0;
+  std::uint64_t streamed_pinned_ = 0; // of the weights in host memory, the first bytes that are page-locked
+  std::unique_ptr<Engine> engine_;
+
+  // What calls run, changed while there are none: a graph for each method in which only streamed weights are leased,
+  // and the resident weights in the module, each with the placeholder that it replaces.
+  std::map<std::string, torch::jit::Code> codes_;
+  std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_tensors_;
+  mutable LaneGate gate_;
+
+  mutable std::mutex mutex_; // what follows
+  std::uint64_t vram_ = 0;
+  std::string planned_method_;
+  std::map<std::string, std::vector<LeasedStep>> measured_; // by method
+  std::map<std::string, std::shared_ptr<const Sequence>> sequences_;
+  std::uint64_t reserve_ = 0;
+  bool settled_ = false;
+  Plan plan_;
+  std::uint64_t calls_ = 0;
+  std::uint64_t peak_ = 0;
+};
+
+} // namespace offload

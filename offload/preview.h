@@ -1,0 +1,24 @@
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+
+#include <optional>
+
+#include <offload/export.h>
+#include <offload/options.h>
+#include <offload/plan/placement.h>
+#include <offload/plan/profile.h>
+
+namespace offload {
+
+/// The device that these options mean on this machine. Throws InputError when it is not there.
+OFFLOAD_API c10::Device device_of(const Options& options);
+
+/// The placement of `module` under `options`, before anything is placed. Without example calls nothing is moved or
+/// allocated, and shapes and branches are not known: times are those of the weights alone, and both sides of a branch
+/// count. Example calls are made on the device, with the smallest ring. `machine` answers for a machine that is not
+/// here, and the budget may be above what there is. Throws as load() does.
+OFFLOAD_API Placement preview(torch::jit::Module module, const Options& options,
+                              const std::optional<MachineProfile>& machine = std::nullopt);
+
+} // namespace offload
