@@ -1,0 +1,172 @@
+// bench: repeats the record on the machine at hand, and says how far from its limit every row is.
+
+#include <c10/core/Device.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+#include <offload/measure.h>
+#include <offload/preview.h>
+#include <tools/bench_cases.h>
+#include <tools/bench_measure.h>
+#include <tools/bench_report.h>
+#include <tools/cli.h>
+
+namespace {
+
+using namespace offload::tools;
+
+constexpr std::uint64_t kStagedPinned = offload::operator""_MiB(256);
+
+struct Arguments {
+  std::string tables;
+  std::string rows;
+  bool staged = false;
+  std::string against = "auto,gpu,cpu";
+  std::string format = "table";
+  std::string ring;
+  int calls = 20;
+  std::string device;
+  bool profile = false;
+  std::string output_dir;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--table", tables,
+                   "tables of the record, as in 1,2; or all. Without --table, --rows and --staged: everything");
+    app.add_option("--rows", rows, "stacks of 64 layers of 4096 x 4096 with so many rows of input, as in 1,16,64");
+    app.add_flag("--staged", staged, "the first table, all streamed, with 256 MiB page-locked");
+    app.add_option("--against", against, "what stands beside our time")->capture_default_str();
+    app.add_option("--format", format, "table, json, svg")->check(CLI::IsMember({"table", "json", "svg"}));
+    app.add_option("--ring", ring,
+                   "what a budget adds to the share of the weights; default: 96MiB or 3 layers, if that is more");
+    app.add_option("--calls", calls, "timed calls in each row")->check(CLI::Range(1, 1000000))->capture_default_str();
+    app.add_option("--device", device, "cuda:0, cpu; default: the first GPU where there is one");
+    app.add_flag("--profile", profile, "only measure what things cost here, and print it for `plan --machine`");
+    app.add_option("--output-dir", output_dir, "write bench.md, bench.json and bench.svg there, too");
+  }
+
+  MeasureOptions options() const {
+    MeasureOptions options;
+    offload::Options library;
+    if (!device.empty()) {
+      try {
+        library.device = c10::Device(device);
+      } catch (const std::exception&) {
+        throw offload::InputError("--device '" + device + "' is not a device: give cuda:0 or cpu");
+      }
+    }
+    options.device = offload::device_of(library);
+    options.calls = calls;
+    if (!ring.empty()) {
+      try {
+        options.ring_bytes = offload::parse_bytes(ring);
+      } catch (const offload::InputError& error) {
+        throw offload::InputError("--ring: " + std::string(error.what()));
+      }
+    }
+    options.against_auto = options.against_gpu = options.against_cpu = false;
+    std::istringstream list(against);
+    for (std::string token; std::getline(list, token, ',');) {
+      bool* which = token == "auto"  ? &options.against_auto
+                    : token == "gpu" ? &options.against_gpu
+                    : token == "cpu" ? &options.against_cpu
+                                     : nullptr;
+      if (!which) {
+        throw offload::InputError("--against '" + token + "': give some of auto,gpu,cpu");
+      }
+      *which = true;
+    }
+    return options;
+  }
+};
+
+/// Of the machine: sizes for a host without a GPU are far below what a container of it may take.
+std::uint64_t free_host_bytes() {
+  return static_cast<std::uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+Report measure(const Selection& selection, const MeasureOptions& options) {
+  Report report;
+  report.setup = describe_setup(options.device);
+  const bool host_only = report.setup.host_only();
+  for (Case stack : make_cases(selection)) {
+    if (host_only) {
+      stack = reduce(stack, free_host_bytes());
+    }
+    const auto same = std::find_if(report.tables.begin(), report.tables.end(),
+                                   [&](const TableResult& table) { return table.stack.same_work(stack); });
+    if (same == report.tables.end()) {
+      report.tables.push_back(measure_case(stack, options));
+    } else {
+      TableResult table = *same; // two tables of the record differ only in the machine
+      table.measured_as = same->stack.title;
+      table.stack = stack;
+      report.tables.push_back(std::move(table));
+    }
+  }
+  if (selection.staged && !host_only) { // on a host nothing is page-locked, and nothing staged
+    Case stack = record_case(1);
+    stack.layers_on_gpu = {0};
+    report.staged = measure_staged(stack, kStagedPinned, options);
+  }
+  return report;
+}
+
+void write_file(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  if (!(file << text) || !file.flush()) {
+    throw offload::Error(path.string() + ": can not be written");
+  }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Measures residual stacks at the record's shares of device memory, beside the record and the limit."};
+  Arguments arguments;
+  arguments.add_to(app);
+  return run_command(app, argc, argv, [&] {
+    const Selection selection = parse_selection(arguments.tables, arguments.rows, arguments.staged);
+    MeasureOptions options = arguments.options();
+    if (arguments.profile) {
+      std::cout << offload::to_json(offload::measure_machine(options.device)) << '\n';
+      return kDone;
+    }
+    const std::filesystem::path folder = arguments.output_dir;
+    std::error_code error;
+    if (!folder.empty() && !std::filesystem::create_directories(folder, error) && error) {
+      throw offload::InputError("--output-dir '" + arguments.output_dir + "': " + error.message());
+    }
+    const bool terminal = isatty(STDERR_FILENO) == 1;
+    if (terminal) {
+      options.progress = [](const std::string& what) { std::cerr << "\r\033[K" << what << std::flush; };
+    }
+    Report report = measure(selection, options);
+    if (terminal) {
+      std::cerr << "\r\033[K";
+    }
+    for (int i = 0; i < argc; ++i) {
+      report.setup.command += (i > 0 ? " " : "") + (i > 0 ? std::string(argv[i]) : "bench");
+    }
+    std::cout << (arguments.format == "json"  ? to_json(report)
+                  : arguments.format == "svg" ? to_svg(report)
+                                              : to_markdown(report));
+    if (!folder.empty()) {
+      write_file(folder / "bench.md", to_markdown(report));
+      write_file(folder / "bench.json", to_json(report));
+      write_file(folder / "bench.svg", to_svg(report));
+    }
+    const std::string failure = report.first_failure();
+    if (!failure.empty()) {
+      std::cerr << "error: " << failure << '\n';
+      return kWrongResult;
+    }
+    return kDone;
+  });
+}

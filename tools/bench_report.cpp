@@ -1,0 +1,333 @@
+#include <tools/bench_report.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include <offload/bytes.h>
+
+namespace offload::tools {
+
+double median(Times times) {
+  if (times.empty()) {
+    return 0;
+  }
+  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return *middle;
+}
+
+std::string Setup::hardware() const {
+  const std::uint64_t gigabytes = (memory_bytes + (1_GiB / 2)) / 1_GiB;
+  return cpu + ", " + std::to_string(gigabytes) + "GB memory" + (host_only() ? "" : ", " + gpu);
+}
+
+double RowResult::time_us() const {
+  const double calls = static_cast<double>(std::max<std::size_t>(1, call_us.size()));
+  return std::max(median(call_us), window_us / calls);
+}
+
+double TableResult::limit_us(std::uint64_t device_bytes, double link_bytes_per_us) const {
+  const std::uint64_t weights = stack.weight_bytes();
+  const double beyond = device_bytes < weights ? static_cast<double>(weights - device_bytes) : 0;
+  return std::max(median(plain_us), beyond / link_bytes_per_us);
+}
+
+double StagedResult::limit_us(const Setup& setup) const {
+  const double rate = std::min(setup.link_bytes_per_us, setup.host_copy_bytes_per_us);
+  return std::max(plain_us, static_cast<double>(row.planned_bytes) / rate);
+}
+
+namespace {
+
+std::string format(const char* pattern, double value) {
+  std::array<char, 64> text{};
+  const int length = std::snprintf(text.data(), text.size(), pattern, value);
+  return {text.data(), static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(text.size()) - 1))};
+}
+
+/// Milliseconds with the digits that mean something.
+std::string ms(double us) {
+  if (us <= 0) {
+    return "-";
+  }
+  return format(us < 1e4 ? "%.3f" : us < 1e5 ? "%.2f" : "%.1f", us / 1e3);
+}
+
+std::string failure_of(const RowResult& row) {
+  if (!row.identical) {
+    return "the output is not that of the reference";
+  }
+  if (!row.bytes_as_planned()) {
+    return std::to_string(row.issued_bytes) + " bytes were streamed in " + std::to_string(row.call_us.size()) +
+           " calls where the plan said " + std::to_string(row.planned_bytes) + " a call";
+  }
+  return "";
+}
+
+constexpr const char* kHowToRead =
+    R"(A budget is the share of the weights, a ring (stated with each table), and what activations take. average_ms is the
+window from idle link to idle link divided by its calls, every byte that it put under way included; median_ms is that of the
+single calls. The limit is the larger of the plain time and the weights beyond the share over the link; the ratio takes the
+larger of average and median. "Ring counted" takes the ring, too, off what has to cross the link: stricter, and where the link
+is the limit out of reach of anything that streams through a ring. Auto is the record's way, measured here: each layer that is
+not on the GPU is brought there by a synchronous copy, used, and dropped.
+)";
+
+void write_setup(const Report& report, std::ostream& out) {
+  const Setup& setup = report.setup;
+  out << "# offload-bench\n\n";
+  if (setup.host_only()) {
+    out << "**Host only: sizes reduced, not comparable with the record.** The host stands in for a device: the budget "
+           "is "
+           "memory beside\nthe host store, the link a copy within the host. What fits a cache is faster than this "
+           "link.\n\n";
+  } else {
+    out << "- GPU: " << setup.gpu << ", driver " << setup.driver << "\n";
+  }
+  out << "- CPU: " << setup.cpu << ", " << setup.threads << " threads, " << format_bytes(setup.memory_bytes)
+      << "\n- torch " << setup.torch << ", commit " << (setup.commit.empty() ? "unknown" : setup.commit) << ", "
+      << setup.date << "\n- command: `" << setup.command
+      << "`\n- link: " << format("%.2f GB/s", setup.link_bytes_per_us / 1e3)
+      << (setup.host_only() ? " (copies within the host)"
+                            : " (median of page-locked host-to-device copies of 256 MiB)");
+  if (setup.host_copy_bytes_per_us > 0) {
+    out << "\n- host copy, ordinary memory to staging buffers: "
+        << format("%.2f GB/s", setup.host_copy_bytes_per_us / 1e3);
+  }
+  out << "\n\n" << kHowToRead;
+}
+
+struct Line {
+  const char* mode;
+  std::string on_gpu;
+  std::string on_cpu;
+  double average_us;
+  double percent;
+  double record_ms;
+};
+
+/// The record's columns, then the record's own time.
+void write_record_columns(const Setup& setup, const TableResult& table, const Line& line, std::ostream& out) {
+  const double cpu_us = setup.host_only() ? 0 : median(table.cpu_us);
+  out << "| " << setup.hardware() << " | " << line.mode << " | " << table.stack.layers << " | "
+      << format_bytes(table.stack.layer_bytes()) << " | " << format_bytes(table.stack.weight_bytes()) << " | "
+      << line.on_gpu << " | " << line.on_cpu << " | " << ms(line.average_us) << " | "
+      << (cpu_us > 0 ? format("%.1f", cpu_us / line.average_us) : "-") << " | " << format("%.1f%%", line.percent)
+      << " | " << (line.record_ms > 0 ? format("%g", line.record_ms) : "-") << " |";
+}
+
+double record_ms(const TableResult& table, Residence residence, std::int64_t on_gpu) {
+  const RecordRow* row = table.stack.find_record(residence, on_gpu);
+  return row ? row->average_ms : 0;
+}
+
+void write_row(const Setup& setup, const TableResult& table, const RowResult& row, std::ostream& out) {
+  const Case& stack = table.stack;
+  const double average_us = row.window_us / static_cast<double>(std::max<std::size_t>(1, row.call_us.size()));
+  write_record_columns(setup, table,
+                       {"Offload", std::to_string(row.layers_on_gpu), std::to_string(stack.layers - row.layers_on_gpu),
+                        average_us, 100.0 * static_cast<double>(row.layers_on_gpu) / static_cast<double>(stack.layers),
+                        record_ms(table, Residence::partly, row.layers_on_gpu)},
+                       out);
+  const double limit = table.limit_us(row.share_bytes, setup.link_bytes_per_us);
+  const double strict = table.limit_us(row.share_bytes + row.spare_bytes, setup.link_bytes_per_us);
+  const std::string failure = failure_of(row);
+  out << ' ' << ms(median(row.call_us)) << " | " << ms(limit) << " | " << format("%.3f", row.time_us() / limit) << " | "
+      << format("%.3f", row.time_us() / strict) << " | " << ms(row.predicted_us) << " | "
+      << format("%.3f", static_cast<double>(row.planned_bytes) / 1e9) << " | ";
+  if (!setup.host_only()) {
+    out << ms(median(row.auto_us)) << " | ";
+  }
+  out << row.misses << " | " << format_bytes(row.peak_device_bytes) << " of " << format_bytes(row.budget_bytes) << " | "
+      << (failure.empty() ? "bits and bytes right" : "**" + failure + "**") << " |\n";
+}
+
+void write_table(const Setup& setup, const TableResult& table, std::ostream& out) {
+  const Case& stack = table.stack;
+  out << "\n## " << stack.title << "\n\n";
+  if (!stack.record.empty()) {
+    out << "record_ms is that of " << stack.record.front().hardware
+        << " in the mode of the same name (Offload: Auto). ";
+  }
+  if (!table.rows.empty()) {
+    out << "Ring " << format_bytes(table.rows.front().spare_bytes) << ". ";
+  }
+  if (!table.fused_us.empty() && table.show_plain) {
+    out << "Fused `forward` of torch::jit: " << ms(median(table.fused_us)) << " ms. ";
+  }
+  if (!table.measured_as.empty()) {
+    out << "The same work as \"" << table.measured_as << "\", measured once.";
+  }
+  out << "\n\n| hardware | device(Mode) | layers | layer_size | model_size | layers_on_gpu | layers_on_cpu | "
+         "average_ms | "
+         "acceleration | percent_on_gpu | record_ms | median_ms | limit_ms | ratio to limit | ring counted | "
+         "predicted_ms | "
+         "GB a call | "
+      << (setup.host_only() ? "" : "Auto_ms | ") << "misses | peak of budget | check |\n|";
+  const int columns = setup.host_only() ? 20 : 21;
+  for (int i = 0; i < columns; ++i) {
+    out << (i < 2 || i == columns - 1 ? "---|" : "---:|");
+  }
+  out << '\n';
+  const std::string rest = [&] {
+    std::string empty;
+    for (int i = 11; i < columns; ++i) {
+      empty += " - |";
+    }
+    return empty + "\n";
+  }();
+  const Times& host_us = setup.host_only() ? table.plain_us : table.cpu_us;
+  if (!host_us.empty()) {
+    write_record_columns(setup, table, {"CPU", "-", "-", median(host_us), 0, record_ms(table, Residence::cpu, 0)}, out);
+    out << rest;
+  }
+  for (const RowResult& row : table.rows) {
+    write_row(setup, table, row, out);
+  }
+  if (!setup.host_only() && table.show_plain) {
+    write_record_columns(setup, table,
+                         {"GPU", "-", "-", median(table.plain_us), 100, record_ms(table, Residence::gpu, stack.layers)},
+                         out);
+    out << rest;
+  }
+}
+
+void write_staged(const Setup& setup, const StagedResult& staged, std::ostream& out) {
+  // The plan may keep some layers where the ring needs less than it was given.
+  const double streamed = static_cast<double>(staged.row.planned_bytes);
+  const double limit = staged.limit_us(setup);
+  const double ours = staged.row.time_us();
+  const std::string failure = failure_of(staged.row);
+  out << "\n## Staged: weights in ordinary memory, " << format_bytes(staged.pinned_bytes) << " page-locked\n\n"
+      << staged.stack.title << ", all streamed. The limit is what streams over the slower of link and host copy.\n\n"
+      << "| average_ms | median_ms | limit_ms | ours GB/s | link GB/s | host copy GB/s | our rate over the limit's | "
+         "misses | "
+         "check |\n|---:|---:|---:|---:|---:|---:|---:|---:|---|\n| "
+      << ms(staged.row.window_us / static_cast<double>(std::max<std::size_t>(1, staged.row.call_us.size()))) << " | "
+      << ms(median(staged.row.call_us)) << " | " << ms(limit) << " | " << format("%.2f", streamed / ours / 1e3) << " | "
+      << format("%.2f", setup.link_bytes_per_us / 1e3) << " | " << format("%.2f", setup.host_copy_bytes_per_us / 1e3)
+      << " | " << format("%.3f", limit / ours) << " | " << staged.row.misses << " | "
+      << (failure.empty() ? "bits and bytes right" : "**" + failure + "**") << " |\n";
+}
+
+using Json = nlohmann::ordered_json;
+
+Json row_json(const RowResult& row) {
+  return {{"layers_on_gpu", row.layers_on_gpu},
+          {"share_bytes", row.share_bytes},
+          {"budget_bytes", row.budget_bytes},
+          {"spare_bytes", row.spare_bytes},
+          {"ring_bytes", row.ring_bytes},
+          {"reserve_bytes", row.reserve_bytes},
+          {"fixed_bytes", row.fixed_bytes},
+          {"peak_device_bytes", row.peak_device_bytes},
+          {"driver_bytes", row.driver_bytes},
+          {"time_us", row.time_us()},
+          {"median_us", median(row.call_us)},
+          {"window_us", row.window_us},
+          {"call_us", row.call_us},
+          {"predicted_us", row.predicted_us},
+          {"planned_bytes_per_call", row.planned_bytes},
+          {"issued_bytes", row.issued_bytes},
+          {"misses", row.misses},
+          {"stall_us", row.stall_us},
+          {"identical", row.identical},
+          {"bytes_as_planned", row.bytes_as_planned()},
+          {"auto_us", row.auto_us}};
+}
+
+Json case_json(const Case& stack) {
+  return {{"title", stack.title},
+          {"reduced", stack.reduced},
+          {"layers", stack.layers},
+          {"features", stack.features},
+          {"input_rows", stack.input_rows},
+          {"dtype", stack.dtype},
+          {"layer_bytes", stack.layer_bytes()},
+          {"weight_bytes", stack.weight_bytes()}};
+}
+
+} // namespace
+
+std::string Report::first_failure() const {
+  for (const TableResult& table : tables) {
+    for (const RowResult& row : table.rows) {
+      if (!row.right()) {
+        return table.stack.title + ", " + std::to_string(row.layers_on_gpu) +
+               " layers on the device: " + failure_of(row);
+      }
+    }
+  }
+  return staged && !staged->row.right() ? "staged: " + failure_of(staged->row) : "";
+}
+
+std::string to_markdown(const Report& report) {
+  std::ostringstream out;
+  write_setup(report, out);
+  for (const TableResult& table : report.tables) {
+    write_table(report.setup, table, out);
+  }
+  if (report.staged) {
+    write_staged(report.setup, *report.staged, out);
+  }
+  return out.str();
+}
+
+std::string to_json(const Report& report) {
+  const Setup& setup = report.setup;
+  Json json;
+  json["setup"] = {{"gpu", setup.gpu},
+                   {"cpu", setup.cpu},
+                   {"threads", setup.threads},
+                   {"memory_bytes", setup.memory_bytes},
+                   {"torch", setup.torch},
+                   {"driver", setup.driver},
+                   {"date", setup.date},
+                   {"commit", setup.commit},
+                   {"command", setup.command},
+                   {"link_bytes_per_us", setup.link_bytes_per_us},
+                   {"host_copy_bytes_per_us", setup.host_copy_bytes_per_us},
+                   {"host_only", setup.host_only()}};
+  json["tables"] = Json::array();
+  for (const TableResult& table : report.tables) {
+    Json entry = case_json(table.stack);
+    entry["measured_as"] = table.measured_as;
+    entry["plain_us"] = table.plain_us;
+    entry["fused_us"] = table.fused_us;
+    entry["cpu_us"] = table.cpu_us;
+    entry["record"] = Json::array();
+    for (const RecordRow& row : table.stack.record) {
+      const char* mode = row.residence == Residence::cpu ? "CPU" : row.residence == Residence::gpu ? "GPU" : "Auto";
+      entry["record"].push_back({{"hardware", row.hardware},
+                                 {"device", mode},
+                                 {"layers_on_gpu", row.layers_on_gpu},
+                                 {"average_ms", row.average_ms}});
+    }
+    entry["rows"] = Json::array();
+    for (const RowResult& row : table.rows) {
+      Json line = row_json(row);
+      const double limit = table.limit_us(row.share_bytes, setup.link_bytes_per_us);
+      const double strict = table.limit_us(row.share_bytes + row.spare_bytes, setup.link_bytes_per_us);
+      line["limit_us"] = limit;
+      line["ratio_to_limit"] = row.time_us() / limit;
+      line["limit_ring_counted_us"] = strict;
+      line["ratio_ring_counted"] = row.time_us() / strict;
+      entry["rows"].push_back(std::move(line));
+    }
+    json["tables"].push_back(std::move(entry));
+  }
+  if (report.staged) {
+    json["staged"] = case_json(report.staged->stack);
+    json["staged"]["pinned_bytes"] = report.staged->pinned_bytes;
+    json["staged"]["plain_us"] = report.staged->plain_us;
+    json["staged"]["limit_us"] = report.staged->limit_us(setup);
+    json["staged"]["rate_over_limit"] = report.staged->limit_us(setup) / report.staged->row.time_us();
+    json["staged"]["row"] = row_json(report.staged->row);
+  }
+  return json.dump(1) + "\n";
+}
+
+} // namespace offload::tools

@@ -1,0 +1,92 @@
+#include <tools/compare.h>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstring>
+#include <sstream>
+
+namespace offload::tools {
+
+namespace {
+
+std::string tensor_difference(const at::Tensor& actual, const at::Tensor& expected, const std::string& where) {
+  if (actual.defined() != expected.defined()) {
+    return where + ": only one of them is defined";
+  }
+  if (!actual.defined()) {
+    return "";
+  }
+  if (actual.scalar_type() != expected.scalar_type() || actual.sizes() != expected.sizes()) {
+    std::stringstream text;
+    text << where << ": " << actual.scalar_type() << actual.sizes() << " instead of " << expected.scalar_type()
+         << expected.sizes();
+    return text.str();
+  }
+  const at::Tensor a = actual.cpu().contiguous();
+  const at::Tensor b = expected.cpu().contiguous();
+  const auto* x = static_cast<const char*>(a.const_data_ptr());
+  const auto* y = static_cast<const char*>(b.const_data_ptr());
+  if (std::memcmp(x, y, a.nbytes()) == 0) {
+    return "";
+  }
+  std::int64_t differing = 0;
+  std::int64_t first = -1;
+  const std::size_t item = a.element_size();
+  for (std::int64_t i = 0; i < a.numel(); ++i) {
+    if (std::memcmp(x + i * item, y + i * item, item) != 0) {
+      first = differing == 0 ? i : first;
+      ++differing;
+    }
+  }
+  std::stringstream text;
+  text << where << ": " << differing << " of " << a.numel() << " elements differ, the first at " << first;
+  return text.str();
+}
+
+std::string element_difference(c10::ArrayRef<c10::IValue> actual, c10::ArrayRef<c10::IValue> expected,
+                               const std::string& where) {
+  if (actual.size() != expected.size()) {
+    return where + ": " + std::to_string(actual.size()) + " elements instead of " + std::to_string(expected.size());
+  }
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    const std::string difference = first_difference(actual[i], expected[i], where + "[" + std::to_string(i) + "]");
+    if (!difference.empty()) {
+      return difference;
+    }
+  }
+  return "";
+}
+
+} // namespace
+
+std::string first_difference(const c10::IValue& actual, const c10::IValue& expected, const std::string& where) {
+  if (actual.isTensor() && expected.isTensor()) {
+    return tensor_difference(actual.toTensor(), expected.toTensor(), where);
+  }
+  if (actual.isTuple() && expected.isTuple()) {
+    return element_difference(actual.toTupleRef().elements(), expected.toTupleRef().elements(), where);
+  }
+  if (actual.isList() && expected.isList()) {
+    return element_difference(actual.toListRef(), expected.toListRef(), where);
+  }
+  if (actual.isGenericDict() && expected.isGenericDict()) {
+    std::vector<c10::IValue> values;
+    std::vector<c10::IValue> others;
+    for (const auto& entry : expected.toGenericDict()) {
+      const auto same = actual.toGenericDict().find(entry.key());
+      if (same == actual.toGenericDict().end()) {
+        return where + ": a key is missing";
+      }
+      values.push_back(same->value());
+      others.push_back(entry.value());
+    }
+    return actual.toGenericDict().size() == others.size() ? element_difference(values, others, where)
+                                                          : where + ": there are keys too many";
+  }
+  if (actual.tagKind() != expected.tagKind()) {
+    return where + ": " + actual.tagKind() + " instead of " + expected.tagKind();
+  }
+  return actual == expected ? "" : where + ": values differ";
+}
+
+} // namespace offload::tools

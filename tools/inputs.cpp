@@ -1,0 +1,187 @@
+#include <tools/inputs.h>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <torch/csrc/jit/serialization/pickle.h>
+
+#include <array>
+#include <charconv>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+#include <offload/error.h>
+
+namespace offload::tools {
+
+namespace {
+
+struct NamedType {
+  const char* name;
+  at::ScalarType dtype;
+};
+
+constexpr std::array<NamedType, 11> kTypes = {{{"float32", at::kFloat},
+                                               {"float64", at::kDouble},
+                                               {"float16", at::kHalf},
+                                               {"bfloat16", at::kBFloat16},
+                                               {"int64", at::kLong},
+                                               {"int32", at::kInt},
+                                               {"int16", at::kShort},
+                                               {"int8", at::kChar},
+                                               {"uint8", at::kByte},
+                                               {"bool", at::kBool},
+                                               {"complex64", at::kComplexFloat}}};
+
+[[noreturn]] void refuse(const std::string& text, const std::string& why) {
+  throw InputError("input '" + text + "': " + why + "; write it as 'float32[1024,1024]' or 'int64[1,128]<30000'");
+}
+
+std::int64_t parse_number(const std::string& text, std::string_view digits) {
+  std::int64_t value = 0;
+  const auto [rest, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (error != std::errc() || rest != digits.data() + digits.size() || value < 0) {
+    refuse(text, "'" + std::string(digits) + "' is not a size");
+  }
+  return value;
+}
+
+c10::IValue to_device(const c10::IValue& value, c10::Device device) {
+  if (value.isTensor()) {
+    return value.toTensor().to(device);
+  }
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> list;
+    for (const at::Tensor& tensor : value.toTensorVector()) {
+      list.push_back(tensor.to(device));
+    }
+    return list;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      elements.push_back(to_device(element, device));
+    }
+    return c10::ivalue::Tuple::create(std::move(elements));
+  }
+  return value;
+}
+
+} // namespace
+
+InputSpec parse_input(const std::string& text) {
+  const std::size_t open = text.find('[');
+  const std::size_t close = text.find(']');
+  if (open == std::string::npos || close == std::string::npos || close < open) {
+    refuse(text, "sizes in brackets are missing");
+  }
+  InputSpec spec{at::kFloat, {}, 2};
+  const std::string name = text.substr(0, open);
+  const auto* type = std::find_if(kTypes.begin(), kTypes.end(), [&](const NamedType& t) { return name == t.name; });
+  if (type == kTypes.end()) {
+    std::string names;
+    for (const NamedType& known : kTypes) {
+      names += std::string(names.empty() ? "" : ", ") + known.name;
+    }
+    refuse(text, "'" + name + "' is not a dtype (" + names + ")");
+  }
+  spec.dtype = type->dtype;
+  std::string_view sizes = std::string_view(text).substr(open + 1, close - open - 1);
+  std::uint64_t elements = 1;
+  while (!sizes.empty()) {
+    const std::size_t comma = std::min(sizes.find(','), sizes.size());
+    spec.sizes.push_back(parse_number(text, sizes.substr(0, comma)));
+    if (__builtin_mul_overflow(elements, static_cast<std::uint64_t>(spec.sizes.back()), &elements) ||
+        elements > (std::uint64_t{1} << 48)) {
+      refuse(text, "it has more elements than any memory holds");
+    }
+    if (comma + 1 == sizes.size()) {
+      refuse(text, "a size is missing after the last comma");
+    }
+    sizes.remove_prefix(std::min(comma + 1, sizes.size()));
+  }
+  const std::string rest = text.substr(close + 1);
+  if (!rest.empty()) {
+    if (rest[0] != '<' || !at::isIntegralType(spec.dtype, /*includeBool=*/false)) {
+      refuse(text, "'" + rest + "' is not understood: only integers have a bound");
+    }
+    spec.bound = parse_number(text, std::string_view(rest).substr(1));
+    if (spec.bound < 1) {
+      refuse(text, "the bound must be at least 1");
+    }
+  }
+  return spec;
+}
+
+at::Tensor make_input(const InputSpec& spec, std::uint64_t seed, c10::Device device) {
+  const auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+  if (at::isIntegralType(spec.dtype, /*includeBool=*/true)) {
+    return at::randint(0, spec.bound, spec.sizes, generator, at::TensorOptions(at::kLong)).to(device, spec.dtype);
+  }
+  return at::randn(spec.sizes, generator, at::TensorOptions(at::kFloat)).to(device, spec.dtype);
+}
+
+std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::Device device) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    throw InputError(path + ": can not be opened");
+  }
+  const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  c10::IValue value;
+  try {
+    value = torch::jit::pickle_load(bytes);
+  } catch (const std::exception&) {
+    throw InputError(path +
+                     ": is not a file that torch.save wrote, or holds more than tensors, numbers and containers");
+  }
+  if (!value.isList() && !value.isTuple()) {
+    throw InputError(path + ": holds no list of calls; save it as torch.save([[x0, y0], [x1, y1]], path)");
+  }
+  const std::vector<c10::IValue> calls =
+      value.isList()
+          ? std::vector<c10::IValue>(value.toListRef().begin(), value.toListRef().end())
+          : std::vector<c10::IValue>(value.toTupleRef().elements().begin(), value.toTupleRef().elements().end());
+  std::vector<std::vector<c10::IValue>> result;
+  for (const c10::IValue& call : calls) {
+    std::vector<c10::IValue> inputs;
+    if (call.isTuple()) {
+      for (const c10::IValue& input : call.toTupleRef().elements()) {
+        inputs.push_back(to_device(input, device));
+      }
+    } else if (call.isList()) {
+      for (const c10::IValue& input : call.toListRef()) {
+        inputs.push_back(to_device(input, device));
+      }
+    } else {
+      inputs.push_back(to_device(call, device));
+    }
+    result.push_back(std::move(inputs));
+  }
+  if (result.empty()) {
+    throw InputError(path + ": holds no call");
+  }
+  return result;
+}
+
+bool needs_no_inputs(const c10::FunctionSchema& schema) {
+  return std::all_of(schema.arguments().begin() + 1, schema.arguments().end(),
+                     [](const c10::Argument& argument) { return argument.default_value().has_value(); });
+}
+
+std::string describe_signature(const c10::FunctionSchema& schema) {
+  std::stringstream text;
+  std::string example;
+  text << schema.name() << '(';
+  for (std::size_t i = 1; i < schema.arguments().size(); ++i) {
+    const c10::Argument& argument = schema.arguments()[i];
+    text << (i > 1 ? ", " : "") << argument.type()->str() << ' ' << argument.name();
+    if (argument.type()->kind() == c10::TypeKind::TensorType && !argument.default_value()) {
+      example += " --input 'float32[1,128]'";
+    }
+  }
+  text << "); give each tensor as in:" << example << ", or all of them in a file with --inputs FILE.pt";
+  return text.str();
+}
+
+} // namespace offload::tools

@@ -1,0 +1,57 @@
+// plan: prints where every weight of a model would live under a budget, and what a call would cost.
+
+#include <offload/load/archive.h>
+#include <offload/module.h>
+#include <offload/preview.h>
+#include <tools/cli.h>
+
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+namespace {
+
+std::optional<offload::MachineProfile> read_machine(const std::string& path) {
+  if (path.empty()) {
+    return std::nullopt;
+  }
+  std::ifstream file(path);
+  if (!file) {
+    throw offload::InputError("--machine " + path + ": can not be opened");
+  }
+  std::stringstream text;
+  text << file.rdbuf();
+  try {
+    return offload::profile_from_json(text.str());
+  } catch (const offload::InputError& error) {
+    throw offload::InputError("--machine " + path + ": " + error.what());
+  }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Prints the placement of a TorchScript model under a budget, and the predicted time of a call."};
+  offload::tools::ModelArguments arguments;
+  arguments.add_to(app);
+  std::string method = "forward";
+  std::string machine;
+  app.add_option("--method", method, "the method that --input is for");
+  app.add_option("--machine", machine, "profile of another machine, as `bench --profile` prints it");
+  return offload::tools::run_command(app, argc, argv, [&] {
+    offload::Options options = arguments.options();
+    const auto profile = read_machine(machine);
+    torch::jit::Module module = offload::read_archive(arguments.model);
+    if (!arguments.inputs.empty()) {
+      // Shapes, branches and activations show in one call; it is made on the device at hand.
+      options.example_calls.push_back({method, arguments.make_inputs(offload::device_of(options)), {}});
+    }
+    const offload::Placement placement = offload::preview(std::move(module), options, profile);
+    if (arguments.format == "json") {
+      std::cout << offload::to_json(placement) << '\n';
+    } else {
+      std::cout << placement;
+    }
+    return offload::tools::kDone;
+  });
+}

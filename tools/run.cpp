@@ -1,0 +1,289 @@
+// run: calls a model under a budget, compares every output with the reference, and reports what was measured.
+
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+#include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/serialization/pickler.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include <offload/graph/program.h>
+#include <offload/load/archive.h>
+#include <offload/module.h>
+#include <offload/preview.h>
+#include <tools/cli.h>
+#include <tools/compare.h>
+#include <tools/inputs.h>
+
+namespace {
+
+using Call = std::vector<c10::IValue>;
+
+struct Arguments : offload::tools::ModelArguments {
+  std::string inputs_file;
+  std::string method = "forward";
+  std::string reference;
+  std::string save;
+  int calls = 0;
+  int threads = 1;
+  bool check = false;
+
+  void add_options_to(CLI::App& app) {
+    add_to(app);
+    app.add_option("--inputs", inputs_file, "a file of calls, as torch.save([[x0], [x1]], FILE) writes it");
+    app.add_option("--method", method, "the method to call");
+    app.add_option("--calls", calls, "how many; default: each of --inputs once, or 3")
+        ->check(CLI::Range(1, 1000000000));
+    app.add_option("--threads", threads, "that call at the same time, each on a lane of its own up to 4")
+        ->check(CLI::Range(1, 1024));
+    app.add_flag("--check", check, "compare every output bit by bit with the model wholly on the device");
+    app.add_option("--reference", reference, "compare with this archive instead of MODEL");
+    app.add_option("--save", save, "write inputs and outputs for torch.load");
+  }
+};
+
+std::vector<Call> read_calls(const Arguments& arguments, const torch::jit::Module& module, c10::Device device) {
+  const auto method = module.find_method(arguments.method);
+  if (!method) {
+    throw offload::InputError("--method '" + arguments.method + "': the model has no such method");
+  }
+  const c10::FunctionSchema& schema = method->function().getSchema();
+  if (!arguments.inputs_file.empty()) {
+    if (!arguments.inputs.empty()) {
+      throw offload::InputError("--input and --inputs contradict each other: give one of them");
+    }
+    return offload::tools::read_inputs(arguments.inputs_file, device);
+  }
+  if (arguments.inputs.empty() && !offload::tools::needs_no_inputs(schema)) {
+    throw offload::InputError("the method needs inputs: " + offload::tools::describe_signature(schema));
+  }
+  return {arguments.make_inputs(device)};
+}
+
+/// The calls that differ in what activations they take.
+std::vector<Call> distinct_shapes(const std::vector<Call>& calls) {
+  std::vector<Call> distinct;
+  std::vector<std::string> seen;
+  for (const Call& call : calls) {
+    std::string shapes;
+    for (const c10::IValue& input : call) {
+      shapes += input.isTensor() && input.toTensor().defined()
+                    ? c10::str(input.toTensor().sizes(), input.toTensor().dtype())
+                    : input.tagKind();
+    }
+    if (std::find(seen.begin(), seen.end(), shapes) == seen.end()) {
+      seen.push_back(shapes);
+      distinct.push_back(call);
+    }
+  }
+  return distinct;
+}
+
+/// Waits for the call, not for what has been prefetched for the next.
+void synchronize(c10::Device device) {
+  if (device.is_cuda()) {
+    c10::cuda::getCurrentCUDAStream(device.index()).synchronize();
+  }
+}
+
+struct Outcome {
+  std::vector<double> times_us;
+  std::vector<c10::IValue> outputs; // one for each call, in the order of the calls
+  std::string difference;           // the first that was found
+  offload::Stats before;
+  offload::Stats after;
+};
+
+/// Makes the calls; call number i is made with input i, modulo their number. The first calls are warm-up: one for each
+/// input.
+Outcome make_calls(offload::Module& module, const Arguments& arguments, const std::vector<Call>& calls,
+                   const std::vector<c10::IValue>& expected) {
+  const std::size_t count = arguments.calls > 0 ? arguments.calls : arguments.inputs_file.empty() ? 3 : calls.size();
+  Outcome outcome;
+  outcome.times_us.resize(count);
+  outcome.outputs.resize(arguments.save.empty() ? 0 : count);
+  std::mutex mutex;
+  const auto look_at = [&](std::size_t i, const c10::IValue& output) {
+    if (expected.empty()) {
+      return;
+    }
+    const std::string difference =
+        offload::tools::first_difference(output, expected[i % calls.size()], "call " + std::to_string(i) + ", output");
+    const std::lock_guard lock(mutex);
+    if (outcome.difference.empty()) {
+      outcome.difference = difference;
+    }
+  };
+  look_at(0, module.run_method(arguments.method, calls[0]));
+  synchronize(module.device());
+  outcome.before = module.stats();
+  std::atomic<std::size_t> next = 0;
+  std::exception_ptr failure;
+  const auto work = [&] {
+    try {
+      for (std::size_t i = next++; i < count; i = next++) {
+        const auto begin = std::chrono::steady_clock::now();
+        c10::IValue output = module.run_method(arguments.method, calls[i % calls.size()]);
+        synchronize(module.device());
+        outcome.times_us[i] =
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+        look_at(i, output);
+        if (!outcome.outputs.empty()) {
+          outcome.outputs[i] = std::move(output);
+        }
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      failure = std::current_exception();
+      next = count;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 1; i < arguments.threads; ++i) {
+    threads.emplace_back(work);
+  }
+  work();
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+  outcome.after = module.stats();
+  return outcome;
+}
+
+std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::vector<Call>& calls, c10::Device device) {
+  torch::jit::Module module =
+      offload::read_archive(arguments.reference.empty() ? arguments.model : arguments.reference);
+  module.to(device);
+  offload::Reference reference(std::move(module), device);
+  std::vector<c10::IValue> outputs;
+  for (const Call& call : calls) {
+    outputs.push_back(reference.run(arguments.method, call));
+  }
+  return outputs;
+}
+
+void save(const std::string& path, const std::vector<Call>& calls, const std::vector<c10::IValue>& outputs) {
+  if (!std::ofstream(path, std::ios::binary)) {
+    throw offload::InputError("--save " + path + ": can not be written");
+  }
+  c10::impl::GenericList inputs(c10::AnyType::get());
+  c10::impl::GenericList results(c10::AnyType::get());
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    c10::impl::GenericList values(c10::AnyType::get());
+    for (const c10::IValue& input : calls[i % calls.size()]) {
+      values.push_back(input);
+    }
+    inputs.push_back(values);
+    results.push_back(outputs[i]);
+  }
+  c10::impl::GenericDict dict(c10::StringType::get(), c10::AnyType::get());
+  dict.insert("inputs", inputs);
+  dict.insert("outputs", results);
+  // As torch.save lays it out. Without the type tags that pickle_save adds: torch.load refuses them by default.
+  std::string pickled;
+  torch::jit::Pickler pickler([&](const char* data, std::size_t size) { pickled.append(data, size); },
+                              /*tensor_table=*/nullptr, /*type_renamer=*/nullptr, /*memoized_class_types=*/nullptr,
+                              /*get_tensor_id=*/nullptr, /*tag_aggregates=*/false);
+  pickler.protocol();
+  pickler.pushIValue(dict);
+  pickler.stop();
+  std::ofstream file(path, std::ios::binary);
+  {
+    caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
+      return file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size)) ? size : 0;
+    });
+    writer.writeRecord("data.pkl", pickled.data(), pickled.size());
+    for (std::size_t i = 0; i < pickler.tensorData().size(); ++i) {
+      const torch::jit::WriteableTensorData data = torch::jit::getWriteableTensorData(pickler.tensorData()[i]);
+      writer.writeRecord("data/" + std::to_string(i), data.data(), data.sizeInBytes());
+    }
+    writer.writeEndOfFile();
+  }
+  if (!file.flush()) {
+    throw offload::Error(path + ": can not be written");
+  }
+}
+
+void report(const Arguments& arguments, const offload::Placement& placement, const Outcome& outcome,
+            std::ostream& out) {
+  std::vector<double> times = outcome.times_us;
+  std::sort(times.begin(), times.end());
+  const double median_us = times[times.size() / 2];
+  const double calls = static_cast<double>(times.size());
+  const offload::Stats& before = outcome.before;
+  const offload::Stats& after = outcome.after;
+  const double streamed =
+      static_cast<double>((after.bytes_streamed - after.bytes_ahead) - (before.bytes_streamed - before.bytes_ahead)) /
+      calls;
+  const double misses = static_cast<double>(after.misses - before.misses) / calls;
+  const double stall_us = (after.stall_us - before.stall_us) / calls;
+  const char* check = !arguments.check ? "not asked for" : outcome.difference.empty() ? "bit-identical" : "different";
+  if (arguments.format == "json") {
+    nlohmann::ordered_json json;
+    json["plan"] = nlohmann::ordered_json::parse(offload::to_json(placement));
+    json["predicted"] = json["plan"]["predicted"];
+    json["measured"] = {{"time_us", median_us},       {"peak_device_bytes", after.peak_device_bytes},
+                        {"streamed_bytes", streamed}, {"misses", misses},
+                        {"stall_us", stall_us},       {"calls", times.size()}};
+    json["check"] = check;
+    out << json.dump(2) << '\n';
+    return;
+  }
+  const offload::Prediction& predicted = placement.predicted;
+  out << placement << "\nRun of " << times.size() << " calls on " << placement.device
+      << (placement.device == "cpu" ? " (the host stands in for a device: its memory is the budget, a copy the link)"
+                                    : "")
+      << "\n              predicted      measured\n";
+  char line[128];
+  std::snprintf(line, sizeof line, "  time     %11.3f ms  %11.3f ms (median)\n", predicted.time_us / 1e3,
+                median_us / 1e3);
+  out << line;
+  std::snprintf(line, sizeof line, "  streamed %14s  %14s a call\n",
+                offload::format_bytes(predicted.streamed_bytes).c_str(),
+                offload::format_bytes(static_cast<std::uint64_t>(streamed)).c_str());
+  out << line;
+  std::snprintf(line, sizeof line, "  peak     %14s  %14s on the device\n",
+                offload::format_bytes(predicted.peak_device_bytes).c_str(),
+                offload::format_bytes(after.peak_device_bytes).c_str());
+  out << line << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Runs a TorchScript model under a budget of device memory and reports what was measured."};
+  Arguments arguments;
+  arguments.add_options_to(app);
+  return offload::tools::run_command(app, argc, argv, [&] {
+    offload::Options options = arguments.options();
+    options.concurrency = std::min(arguments.threads, 4);
+    torch::jit::Module archive = offload::read_archive(arguments.model);
+    options.device = offload::device_of(options);
+    const std::vector<Call> calls = read_calls(arguments, archive, *options.device);
+    for (const Call& call : distinct_shapes(calls)) {
+      options.example_calls.push_back({arguments.method, call, {}});
+    }
+    offload::Module module = offload::wrap(std::move(archive), options);
+    const std::vector<c10::IValue> expected =
+        arguments.check ? run_reference(arguments, calls, module.device()) : std::vector<c10::IValue>();
+    const Outcome outcome = make_calls(module, arguments, calls, expected);
+    if (!arguments.save.empty()) {
+      save(arguments.save, calls, outcome.outputs);
+    }
+    report(arguments, module.placement(), outcome, std::cout);
+    if (!outcome.difference.empty()) {
+      std::cerr << "error: not the output of the reference: " << outcome.difference << '\n';
+      return offload::tools::kWrongResult;
+    }
+    return offload::tools::kDone;
+  });
+}
