@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Gathers what tests/gpu.sh runs, stripped, in one folder that can be carried to a machine with a GPU.
+# usage: tests/gpu_pack.sh [BUILD_DIR [FOLDER]]      default: build/release build/gpu
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${1:-build/release}
+folder=${2:-build/gpu}
+mkdir -p "$folder"
+cp "$build"/tools/{plan,run,bench} "$build"/tests/device_test "$build"/models/make_model "$folder"
+cp -L "$build"/offload/libtorch_offload.so.0 "$folder"
+strip "$folder"/{plan,run,bench,device_test,make_model,libtorch_offload.so.0}

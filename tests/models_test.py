@@ -1,0 +1,127 @@
+"""Every exported model under several budgets: bit-equal to the reference of `run --check`, and, read back from what `run
+--save` wrote, to what plain torch.jit.load gives; bytes moved as planned.
+
+usage: models_test.py TOOLS_DIR MODELS_DIR [--device cpu|cuda:0] [NAME ...]     models as models/export.py makes them
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+# With the profiling executor, plain forward splits and fuses operators from its first calls on, and rounds otherwise.
+torch._C._jit_set_profiling_executor(False)
+torch._C._get_graph_executor_optimize(False)
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for key in value for t in tensors(value[key])]
+    if isinstance(value, (list, tuple)):
+        return [t for item in value for t in tensors(item)]
+    return []
+
+
+def bits(tensor):
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
+
+
+def to_device(value, device):
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+class Failures(list):
+    def check(self, condition, what):
+        if not condition:
+            self.append(what)
+            print("FAILED:", what, flush=True)
+
+
+def run(tools, model, *arguments):
+    return subprocess.run([os.path.join(tools, "run"), model, *arguments], capture_output=True, text=True)
+
+
+def weight_bytes(path):
+    module = torch.jit.load(path, map_location="cpu")
+    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in module.parameters()}
+    return sum(storages.values())
+
+
+def test_model(name, tools, folder, device, failures):
+    model = os.path.join(folder, name + ".pt")
+    inputs = os.path.join(folder, name + ".inputs.pt")
+    total = weight_bytes(model)
+    refused = run(tools, model, "--device", device, "--inputs", inputs, "--vram", "1")
+    failures.check(refused.returncode == 2 and "smallest that works is" in refused.stderr, f"{name}: budget of 1 byte: {refused}")
+    minimum = int(refused.stderr.split("smallest that works is ")[1].split()[0])
+    # What does not depend on the size of the model: workspaces, activations and granularity of a GPU.
+    extra = 0 if device == "cpu" else (64 << 20)
+    budgets = {"smallest": minimum, "quarter": total // 4 + extra, "half": total // 2 + extra, "all": 2 * total + 2 * extra}
+    plain = torch.jit.load(model, map_location=device)
+    with torch.no_grad(), torch.jit.optimized_execution(False):
+        calls = torch.load(inputs, weights_only=True)
+        movable = device == "cpu" or name not in ("bert", "minilm")  # traced on the CPU: plain loading leaves its devices
+        expected = [plain(*to_device(call, device)) for call in calls] if movable else None
+    for label, vram in budgets.items():
+        if vram < minimum:
+            failures.check(device != "cpu", f"{name}: the {label} is below the smallest budget, {minimum}")
+            print(f"{name:8} {label:8} budget {vram:>11} is below the smallest, {minimum}", flush=True)
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            saved = os.path.join(scratch, "saved.pt")
+            done = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(vram), "--check", "--save", saved,
+                       "--format", "json")
+            failures.check(done.returncode == 0, f"{name} at {label}: exit {done.returncode}: {done.stderr}")
+            if done.returncode != 0:
+                continue
+            result = json.loads(done.stdout)
+            outputs = torch.load(saved, weights_only=True)["outputs"]
+        failures.check(result["check"] == "bit-identical", f"{name} at {label}: {result['check']}")
+        if expected is not None:
+            pairs = list(zip(tensors(outputs), tensors(expected)))
+            failures.check(pairs and len(tensors(outputs)) == len(tensors(expected)) and all(same_bits(a, b) for a, b in pairs),
+                           f"{name} at {label}: saved outputs differ from plain torch.jit.load")
+        streamed, planned = result["measured"]["streamed_bytes"], result["predicted"]["streamed_bytes"]
+        failures.check(streamed == planned, f"{name} at {label}: {streamed} bytes streamed a call, {planned} planned")
+        failures.check(result["measured"]["peak_device_bytes"] <= vram, f"{name} at {label}: over the budget")
+        if label == "all":
+            failures.check(streamed == 0, f"{name}: {streamed} bytes streamed though all fits")
+        if label == "smallest" and name != "minilm" and device == "cpu":
+            share = sum(w["bytes"] for w in result["plan"]["weights"] if w["segments"][0]["mode"] == "streamed") / total
+            failures.check(share >= 0.9, f"{name}: only {share:.3f} of the weight bytes stream at the smallest budget")
+        print(f"{name:8} {label:8} budget {vram:>11} of {total:>11}: bit-identical, {streamed:>12.0f} bytes a call, "
+              f"misses {result['measured']['misses']:.2f}", flush=True)
+    below = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(minimum - 1))
+    failures.check(below.returncode == 2 and str(minimum) in below.stderr, f"{name}: one byte below the smallest: {below}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tools")
+    parser.add_argument("models")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    names = arguments.names or sorted(f[:-10] for f in os.listdir(arguments.models) if f.endswith(".inputs.pt"))
+    failures = Failures()
+    failures.check(names, f"no models in {arguments.models}")
+    for name in names:
+        test_model(name, arguments.tools, arguments.models, arguments.device, failures)
+    print(f"{len(names)} models, {len(failures)} failures")
+    sys.exit(1 if failures else 0)
+
+
+main()

@@ -1,0 +1,398 @@
+// What users see of offload::Module. Built twice: for the host, and for the first GPU (OFFLOAD_TEST_DEVICE).
+
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <offload/graph/program.h>
+#include <offload/module.h>
+#include <tools/compare.h>
+
+#include <thread>
+
+namespace offload {
+namespace {
+
+const c10::Device kDevice(OFFLOAD_TEST_DEVICE);
+
+constexpr std::int64_t kWidth = 512; // a weight of 1 MiB in fp32
+constexpr std::uint64_t kWeightBytes = kWidth * kWidth * 4;
+constexpr std::uint64_t kReserve = 70_MiB; // default reserve and granularity of a GPU, nothing on the host
+
+std::uint64_t budget(std::uint64_t weights) { return weights * kWeightBytes + (kDevice.is_cuda() ? kReserve : 4096); }
+
+/// `count` weights w0, w1, ... and the methods of `source`.
+torch::jit::Module make(int count, const std::string& source, at::ScalarType dtype = at::kFloat,
+                        const std::function<void(torch::jit::Module&)>& add_attributes = {}) {
+  torch::jit::Module module("Model");
+  for (int i = 0; i < count; ++i) {
+    module.register_parameter("w" + std::to_string(i), at::randn({kWidth, kWidth}).mul(1.0 / 23).to(dtype), false);
+  }
+  module.register_parameter("little", at::randn({kWidth}).to(dtype), false);
+  module.register_attribute("training", c10::BoolType::get(), false);
+  if (add_attributes) {
+    add_attributes(module);
+  }
+  module.define(source);
+  return module;
+}
+
+std::string chain(int count) {
+  std::string source = "def forward(self, x):\n";
+  for (int i = 0; i < count; ++i) {
+    source += "  x = x + torch.linear(x, self.w" + std::to_string(i) + ", self.little)\n";
+  }
+  return source + "  return x\n";
+}
+
+at::Tensor rows(std::int64_t count = 3, at::ScalarType dtype = at::kFloat) {
+  return at::randn({count, kWidth}).to(dtype).to(kDevice);
+}
+
+Options options_for(std::uint64_t vram) {
+  Options options;
+  options.device = kDevice;
+  options.vram_budget = vram;
+  return options;
+}
+
+/// The same module twice: under a budget, and as the reference wholly on the device.
+struct Pair {
+  Pair(const torch::jit::Module& module, const Options& options)
+      : reference(on_device(module.deepcopy()), kDevice), offloaded(wrap(module.deepcopy(), options)) {}
+
+  static torch::jit::Module on_device(torch::jit::Module module) {
+    module.to(kDevice);
+    return module;
+  }
+
+  void expect_same(const std::vector<c10::IValue>& inputs, const Kwargs& kwargs = {},
+                   const std::string& method = "forward") {
+    const c10::IValue expected = reference.run(method, inputs, kwargs);
+    const c10::IValue actual = offloaded.run_method(method, inputs, kwargs);
+    EXPECT_EQ(tools::first_difference(actual, expected), "");
+  }
+
+  Reference reference;
+  Module offloaded;
+};
+
+TEST(Module, IsBitIdenticalAtEveryBudgetAndMovesWhatThePlanSays) {
+  // On a GPU the reserve is measured, and what it leaves goes to weights: it takes more of them until something
+  // streams.
+  const int count = kDevice.is_cuda() ? 64 : 8;
+  const torch::jit::Module module = make(count, chain(count));
+  for (const std::uint64_t weights : {1, 2, 4, 7, 16}) {
+    Pair pair(module, options_for(budget(weights * (weights == 16 ? count / 8 : 1))));
+    for (int call = 0; call < 4; ++call) {
+      pair.expect_same({rows()});
+    }
+    const Stats before = pair.offloaded.stats();
+    constexpr int kCalls = 5;
+    for (int call = 0; call < kCalls; ++call) {
+      pair.expect_same({rows()});
+    }
+    const Stats after = pair.offloaded.stats();
+    const Placement placement = pair.offloaded.placement();
+    const std::uint64_t moved =
+        (after.bytes_streamed - after.bytes_ahead) - (before.bytes_streamed - before.bytes_ahead);
+    EXPECT_EQ(moved, kCalls * placement.predicted.streamed_bytes) << placement;
+    EXPECT_EQ(after.misses, before.misses);
+    EXPECT_LE(after.peak_device_bytes, placement.budget.vram);
+    if (weights == 16) {
+      EXPECT_EQ(placement.predicted.streamed_bytes, 0U);
+    } else {
+      EXPECT_GT(moved, 0U);
+      const Budget& b = placement.budget;
+      EXPECT_LE(b.fixed + b.resident + b.ring + b.reserve, b.vram);
+      EXPECT_GE(b.fixed + b.resident + b.ring + b.reserve + (kDevice.is_cuda() ? 2_MiB : 64_KiB), b.vram);
+    }
+  }
+}
+
+TEST(Module, TheMinimumOfABudgetErrorIsExact) {
+  const torch::jit::Module module = make(4, chain(4));
+  std::uint64_t minimum = 0;
+  try {
+    wrap(module.deepcopy(), options_for(1));
+    FAIL() << "a budget of one byte did";
+  } catch (const BudgetError& error) {
+    minimum = error.minimum_bytes();
+  }
+  EXPECT_THROW(wrap(module.deepcopy(), options_for(minimum - 1)), BudgetError);
+  Pair pair(module, options_for(minimum));
+  pair.expect_same({rows()});
+  pair.expect_same({rows()});
+  EXPECT_GT(pair.offloaded.stats().bytes_streamed, 0U);
+}
+
+TEST(Module, EveryDtypeAndRank) {
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
+    Pair pair(make(3, chain(3), dtype), options_for(budget(dtype == at::kDouble ? 4 : 2)));
+    for (const std::vector<std::int64_t>& lead :
+         std::vector<std::vector<std::int64_t>>{{}, {1}, {5}, {2, 3}, {2, 1, 3}, {0}}) {
+      std::vector<std::int64_t> sizes = lead;
+      sizes.push_back(kWidth);
+      pair.expect_same({at::randn(sizes).to(dtype).to(kDevice)});
+    }
+  }
+}
+
+TEST(Module, IntegerWeightsAndOtherOperatorsStreamToo) {
+  torch::jit::Module module("Model");
+  module.register_parameter("kernel", at::randn({64, 64, 3, 3}), false);
+  module.register_buffer("table", at::randint(0, 100, {512, 512}, at::kLong));
+  module.register_buffer("bytes", at::randint(0, 100, {512, 512}, at::kByte));
+  module.define(R"(
+def forward(self, x):
+  y = torch.conv2d(x, self.kernel, None, [1, 1], [1, 1], [1, 1], 1)
+  return y, self.table + 1, self.bytes.to(3).sum(1)
+)");
+  Pair pair(module, options_for(budget(3)));
+  for (int call = 0; call < 3; ++call) {
+    pair.expect_same({at::randn({2, 64, 8, 8}).to(kDevice)});
+  }
+  EXPECT_GT(pair.offloaded.stats().bytes_streamed, 0U);
+}
+
+TEST(Module, TiedWeightsViewsAndEmbeddings) {
+  torch::jit::Module module("Model");
+  const at::Tensor base = at::randn({3 * kWidth, kWidth}).mul(1.0 / 23);
+  module.register_parameter("q", base.slice(0, 0, kWidth), false);
+  module.register_parameter("k", base.slice(0, kWidth, 2 * kWidth), false);
+  module.register_parameter("kv", base.slice(0, kWidth, 3 * kWidth), false);
+  module.register_parameter("table", at::randn({1000, kWidth}), false);
+  module.setattr("q", base.slice(0, 0, kWidth));
+  module.define(R"(
+def forward(self, ids):
+  x = torch.embedding(self.table, ids)
+  x = torch.matmul(x, self.q.t())
+  k, v = torch.chunk(self.kv, 2, 0)
+  x = x + torch.linear(x, self.k) + torch.linear(x, k) + torch.matmul(x, v.transpose(0, 1))
+  return torch.linear(x, self.table)
+)");
+  Pair pair(module, options_for(budget(3)));
+  for (int call = 0; call < 3; ++call) {
+    pair.expect_same({at::randint(0, 1000, {2, 7}, at::kLong).to(kDevice)});
+  }
+  EXPECT_GT(pair.offloaded.stats().bytes_streamed, 0U);
+}
+
+TEST(Module, BranchesLoopsAndEarlyReturnsByData) {
+  Pair pair(make(4, R"(
+def forward(self, x, n: int):
+  for i in range(n):
+    if bool(x.sum() > 0):
+      x = torch.linear(x, self.w0)
+    else:
+      x = torch.linear(x, self.w1) + torch.linear(x, self.w2)
+  if n > 3:
+    return x
+  return torch.linear(x, self.w3)
+)"),
+            options_for(budget(2)));
+  for (const int n : {2, 0, 5, 1, 4, 3}) {
+    pair.expect_same({rows(), n});
+  }
+}
+
+TEST(Module, DefaultsKeywordsAndContainersComeThrough) {
+  Pair pair(make(2, R"(
+def forward(self, x, scale: float = 2.0, parts: Optional[List[Tensor]] = None) -> Tuple[Tensor, Dict[str, Tensor], int]:
+  y = torch.linear(x, self.w0) * scale
+  if parts is not None:
+    y = y + parts[0]
+  return y, {'z': torch.linear(y, self.w1)}, 7
+def twice(self, x):
+  return [torch.linear(x, self.w1), x]
+)"),
+            options_for(budget(1)));
+  pair.expect_same({rows()});
+  pair.expect_same({rows()}, {{"scale", 3.0}});
+  pair.expect_same({rows(), 1.0, c10::List<at::Tensor>({rows()})});
+  pair.expect_same({rows()}, {}, "twice");
+  pair.expect_same({rows()});
+}
+
+TEST(Module, WeightsThatAreReturnedAreCopies) {
+  Pair pair(make(2, "def forward(self, x):\n  return self.w0, self.w1.t(), torch.linear(x, self.w0), self.little\n"),
+            options_for(budget(1)));
+  c10::IValue first = pair.offloaded.forward({rows()});
+  pair.expect_same({rows()});
+  first.toTupleRef().elements()[0].toTensor().zero_(); // ours to change
+  pair.expect_same({rows()});
+}
+
+TEST(Module, WrittenStateIsKept) {
+  torch::jit::Module module = make(2, R"(
+def forward(self, x):
+  self.count = self.count + 1
+  self.sums.add_(x.sum(0))
+  return torch.linear(x, self.w0) + torch.linear(self.sums, self.w1) * float(self.count)
+)",
+                                   at::kFloat, [](torch::jit::Module& m) {
+                                     m.register_attribute("count", c10::IntType::get(), 0);
+                                     m.register_buffer("sums", at::zeros({kWidth}));
+                                   });
+  Pair pair(module, options_for(budget(1)));
+  const at::Tensor x = rows();
+  for (int call = 0; call < 3; ++call) {
+    pair.expect_same({x});
+  }
+}
+
+TEST(Module, ErrorsOfTheModelPassThroughAndLeaveItWorking) {
+  Pair pair(make(3, R"(
+def forward(self, x, fail: bool):
+  x = torch.linear(x, self.w0)
+  assert not fail, "no such luck"
+  return torch.linear(torch.linear(x, self.w1), self.w2)
+)"),
+            options_for(budget(1)));
+  pair.expect_same({rows(), false});
+  for (int call = 0; call < 3; ++call) {
+    try {
+      pair.offloaded.forward({rows(), true});
+      FAIL();
+    } catch (const std::exception& error) {
+      EXPECT_NE(std::string(error.what()).find("no such luck"), std::string::npos);
+    }
+    EXPECT_ANY_THROW(pair.offloaded.forward({at::randn({3, 7}).to(kDevice), false})); // sizes that do not fit
+    pair.expect_same({rows(), false});
+  }
+}
+
+TEST(Module, BadInputIsNamed) {
+  Module module = wrap(make(1, chain(1)), options_for(budget(1)));
+  const auto message = [&](const std::function<void()>& call) -> std::string {
+    try {
+      call();
+    } catch (const InputError& error) {
+      return error.what();
+    } catch (const std::exception& error) {
+      return std::string("not an InputError: ") + error.what();
+    }
+    return "nothing was thrown";
+  };
+  EXPECT_NE(message([&] { module.forward({}); }).find("'x'"), std::string::npos);
+  EXPECT_NE(message([&] { module.forward({rows(), rows()}); }).find("Expected at most"), std::string::npos);
+  EXPECT_NE(message([&] { module.forward({3}); }).find("'x'"), std::string::npos);
+  EXPECT_NE(message([&] { module.forward({rows()}, {{"y", 1}}); }).find('y'), std::string::npos);
+  EXPECT_NE(message([&] { module.run_method("backward", {}); }).find("'backward'"), std::string::npos);
+  EXPECT_NE(message([&] { module.attr("w7"); }).find("'w7'"), std::string::npos);
+  Options options = options_for(0);
+  EXPECT_NE(message([&] { wrap(make(1, chain(1)), options); }).find("vram_budget is 0"), std::string::npos);
+  options = options_for(budget(1));
+  options.concurrency = 0;
+  EXPECT_NE(message([&] { wrap(make(1, chain(1)), options); }).find("concurrency"), std::string::npos);
+}
+
+TEST(Module, AttributesAreHostCopies) {
+  const torch::jit::Module module = make(2, chain(2));
+  const Module offloaded = wrap(module.deepcopy(), options_for(budget(1)));
+  const at::Tensor copy = offloaded.attr("w1").toTensor();
+  EXPECT_TRUE(copy.device().is_cpu());
+  EXPECT_TRUE(copy.equal(module.attr("w1").toTensor()));
+  EXPECT_FALSE(offloaded.attr("training").toBool());
+}
+
+TEST(Module, AFlippedBitOfAStreamedWeightShows) {
+  const torch::jit::Module module = make(3, chain(3));
+  torch::jit::Module flipped = module.deepcopy();
+  flipped.attr("w1").toTensor().view(at::kByte)[100][13].bitwise_xor_(1);
+  Reference reference(Pair::on_device(module.deepcopy()), kDevice);
+  Module offloaded = wrap(flipped, options_for(budget(1)));
+  const at::Tensor x = rows();
+  EXPECT_NE(tools::first_difference(offloaded.forward({x}), reference.run("forward", {x})), "");
+}
+
+TEST(Module, PlaceholdersOutsideACallAreErrorsThatNameTheWeight) {
+  torch::jit::Module module = make(2, chain(2));
+  const Module offloaded = wrap(module, options_for(budget(1)));
+  try {
+    static_cast<void>(at::linear(at::randn({1, kWidth}).to(kDevice), module.attr("w1").toTensor()));
+    FAIL();
+  } catch (const std::exception& error) {
+    EXPECT_NE(std::string(error.what()).find("w1"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Module, TheBudgetChangesBetweenCalls) {
+  Pair pair(make(6, chain(6)), options_for(budget(2)));
+  for (const std::uint64_t weights : {2, 8, 1, 4, 8, 3}) {
+    pair.offloaded.set_vram_budget(budget(weights));
+    for (int call = 0; call < 3; ++call) {
+      pair.expect_same({rows()});
+    }
+    EXPECT_EQ(pair.offloaded.placement().budget.vram, budget(weights));
+  }
+  EXPECT_THROW(pair.offloaded.set_vram_budget(1), BudgetError);
+  EXPECT_EQ(pair.offloaded.placement().budget.vram, budget(3));
+  pair.expect_same({rows()});
+}
+
+TEST(Module, ManyThreadsShareIt) {
+  constexpr int kCount = 6;
+  const torch::jit::Module module = make(kCount, chain(kCount));
+  for (const int lanes : {1, 3}) {
+    Options options = options_for(budget(3) * (kDevice.is_cuda() ? 3 : 1));
+    options.concurrency = lanes;
+    options.example_calls.push_back({"forward", {rows()}, {}});
+    Pair pair(module, options);
+    std::vector<at::Tensor> inputs;
+    std::vector<c10::IValue> expected;
+    for (int i = 0; i < 4; ++i) {
+      inputs.push_back(rows());
+      expected.push_back(pair.reference.run("forward", {inputs.back()}));
+    }
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 6; ++t) {
+      threads.emplace_back([&, t] {
+        Module copy = pair.offloaded;
+        for (int call = 0; call < 10; ++call) {
+          const int i = (t + call) % 4;
+          EXPECT_EQ(tools::first_difference(copy.forward({inputs[i]}), expected[i]), "");
+          if (t == 0 && call % 4 == 1) {
+            copy.set_vram_budget(budget(call % 8 == 1 ? 4 : 3) * (kDevice.is_cuda() ? 3 : 1));
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    EXPECT_EQ(pair.offloaded.stats().calls, 61U);
+  }
+}
+
+TEST(Module, DestroyedWithWorkInFlight) {
+  const torch::jit::Module module = make(6, chain(6));
+  for (int round = 0; round < 5; ++round) {
+    at::Tensor output;
+    {
+      Module offloaded = wrap(module.deepcopy(), options_for(budget(2)));
+      offloaded.forward({rows()});
+      output = offloaded.forward({rows()}).toTensor(); // prefetch for a next call is under way
+    }
+    EXPECT_FALSE(output.isnan().any().item<bool>());
+  }
+}
+
+TEST(Module, NothingStreamsWhenAllFits) {
+  Pair pair(make(4, chain(4)), options_for(budget(32)));
+  pair.expect_same({rows()}); // is measured, and streams
+  const std::uint64_t before = pair.offloaded.stats().bytes_streamed;
+  for (int call = 0; call < 5; ++call) {
+    pair.expect_same({rows()});
+  }
+  EXPECT_EQ(pair.offloaded.stats().bytes_streamed, before);
+  EXPECT_EQ(pair.offloaded.placement().predicted.streamed_bytes, 0U);
+}
+
+} // namespace
+} // namespace offload

@@ -1,0 +1,211 @@
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+#include <offload/plan/planner.h>
+
+#include "streaming.h"
+
+namespace offload::test {
+namespace {
+
+MachineProfile machine() { return {"a machine", 24000, 10, 12000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
+
+/// Weights of `unit` times 1 to 16, and steps that read one to three of them.
+Pass random_pass(std::uint32_t seed, std::uint64_t unit) {
+  Dice dice(seed);
+  Pass pass;
+  for (const std::uint64_t units : dice.sizes(dice.from(2, 14), 16)) {
+    pass.bytes.push_back(units * unit);
+  }
+  for (const Step& step : dice.sequence(dice.from(1, 16), pass.bytes.size(), 3)) {
+    pass.steps.push_back({step, static_cast<double>(dice.from(1, 4000))});
+  }
+  return pass;
+}
+
+Pass uniform_stack(std::size_t layers, std::uint64_t bytes, double compute_us) {
+  Pass pass;
+  for (WeightId layer = 0; layer < layers; ++layer) {
+    pass.bytes.push_back(bytes);
+    pass.steps.push_back({{layer}, compute_us});
+  }
+  return pass;
+}
+
+/// Of the weights that are read.
+std::uint64_t bytes_read(const Pass& pass) {
+  std::vector<bool> read(pass.bytes.size());
+  for (const PlanStep& step : pass.steps) {
+    for (const WeightId weight : step.weights) {
+      read[weight] = true;
+    }
+  }
+  std::uint64_t bytes = 0;
+  for (WeightId weight = 0; weight < read.size(); ++weight) {
+    bytes += read[weight] ? pass.bytes[weight] : 0;
+  }
+  return bytes;
+}
+
+std::uint64_t bytes_resident(const Pass& pass, const Residency& residency) {
+  std::uint64_t bytes = 0;
+  for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
+    bytes += residency.resident[weight] ? pass.bytes[weight] : 0;
+  }
+  return bytes;
+}
+
+void check(const Pass& pass, std::uint64_t capacity) {
+  const Plan best = plan(pass, capacity, machine());
+  const Plan rule = plan_larger_first(pass, capacity, machine());
+  EXPECT_LE(best.predicted.time_us, rule.predicted.time_us * (1 + 1e-9));
+  const std::uint64_t taken = bytes_resident(pass, best.residency) + best.residency.ring_bytes;
+  if (best.predicted.streamed_bytes > 0) {
+    EXPECT_EQ(taken, capacity) << "all of it is used while anything streams";
+  } else {
+    EXPECT_LE(taken, capacity);
+  }
+}
+
+TEST(Planner, IsNeverWorseThanLargerFirst) {
+  for (std::uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    const Pass pass = random_pass(seed, 1_MiB);
+    const std::uint64_t low = minimum_capacity(pass);
+    const std::uint64_t high = bytes_read(pass);
+    for (const std::uint64_t capacity : {low, (low + high) / 2, high - 512, high}) {
+      check(pass, align_up(std::max(low, capacity), 512));
+    }
+  }
+}
+
+TEST(Planner, IsNeverWorseThanLargerFirstOnUniformStacks) {
+  for (const double compute_us : {10.0, 500.0, 5000.0}) {
+    for (const std::uint64_t layers : {1, 2, 8, 30}) {
+      const Pass pass = uniform_stack(layers, 16_MiB, compute_us);
+      for (std::uint64_t kept = 1; kept <= layers; kept += 3) {
+        check(pass, kept * 16_MiB);
+      }
+    }
+  }
+}
+
+TEST(Planner, RunsInTheMinimumAndNotInLess) {
+  for (std::uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    const Pass pass = random_pass(seed, 512);
+    const std::uint64_t minimum = minimum_capacity(pass);
+    EXPECT_NO_THROW(plan(pass, minimum, machine()));
+    EXPECT_THROW(plan(pass, minimum - 512, machine()), Error);
+  }
+}
+
+TEST(Planner, StreamsNothingWhenAllFits) {
+  for (std::uint32_t seed = 0; seed < 30; ++seed) {
+    const Pass pass = random_pass(seed, 1_MiB);
+    const Plan best = plan(pass, bytes_read(pass), machine());
+    EXPECT_EQ(best.predicted.streamed_bytes, 0U);
+    EXPECT_EQ(best.predicted.stall_us, 0);
+    EXPECT_EQ(best.residency.ring_bytes, 0U);
+  }
+}
+
+TEST(Planner, TakesNoRoomForWhatNothingReads) {
+  Pass pass = uniform_stack(3, 1_MiB, 10);
+  pass.bytes.push_back(64_MiB);
+  const Plan best = plan(pass, 3_MiB, machine());
+  EXPECT_EQ(best.predicted.streamed_bytes, 0U);
+  EXPECT_FALSE(best.residency.resident[3]);
+}
+
+TEST(Planner, PlansAPassOfNothing) {
+  EXPECT_EQ(minimum_capacity(Pass{}), 0U);
+  EXPECT_EQ(plan(Pass{}, 0, machine()).predicted.streamed_bytes, 0U);
+}
+
+TEST(Planner, CountsATiedWeightForEachUse) {
+  // Weight 0 is read in every second step: kept, resident or in the ring, it saves eight copies, and any other only
+  // one.
+  Pass pass;
+  pass.bytes.assign(9, 16_MiB);
+  for (WeightId weight = 1; weight < 9; ++weight) {
+    pass.steps.push_back({{0}, 10});
+    pass.steps.push_back({{weight}, 10});
+  }
+  const Plan streamed = {Residency{std::vector<bool>(9, false), 16_MiB}, {}};
+  EXPECT_EQ(simulate(pass, streamed.residency, machine()).streamed_bytes, 16 * 16_MiB);
+  const Plan best = plan(pass, 2 * 16_MiB, machine());
+  EXPECT_EQ(best.predicted.streamed_bytes, 8 * 16_MiB);
+}
+
+TEST(Planner, CountsStagedBytesAtTheRateOfTheHost) {
+  Pass pass = uniform_stack(8, 16_MiB, 10);
+  const Residency all_streamed{std::vector<bool>(8, false), 64_MiB};
+  const double pinned_us = simulate(pass, all_streamed, machine()).time_us;
+  pass.pinned_bytes = 0;
+  const double staged_us = simulate(pass, all_streamed, machine()).time_us;
+  EXPECT_GT(staged_us, 1.8 * pinned_us);
+}
+
+TEST(Planner, PredictsNoLessThanEitherLimit) {
+  for (std::uint32_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE(seed);
+    const Pass pass = random_pass(seed, 1_MiB);
+    const Plan best = plan(pass, align_up((minimum_capacity(pass) + bytes_read(pass)) / 2, 512), machine());
+    double compute_us = 0;
+    for (const PlanStep& step : pass.steps) {
+      compute_us += step.compute_us;
+    }
+    EXPECT_GE(best.predicted.time_us, compute_us * (1 - 1e-9));
+    EXPECT_NEAR(best.predicted.time_us, compute_us + best.predicted.stall_us, 100);
+  }
+}
+
+/// The oracle: what the plan says is what a streamer moves.
+TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
+  for (std::uint32_t seed = 0; seed < 80; ++seed) {
+    SCOPED_TRACE(seed);
+    const Pass pass = random_pass(seed, kUnit);
+    Dice dice(seed + 1000);
+    const std::uint64_t capacity = dice.from(minimum_capacity(pass) / kUnit, bytes_read(pass) / kUnit) * kUnit;
+    const Plan best = plan(pass, capacity, machine());
+    Shape shape;
+    for (const std::uint64_t bytes : pass.bytes) {
+      shape.units.push_back(bytes / kUnit);
+    }
+    shape.ring_units = best.residency.ring_bytes / kUnit;
+    shape.batch_units = kBatchBytes / kUnit;
+    shape.seed = seed;
+    Streaming device(shape);
+    const SequencePtr sequence = share(streamed_sequence(pass, best.residency.resident));
+    std::uint64_t before = 0;
+    std::uint64_t moved = 0;
+    for (int call = 0; call < 3; ++call) {
+      device.call(0, sequence);
+      moved = device.bytes_used() - before;
+      before = device.bytes_used();
+    }
+    EXPECT_EQ(moved, best.predicted.streamed_bytes);
+    EXPECT_EQ(device.finish(), "");
+  }
+}
+
+TEST(LayOut, FollowsTheOrderOfFirstUse) {
+  Pass pass;
+  pass.bytes = {512, 1024, 1536, 2048};
+  pass.steps = {{{2}, 1}, {{0, 2}, 1}, {{3}, 1}};
+  EXPECT_EQ(lay_out(pass), std::vector<std::uint64_t>({1536, 4096, 0, 2048}));
+}
+
+TEST(StreamedSequence, LeavesOutWhatIsResident) {
+  Pass pass;
+  pass.bytes = {512, 512, 512};
+  pass.steps = {{{0, 1}, 1}, {{0}, 1}, {{2}, 1}};
+  EXPECT_EQ(streamed_sequence(pass, {true, false, false}), Sequence({{1}, {2}}));
+}
+
+} // namespace
+} // namespace offload::test

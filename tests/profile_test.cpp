@@ -1,0 +1,77 @@
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include <offload/error.h>
+#include <offload/plan/profile.h>
+
+namespace offload {
+namespace {
+
+MachineProfile profile() { return {"a machine", 24000, 10, 12000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
+
+nlohmann::json json() { return nlohmann::json::parse(to_json(profile())); }
+
+std::string refusal(const std::string& text) {
+  try {
+    profile_from_json(text);
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_refused(const nlohmann::json& json, const std::string& key) {
+  const std::string why = refusal(json.dump());
+  EXPECT_NE(why.find("'" + key + "'"), std::string::npos) << json.dump() << ": " << why;
+}
+
+TEST(Profile, ComesBackFromJsonAsItWas) { EXPECT_EQ(profile_from_json(to_json(profile())), profile()); }
+
+TEST(Profile, NeedsNoName) {
+  auto changed = json();
+  changed.erase("name");
+  EXPECT_EQ(profile_from_json(changed.dump()).name, "");
+}
+
+TEST(Profile, NamesAKeyThatIsMissing) {
+  const auto whole = json();
+  for (const auto& [key, value] : whole.items()) {
+    if (key != "name") {
+      auto changed = json();
+      changed.erase(key);
+      expect_refused(changed, key);
+    }
+  }
+}
+
+TEST(Profile, NamesAKeyThatIsNotKnown) {
+  auto changed = json();
+  changed["link_bytes_per_second"] = 1;
+  expect_refused(changed, "link_bytes_per_second");
+}
+
+TEST(Profile, NamesAValueThatIsNotAPositiveNumber) {
+  for (const auto& value : {nlohmann::json(0), nlohmann::json(-1), nlohmann::json("fast"), nlohmann::json(nullptr),
+                            nlohmann::json(true), nlohmann::json(1e300), nlohmann::json::array({1})}) {
+    auto changed = json();
+    changed["fp32_flops_per_us"] = value;
+    expect_refused(changed, "fp32_flops_per_us");
+  }
+}
+
+TEST(Profile, RefusesANameThatIsNotText) {
+  auto changed = json();
+  changed["name"] = 3;
+  EXPECT_EQ(refusal(changed.dump()), "machine profile: 'name' must be text");
+}
+
+TEST(Profile, RefusesWhatIsNotAnObject) {
+  for (const std::string text : {"", "[]", "3", "{", "{\"name\": ", "null", "{} {}", "\xff\xfe"}) {
+    EXPECT_NE(refusal(text).find("a machine profile is a JSON object"), std::string::npos) << text;
+  }
+  EXPECT_NE(refusal(std::string(100000, '[')), "");
+}
+
+} // namespace
+} // namespace offload
