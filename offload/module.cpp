@@ -9,6 +9,7 @@
 #include <numeric>
 #include <ostream>
 #include <string_view>
+#include <tuple>
 
 #include <offload/load/archive.h>
 #include <offload/module_impl.h>
@@ -100,25 +101,52 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
 c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IValue> stack) {
   const std::uint64_t least = minimum() - fixed_ - reserve_;
   const std::uint64_t rest = vram_ - fixed_;
-  // Half of what is over the minimum makes streaming smoother; activations come first.
-  const std::uint64_t spare = rest > least + reserve_ ? (rest - least - reserve_) / 2 : 0;
+  Lanes& lanes = engine_->lanes();
+  // Half of what is over the minimum makes streaming smoother, unless activations that find no room cannot be measured.
+  const std::uint64_t spare = may_overflow_ && rest > least + reserve_ ? (rest - least - reserve_) / 2 : 0;
   const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
   const std::uint64_t ring = least + more / granularity(device_) * granularity(device_);
   install({std::vector<bool>(bytes_.size(), false), ring});
-  engine_->lanes().set_reserve(rest - engine_->slab_bytes());
+  const std::uint64_t reserve = rest - engine_->slab_bytes();
+  lanes.set_reserve(reserve);
   {
     const std::lock_guard lock(mutex_);
     plan_.residency = {std::vector<bool>(bytes_.size(), false), ring};
     sequences_.clear();
   }
   std::vector<LeasedStep> trace;
-  c10::IValue output = run_on(0, name, std::move(stack), &trace);
-  measured_[name] = std::move(trace);
-  planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : name;
-  if (device_.is_cuda()) {
-    reserve_ = align_up(engine_->lanes().high_water() * static_cast<std::uint64_t>(concurrency_), kDeviceGranularity);
+  std::uint64_t needed = 0;
+  const auto end_overflow = [&] {
+    lanes.allow_overflow(false);
+    needed = lanes.demand() * static_cast<std::uint64_t>(concurrency_);
+    if (lanes.demand() > reserve) {
+      lanes.reset();
+    }
+  };
+  lanes.allow_overflow(may_overflow_);
+  c10::IValue output;
+  try {
+    output = run_on(0, name, std::move(stack), &trace);
+  } catch (...) {
+    end_overflow();
+    throw;
   }
+  end_overflow();
+  const auto before = std::make_pair(reserve_, measured_);
+  if (device_.is_cuda()) {
+    reserve_ = std::max(measured_.empty() ? 0 : reserve_, align_up(needed, kDeviceGranularity));
+  }
+  measured_[name] = std::move(trace);
+  if (const std::uint64_t least_budget = minimum(); vram_ < least_budget) {
+    const std::uint64_t activations = reserve_;
+    std::tie(reserve_, measured_) = before;
+    throw BudgetError("activations and workspaces of this call take " + format_bytes(activations) +
+                          ", so vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
+                          " bytes) is too small: the smallest that works is " + std::to_string(least_budget) + " bytes",
+                      least_budget);
+  }
+  planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : name;
   return output;
 }
 

@@ -68,6 +68,7 @@ class Module::Impl {
   torch::jit::Module module_;
   c10::Device device_;
   int concurrency_;
+  bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
   Program program_;
   MachineProfile machine_;
   std::vector<std::uint64_t> bytes_;   // by weight as in the ring; 0 for those that stay

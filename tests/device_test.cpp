@@ -207,14 +207,49 @@ TEST(Device, ActivationsOverTheReserveAreAnErrorAndThenMeasured) {
     EXPECT_EQ(tools::first_difference(offloaded.forward({large}), expected), "");
   }
   EXPECT_LE(offloaded.stats().peak_device_bytes, 128_MiB);
-  try {
-    offloaded.forward({at::randn({65536, 1024}).to(kCuda)});
-    FAIL();
-  } catch (const BudgetError& error) {
-    EXPECT_GT(error.minimum_bytes(), 128_MiB);
-  }
-  EXPECT_ANY_THROW(offloaded.forward({at::randn({65536, 1024}).to(kCuda)})) << "it fits no better when it is measured";
+  const at::Tensor huge = at::randn({65536, 1024}).to(kCuda);
+  EXPECT_THROW(offloaded.forward({huge}), BudgetError);
+  EXPECT_THROW(offloaded.forward({huge}), BudgetError) << "it fits no better when it is measured";
   EXPECT_EQ(tools::first_difference(offloaded.forward({large}), expected), "");
+  EXPECT_LE(offloaded.stats().peak_device_bytes, 128_MiB);
+}
+
+TEST(Device, TheMinimumForActivationsIsExact) {
+  const torch::jit::Module module = stack(4, 1024);
+  const at::Tensor huge = at::randn({65536, 1024}).to(kCuda);
+  Options options;
+  options.device = kCuda;
+  options.example_calls = {{"forward", {huge}, {}}};
+  const auto minimum_at = [&](std::uint64_t vram) -> std::uint64_t {
+    options.vram_budget = vram;
+    try {
+      wrap(module.deepcopy(), options);
+    } catch (const BudgetError& error) {
+      return error.minimum_bytes();
+    }
+    return 0;
+  };
+  const std::uint64_t minimum = minimum_at(100_MiB);
+  EXPECT_GT(minimum, 512_MiB) << "two tensors of 256 MiB at least";
+  EXPECT_EQ(minimum_at(minimum - 1), minimum);
+  Reference reference(on_device(module.deepcopy()), kCuda);
+  const c10::IValue expected = reference.run("forward", {huge});
+  options.vram_budget = minimum;
+  Module offloaded = wrap(module.deepcopy(), options);
+  for (int call = 0; call < 3; ++call) {
+    EXPECT_EQ(tools::first_difference(offloaded.forward({huge}), expected), "");
+  }
+  EXPECT_LE(offloaded.stats().peak_device_bytes, minimum);
+  EXPECT_EQ(offloaded.stats().misses, 0U);
+  options.example_calls.clear(); // a first call that finds no room while it is measured gives the right output
+  for (const std::uint64_t more : {0_MiB, 4_MiB}) {
+    options.vram_budget = minimum + more;
+    Module unknown = wrap(module.deepcopy(), options);
+    for (int call = 0; call < 3; ++call) {
+      EXPECT_EQ(tools::first_difference(unknown.forward({huge}), expected), "");
+    }
+    EXPECT_LE(unknown.stats().peak_device_bytes, minimum + more);
+  }
 }
 
 } // namespace

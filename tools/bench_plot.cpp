@@ -64,7 +64,7 @@ std::array<std::vector<Point>, kSeries> points_of(const Setup& setup, const Tabl
   for (const RowResult& row : table.rows) {
     const double percent = 100.0 * static_cast<double>(row.layers_on_gpu) / static_cast<double>(table.stack.layers);
     points[kOurs].push_back({percent, row.time_us() / 1e3});
-    points[kLimit].push_back({percent, table.limit_us(row.share_bytes, setup.link_bytes_per_us) / 1e3});
+    points[kLimit].push_back({percent, table.limit_us(row, setup.link_bytes_per_us) / 1e3});
     if (!row.auto_us.empty()) {
       points[kAuto].push_back({percent, median(row.auto_us) / 1e3});
     }

@@ -25,14 +25,30 @@ std::string Setup::hardware() const {
 }
 
 double RowResult::time_us() const {
+  if (!plain_us.empty()) {
+    return median(call_us);
+  }
   const double calls = static_cast<double>(std::max<std::size_t>(1, call_us.size()));
   return std::max(median(call_us), window_us / calls);
 }
 
-double TableResult::limit_us(std::uint64_t device_bytes, double link_bytes_per_us) const {
-  const std::uint64_t weights = stack.weight_bytes();
+namespace {
+
+double limit_with(const TableResult& table, const RowResult& row, std::uint64_t device_bytes,
+                  double link_bytes_per_us) {
+  const std::uint64_t weights = table.stack.weight_bytes();
   const double beyond = device_bytes < weights ? static_cast<double>(weights - device_bytes) : 0;
-  return std::max(median(plain_us), beyond / link_bytes_per_us);
+  return std::max(median(row.plain_us.empty() ? table.plain_us : row.plain_us), beyond / link_bytes_per_us);
+}
+
+} // namespace
+
+double TableResult::limit_us(const RowResult& row, double link_bytes_per_us) const {
+  return limit_with(*this, row, row.share_bytes, link_bytes_per_us);
+}
+
+double TableResult::limit_ring_counted_us(const RowResult& row, double link_bytes_per_us) const {
+  return limit_with(*this, row, row.share_bytes + row.spare_bytes, link_bytes_per_us);
 }
 
 double StagedResult::limit_us(const Setup& setup) const {
@@ -71,7 +87,8 @@ constexpr const char* kHowToRead =
     R"(A budget is the share of the weights, a ring (stated with each table), and what activations take. average_ms is the
 window from idle link to idle link divided by its calls, every byte that it put under way included; median_ms is that of the
 single calls. The limit is the larger of the plain time and the weights beyond the share over the link; the ratio takes the
-larger of average and median. "Ring counted" takes the ring, too, off what has to cross the link: stricter, and where the link
+larger of average and median. Where all is resident, plain calls were made in turn with ours, and the ratio is that of the
+medians. "Ring counted" takes the ring, too, off what has to cross the link: stricter, and where the link
 is the limit out of reach of anything that streams through a ring. Auto is the record's way, measured here: each layer that is
 not on the GPU is brought there by a synchronous copy, used, and dropped.
 )";
@@ -132,8 +149,8 @@ void write_row(const Setup& setup, const TableResult& table, const RowResult& ro
                         average_us, 100.0 * static_cast<double>(row.layers_on_gpu) / static_cast<double>(stack.layers),
                         record_ms(table, Residence::partly, row.layers_on_gpu)},
                        out);
-  const double limit = table.limit_us(row.share_bytes, setup.link_bytes_per_us);
-  const double strict = table.limit_us(row.share_bytes + row.spare_bytes, setup.link_bytes_per_us);
+  const double limit = table.limit_us(row, setup.link_bytes_per_us);
+  const double strict = table.limit_ring_counted_us(row, setup.link_bytes_per_us);
   const std::string failure = failure_of(row);
   out << ' ' << ms(median(row.call_us)) << " | " << ms(limit) << " | " << format("%.3f", row.time_us() / limit) << " | "
       << format("%.3f", row.time_us() / strict) << " | " << ms(row.predicted_us) << " | "
@@ -236,7 +253,8 @@ Json row_json(const RowResult& row) {
           {"stall_us", row.stall_us},
           {"identical", row.identical},
           {"bytes_as_planned", row.bytes_as_planned()},
-          {"auto_us", row.auto_us}};
+          {"auto_us", row.auto_us},
+          {"plain_us", row.plain_us}};
 }
 
 Json case_json(const Case& stack) {
@@ -309,8 +327,8 @@ std::string to_json(const Report& report) {
     entry["rows"] = Json::array();
     for (const RowResult& row : table.rows) {
       Json line = row_json(row);
-      const double limit = table.limit_us(row.share_bytes, setup.link_bytes_per_us);
-      const double strict = table.limit_us(row.share_bytes + row.spare_bytes, setup.link_bytes_per_us);
+      const double limit = table.limit_us(row, setup.link_bytes_per_us);
+      const double strict = table.limit_ring_counted_us(row, setup.link_bytes_per_us);
       line["limit_us"] = limit;
       line["ratio_to_limit"] = row.time_us() / limit;
       line["limit_ring_counted_us"] = strict;

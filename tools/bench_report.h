@@ -54,8 +54,10 @@ struct RowResult {
   double stall_us = 0;
   bool identical = false; ///< the output has the bits of the reference
   Times auto_us;          ///< the synchronous load and unload of the record, at the same share
+  Times plain_us;         ///< the reference, called in turn with ours; where nothing streams and both find room
 
-  /// The larger of the median and the window divided by its calls: neither hides what the other shows.
+  /// The larger of the median and the window divided by its calls: neither hides what the other shows. The median
+  /// alone where plain calls were made in turn.
   double time_us() const;
   bool bytes_as_planned() const { return issued_bytes == planned_bytes * call_us.size(); }
   bool right() const { return identical && bytes_as_planned(); }
@@ -70,8 +72,10 @@ struct TableResult {
   std::string measured_as; ///< title of the table with the same work, when it was not measured again
   std::vector<RowResult> rows;
 
-  /// The larger of the plain time and what the weights beyond `device_bytes` take on the link.
-  double limit_us(std::uint64_t device_bytes, double link_bytes_per_us) const;
+  /// The larger of the plain time and what the weights beyond the row's share take on the link.
+  double limit_us(const RowResult& row, double link_bytes_per_us) const;
+  /// The same with the ring counted as well: less has to cross the link.
+  double limit_ring_counted_us(const RowResult& row, double link_bytes_per_us) const;
 };
 
 /// All layers streamed through `pinned_bytes` of staging buffers from ordinary memory.

@@ -23,8 +23,11 @@ class HostLanes final : public Lanes {
   std::unique_ptr<Call> enter(int) override { return std::make_unique<HostCall>(); }
   bool owns(const void*) const override { return false; }
   void set_reserve(std::uint64_t) override {}
+  void allow_overflow(bool) override {}
+  void reset() override {}
   std::uint64_t reserved() const override { return 0; }
   std::uint64_t high_water() const override { return 0; }
+  std::uint64_t demand() const override { return 0; }
   std::uint64_t take_refused() override { return 0; }
   void synchronize() override {}
   std::vector<void*> streams() const override { return {}; }
@@ -49,44 +52,61 @@ class Segments {
  public:
   void* allocate(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
-    if (reserved_ + bytes > reserve_) {
+    const bool fits = reserved_ + bytes <= reserve_;
+    // The allocator, refused once, frees what it can and asks again; then it gives up.
+    const bool again = refused_ == bytes;
+    if (!fits && !(overflow_ && again)) {
       refused_ = bytes;
       return nullptr;
     }
     void* data = nullptr;
-    if (cudaMalloc(&data, bytes) != cudaSuccess) {
+    const auto status = fits ? cudaMalloc(&data, bytes) : cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
+    if (status != cudaSuccess) {
       static_cast<void>(cudaGetLastError());
+      refused_ = bytes;
       return nullptr;
     }
-    segments_[static_cast<const std::byte*>(data)] = bytes;
-    reserved_ += bytes;
+    refused_ = 0;
+    segments_[static_cast<const std::byte*>(data)] = {bytes, !fits};
+    (fits ? reserved_ : overflowed_) += bytes;
     high_water_ = std::max(high_water_, reserved_);
+    demand_ = std::max(demand_, reserved_ + overflowed_);
     return data;
   }
 
   void free(void* data) {
+    Segment segment;
     {
       const std::lock_guard lock(mutex_);
-      const auto segment = segments_.find(static_cast<const std::byte*>(data));
-      if (segment == segments_.end()) {
+      const auto entry = segments_.find(static_cast<const std::byte*>(data));
+      if (entry == segments_.end()) {
         return;
       }
-      reserved_ -= segment->second;
-      segments_.erase(segment);
+      segment = entry->second;
+      (segment.on_host ? overflowed_ : reserved_) -= segment.bytes;
+      segments_.erase(entry);
     }
-    static_cast<void>(cudaFree(data));
+    static_cast<void>(segment.on_host ? cudaFreeHost(data) : cudaFree(data));
   }
 
   bool contains(const void* address) const {
     const std::lock_guard lock(mutex_);
     const auto* byte = static_cast<const std::byte*>(address);
     auto segment = segments_.upper_bound(byte);
-    return segment != segments_.begin() && byte < std::prev(segment)->first + std::prev(segment)->second;
+    return segment != segments_.begin() && byte < std::prev(segment)->first + std::prev(segment)->second.bytes;
   }
 
   void set_reserve(std::uint64_t bytes) {
     const std::lock_guard lock(mutex_);
     reserve_ = bytes;
+  }
+  void allow_overflow(bool allow) {
+    const std::lock_guard lock(mutex_);
+    overflow_ = allow;
+  }
+  void reset_demand() {
+    const std::lock_guard lock(mutex_);
+    demand_ = reserved_ + overflowed_;
   }
   std::uint64_t reserved() const {
     const std::lock_guard lock(mutex_);
@@ -96,15 +116,27 @@ class Segments {
     const std::lock_guard lock(mutex_);
     return high_water_;
   }
+  std::uint64_t demand() const {
+    const std::lock_guard lock(mutex_);
+    return demand_;
+  }
   std::uint64_t take_refused() {
     const std::lock_guard lock(mutex_);
     return std::exchange(refused_, 0);
   }
 
  private:
+  struct Segment {
+    std::uint64_t bytes = 0;
+    bool on_host = false; // page-locked, which the device can reach
+  };
+
   mutable std::mutex mutex_;
-  std::map<const std::byte*, std::uint64_t> segments_;
+  std::map<const std::byte*, Segment> segments_;
   std::uint64_t reserve_ = 0;
+  std::uint64_t overflowed_ = 0;
+  std::uint64_t demand_ = 0;
+  bool overflow_ = false;
   std::uint64_t reserved_ = 0;
   std::uint64_t high_water_ = 0;
   std::uint64_t refused_ = 0;
@@ -134,9 +166,10 @@ class CudaLane {
  public:
   CudaLane(c10::DeviceIndex device, const std::shared_ptr<Segments>& segments)
       : device_(device),
-        pool_(std::make_shared<torch::cuda::CUDAPluggableAllocator::CUDAPluggableAllocator>(
+        allocator_(std::make_shared<torch::cuda::CUDAPluggableAllocator::CUDAPluggableAllocator>(
             [segments](std::size_t bytes, int, cudaStream_t) { return segments->allocate(bytes); },
-            [segments](void* data, std::size_t, int, cudaStream_t) { segments->free(data); })) {
+            [segments](void* data, std::size_t, int, cudaStream_t) { segments->free(data); })),
+        pool_(std::make_unique<at::cuda::MemPool>(allocator_)) {
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
 
@@ -158,15 +191,15 @@ class CudaLane {
       }
       let_wait(lane_.stream_, caller_.stream(), lane_.begun_);
       const cudaStream_t own = lane_.stream_;
-      c10::cuda::CUDACachingAllocator::beginAllocateToPool(lane_.device_, lane_.pool_.id(),
+      c10::cuda::CUDACachingAllocator::beginAllocateToPool(lane_.device_, lane_.pool_->id(),
                                                            [own](cudaStream_t stream) { return stream == own; });
       stream_guard_.emplace(c10::cuda::getStreamFromExternal(lane_.stream_, lane_.device_));
     }
 
     ~Call() override {
       stream_guard_.reset();
-      c10::cuda::CUDACachingAllocator::endAllocateToPool(lane_.device_, lane_.pool_.id());
-      c10::cuda::CUDACachingAllocator::releasePool(lane_.device_, lane_.pool_.id());
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(lane_.device_, lane_.pool_->id());
+      c10::cuda::CUDACachingAllocator::releasePool(lane_.device_, lane_.pool_->id());
       if (!left_) { // an exception: nothing comes out, but the caller's inputs were read
         static_cast<void>(cudaEventRecord(lane_.ended_.event, lane_.stream_));
         static_cast<void>(cudaStreamWaitEvent(caller_.stream(), lane_.ended_.event));
@@ -205,6 +238,13 @@ class CudaLane {
 
   cudaStream_t stream() const { return stream_; }
 
+  /// Gives back all memory that no tensor holds; what tensors hold goes with them.
+  void reset() {
+    check_cuda(cudaStreamSynchronize(stream_), "waiting for the device");
+    drop_workspaces();
+    pool_ = std::make_unique<at::cuda::MemPool>(allocator_);
+  }
+
  private:
   void drop_workspaces() {
     const auto drop = [this](at::cuda::WorkspaceMapWithMutex& workspaces) {
@@ -218,7 +258,8 @@ class CudaLane {
   }
 
   const c10::DeviceIndex device_;
-  at::cuda::MemPool pool_;
+  const std::shared_ptr<c10::cuda::CUDACachingAllocator::CUDAAllocator> allocator_;
+  std::unique_ptr<at::cuda::MemPool> pool_;
   cudaStream_t stream_ = nullptr;
   Event begun_;
   Event ended_;
@@ -242,8 +283,17 @@ class CudaLanes final : public Lanes {
   std::unique_ptr<Call> enter(int lane) override { return std::make_unique<CudaLane::Call>(*lanes_[lane]); }
   bool owns(const void* address) const override { return segments_->contains(address); }
   void set_reserve(std::uint64_t bytes) override { segments_->set_reserve(bytes); }
+  void allow_overflow(bool allow) override { segments_->allow_overflow(allow); }
+  void reset() override {
+    const c10::cuda::CUDAGuard guard(device_);
+    for (const auto& lane : lanes_) {
+      lane->reset();
+    }
+    segments_->reset_demand();
+  }
   std::uint64_t reserved() const override { return segments_->reserved(); }
   std::uint64_t high_water() const override { return segments_->high_water(); }
+  std::uint64_t demand() const override { return segments_->demand(); }
   std::uint64_t take_refused() override { return segments_->take_refused(); }
 
   void synchronize() override {

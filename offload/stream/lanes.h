@@ -32,8 +32,14 @@ class Lanes {
   virtual bool owns(const void* address) const = 0;
 
   virtual void set_reserve(std::uint64_t bytes) = 0;
-  virtual std::uint64_t reserved() const = 0;   ///< bytes that the pools hold now
-  virtual std::uint64_t high_water() const = 0; ///< the most they held
+  /// What does not fit the reserve goes to page-locked host memory instead of being refused: slow, right, and it shows
+  /// how large the reserve should have been. reset() afterwards, so that no later call meets that memory again.
+  virtual void allow_overflow(bool allow) = 0;
+  /// Gives back what the pools hold for later calls, and forgets their demand. No call is under way.
+  virtual void reset() = 0;
+  virtual std::uint64_t reserved() const = 0;   ///< bytes that the pools hold now on the device
+  virtual std::uint64_t high_water() const = 0; ///< the most they held, and
+  virtual std::uint64_t demand() const = 0;     ///< the most they held with what overflowed, since reset()
   /// Bytes that were asked for and refused since this was last asked; 0 when none were.
   virtual std::uint64_t take_refused() = 0;
 

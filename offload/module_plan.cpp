@@ -1,0 +1,198 @@
+// How a module is planned and placed; see module_impl.h.
+
+#include <algorithm>
+
+#include <offload/graph/lower.h>
+#include <offload/module_impl.h>
+
+namespace offload {
+
+std::uint64_t Module::Impl::default_reserve() const {
+  return device_.is_cuda() ? 64_MiB * static_cast<std::uint64_t>(concurrency_) : 0;
+}
+
+/// The smallest budget, with the reserve as it is known by now. The ring holds one node's weights for each lane: with
+/// one lane that is exact, with more they wait for each other.
+std::uint64_t Module::Impl::minimum() const {
+  return fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + reserve_;
+}
+
+/// What is planned for: the steps of one method as they were measured, or else as the graph has them. What other
+/// methods and branches that were not taken read must find room, too.
+Pass Module::Impl::planned_pass() const {
+  const auto measured = measured_.find(planned_method_);
+  Pass pass = pass_of(measured != measured_.end() ? measured->second : static_steps(planned_method_));
+  const auto add = [&](const std::vector<LeasedStep>& steps) {
+    for (PlanStep& step : pass_of(steps).steps) {
+      pass.other_steps.push_back(std::move(step.weights));
+    }
+  };
+  for (const auto& [name, lowered] : program_.methods) {
+    add(static_steps(name));
+  }
+  for (const auto& [name, steps] : measured_) {
+    add(steps);
+  }
+  std::sort(pass.other_steps.begin(), pass.other_steps.end());
+  pass.other_steps.erase(std::unique(pass.other_steps.begin(), pass.other_steps.end()), pass.other_steps.end());
+  return pass;
+}
+
+/// What resident weights and ring may take.
+std::uint64_t Module::Impl::capacity(std::uint64_t vram) const {
+  const std::uint64_t rest = vram - fixed_ - reserve_;
+  return rest / granularity(device_) * granularity(device_);
+}
+
+std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) const {
+  std::vector<LeasedStep> steps;
+  const auto lowered = program_.methods.find(name);
+  if (lowered != program_.methods.end()) {
+    for (const LoweredStep& step : lowered->second.steps) {
+      const auto times = static_cast<int>(std::min(step.times, 1000.0));
+      steps.insert(steps.end(), times, {step.weights, 0, step.rows_only});
+    }
+  }
+  return steps;
+}
+
+double Module::Impl::compute_us(const LeasedStep& step) const {
+  double bytes = 0;
+  for (const WeightId weight : step.weights) {
+    bytes += static_cast<double>(bytes_[weight]);
+  }
+  const at::ScalarType dtype = step.weights.empty() ? at::kFloat : dtypes_[step.weights.front()];
+  const double rate = dtype == at::kDouble                           ? machine_.fp64_flops_per_us
+                      : dtype == at::kBFloat16 || dtype == at::kHalf ? machine_.half_flops_per_us
+                                                                     : machine_.fp32_flops_per_us;
+  return std::max(step.flops / rate, bytes / machine_.memory_bytes_per_us);
+}
+
+Pass Module::Impl::pass_of(const std::vector<LeasedStep>& steps) const {
+  Pass pass;
+  pass.bytes = bytes_;
+  pass.pinned_bytes = streamed_pinned_;
+  for (const LeasedStep& step : steps) {
+    const bool in_place = step.rows_only && std::all_of(step.weights.begin(), step.weights.end(),
+                                                        [&](WeightId weight) { return read_in_place(weight); });
+    if (in_place) {
+      pass.steps.push_back({{}, 0});
+    } else {
+      pass.steps.push_back({step.weights, compute_us(step)});
+    }
+  }
+  return pass;
+}
+
+bool Module::Impl::read_in_place(WeightId weight) const {
+  return offsets_[weight] + bytes_[weight] <= streamed_pinned_;
+}
+
+/// What is noted on a linear for the weight of this name.
+std::string Module::Impl::mode_of(const std::string& name, const Residency& residency) const {
+  const auto& weights = program_.weights.weights;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    const bool same = weights[id].name == name || std::find(weights[id].aliases.begin(), weights[id].aliases.end(),
+                                                            name) != weights[id].aliases.end();
+    if (same) {
+      return to_string(bytes_[id] == 0 || residency.resident[id] ? Mode::resident : Mode::streamed);
+    }
+  }
+  return "unknown";
+}
+
+/// Places weights, and makes module and graphs fit: resident weights stand in the module as they are, streamed ones as
+/// placeholders. The caller holds all lanes.
+void Module::Impl::install(const Residency& residency) {
+  const auto put_placeholders_back = [&](const at::Tensor& tensor) {
+    const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
+    return resident == resident_tensors_.end() ? tensor : resident->second.second;
+  };
+  replace_tensors(module_, put_placeholders_back);
+  resident_tensors_.clear();
+  codes_.clear();
+  engine_->place(residency, placeholders_);
+  replace_tensors(module_, [&](const at::Tensor& tensor) {
+    const PlaceholderRecord* record = placeholder_record(tensor);
+    if (!record || !residency.resident[record->weight]) {
+      return tensor;
+    }
+    const at::Tensor resident = engine_->lender().resident_tensor(record->weight, tensor);
+    resident_tensors_[resident.unsafeGetTensorImpl()] = {resident, tensor};
+    return resident;
+  });
+  for (auto& [name, lowered] : program_.methods) {
+    auto graph = raise_resident(*lowered.graph, residency.resident);
+    annotate_linears(*graph, [&](const std::string& weight) { return mode_of(weight, residency); });
+    codes_.emplace(name, torch::jit::Code(graph, name));
+  }
+}
+
+/// Plans with what is known by now, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
+void Module::Impl::settle() {
+  Plan best = plan(planned_pass(), capacity(vram_), machine_);
+  if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
+    std::uint64_t taken = Engine::slab_bytes_of(best.residency, bytes_);
+    for (WeightId id = 0; id < bytes_.size(); ++id) {
+      if (!best.residency.resident[id] && !program_.uses[id].empty() && taken + bytes_[id] <= capacity(vram_)) {
+        best.residency.resident[id] = true;
+        taken += bytes_[id];
+      }
+    }
+  }
+  if (engine_) {
+    install(best.residency);
+    engine_->lanes().set_reserve(reserve_);
+    note_peak();
+  }
+  const std::lock_guard lock(mutex_);
+  plan_ = std::move(best);
+  settled_ = engine_ != nullptr;
+  sequences_.clear();
+  for (const auto& [name, steps] : measured_) {
+    sequences_[name] = std::make_shared<const Sequence>(streamed_sequence(pass_of(steps), plan_.residency.resident));
+  }
+}
+
+std::shared_ptr<const Sequence> Module::Impl::sequence_of(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  auto& sequence = sequences_[name];
+  if (!sequence) {
+    sequence =
+        std::make_shared<const Sequence>(streamed_sequence(pass_of(static_steps(name)), plan_.residency.resident));
+  }
+  return sequence;
+}
+
+void Module::Impl::note_peak() {
+  const std::uint64_t now = fixed_ + engine_->slab_bytes() + engine_->lanes().high_water();
+  const std::lock_guard lock(mutex_);
+  peak_ = std::max(peak_, now);
+}
+
+void Module::Impl::set_vram_budget(std::uint64_t bytes) {
+  const LoneVisit alone(gate_);
+  if (bytes < minimum()) {
+    throw BudgetError("vram_budget " + format_bytes(bytes) + " (" + std::to_string(bytes) +
+                          " bytes) is too small: the smallest that works is " + std::to_string(minimum()) + " bytes",
+                      minimum());
+  }
+  const std::uint64_t before = vram_;
+  vram_ = bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    peak_ = 0;
+  }
+  if (!settled_) {
+    return; // the next call measures, and plans
+  }
+  try {
+    settle();
+  } catch (...) {
+    vram_ = before;
+    settle(); // what fitted before; if even that has gone, its error tells
+    throw;
+  }
+}
+
+} // namespace offload
