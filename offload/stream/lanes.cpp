@@ -53,9 +53,7 @@ class Segments {
   void* allocate(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
     const bool fits = reserved_ + bytes <= reserve_;
-    // The allocator, refused once, frees what it can and asks again; then it gives up.
-    const bool again = refused_ == bytes;
-    if (!fits && !(overflow_ && again)) {
+    if (!fits && !overflow_) {
       refused_ = bytes;
       return nullptr;
     }
