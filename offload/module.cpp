@@ -91,9 +91,16 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
     if (settled_) {
       continue; // somebody else was first
     }
-    c10::IValue output = measure(name, std::move(stack));
-    settle();
-    return output;
+    const auto before = std::make_tuple(reserve_, measured_, planned_method_);
+    try {
+      c10::IValue output = measure(name, std::move(stack));
+      require_minimum();
+      settle();
+      return output;
+    } catch (...) {
+      std::tie(reserve_, measured_, planned_method_) = before;
+      throw;
+    }
   }
 }
 
@@ -133,21 +140,24 @@ c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IVal
     throw;
   }
   end_overflow();
-  const auto before = std::make_pair(reserve_, measured_);
   if (device_.is_cuda()) {
     reserve_ = std::max(measured_.empty() ? 0 : reserve_, align_up(needed, kDeviceGranularity));
   }
   measured_[name] = std::move(trace);
-  if (const std::uint64_t least_budget = minimum(); vram_ < least_budget) {
-    const std::uint64_t activations = reserve_;
-    std::tie(reserve_, measured_) = before;
-    throw BudgetError("activations and workspaces of this call take " + format_bytes(activations) +
-                          ", so vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
-                          " bytes) is too small: the smallest that works is " + std::to_string(least_budget) + " bytes",
-                      least_budget);
-  }
   planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : name;
   return output;
+}
+
+/// Refuses the budget if the calls that were measured do not fit it.
+void Module::Impl::require_minimum() const {
+  const std::uint64_t least = minimum();
+  if (vram_ >= least) {
+    return;
+  }
+  throw BudgetError((measured_.empty() ? "" : "activations and workspaces take " + format_bytes(reserve_) + ": ") +
+                        "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
+                        " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
+                    least);
 }
 
 void Module::Impl::refuse_activations(std::uint64_t refused) {

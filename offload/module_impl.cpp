@@ -112,16 +112,13 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   offsets_.assign(weights.size(), 0);
   offsets_ = lay_out(pass_of(static_steps(planned_method_)));
   divide_host_memory(options);
-  if (vram_ < minimum()) {
-    throw BudgetError("vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
-                          " bytes) is too small: the smallest that works is " + std::to_string(minimum()) + " bytes",
-                      minimum());
-  }
+  require_minimum();
   if (purpose == Purpose::run || !options.example_calls.empty()) {
     take_over_weights();
     for (const ExampleCall& call : options.example_calls) {
       measure(call.method, make_stack(method(call.method), call.inputs, call.kwargs));
     }
+    require_minimum();
   }
   if (purpose == Purpose::plan) {
     engine_.reset();

@@ -47,6 +47,7 @@ class Module::Impl {
   c10::IValue take_out(Lanes::Call& call, const c10::IValue& output) const;
   c10::IValue measure(const std::string& name, std::vector<c10::IValue> stack);
   at::Tensor host_copy(const at::Tensor& placeholder) const;
+  void require_minimum() const;
   [[noreturn]] void refuse_activations(std::uint64_t refused);
 
   void take_over_weights();

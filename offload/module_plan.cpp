@@ -1,6 +1,7 @@
 // How a module is planned and placed; see module_impl.h.
 
 #include <algorithm>
+#include <utility>
 
 #include <offload/graph/lower.h>
 #include <offload/module_impl.h>
@@ -172,13 +173,13 @@ void Module::Impl::note_peak() {
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   const LoneVisit alone(gate_);
-  if (bytes < minimum()) {
-    throw BudgetError("vram_budget " + format_bytes(bytes) + " (" + std::to_string(bytes) +
-                          " bytes) is too small: the smallest that works is " + std::to_string(minimum()) + " bytes",
-                      minimum());
+  const std::uint64_t before = std::exchange(vram_, bytes);
+  try {
+    require_minimum();
+  } catch (...) {
+    vram_ = before;
+    throw;
   }
-  const std::uint64_t before = vram_;
-  vram_ = bytes;
   {
     const std::lock_guard lock(mutex_);
     peak_ = 0;

@@ -26,8 +26,7 @@ struct Setup {
   std::string date;
   std::string commit;
   std::string command;
-  double link_bytes_per_us = 0;      ///< median of page-locked copies of 256 MiB; on a host, of copies within it
-  double host_copy_bytes_per_us = 0; ///< ordinary memory to staging buffers, all threads; 0 when not measured
+  double link_bytes_per_us = 0; ///< median of page-locked copies of 256 MiB; on a host, of copies within it
 
   /// As the record writes it: "CPU, 64GB memory, GPU".
   std::string hardware() const;
@@ -84,9 +83,11 @@ struct StagedResult {
   std::uint64_t pinned_bytes = 0;
   double plain_us = 0;
   RowResult row;
+  double link_bytes_per_us = 0;      ///< as in Setup; each the mean of one measurement before the calls and one after
+  double host_copy_bytes_per_us = 0; ///< likewise
 
   /// The larger of the plain time and what the planned bytes take on the slower of link and host copy.
-  double limit_us(const Setup& setup) const;
+  double limit_us() const;
 };
 
 struct Report {
