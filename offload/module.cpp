@@ -69,6 +69,9 @@ std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, s
   for (std::size_t i = 1; i < stack.size(); ++i) {
     check_device(stack[i], method.schema.arguments()[i].name(), device_);
   }
+  if (method.takes_constants) {
+    stack.push_back(program_.holders.back()._ivalue());
+  }
   return stack;
 }
 
@@ -311,13 +314,20 @@ std::ostream& operator<<(std::ostream& out, const Stats& stats) {
 }
 
 Module wrap(torch::jit::Module module, const Options& options) {
-  return Module(std::make_shared<Module::Impl>(std::move(module), options, std::nullopt, Module::Impl::Purpose::run));
+  using Impl = Module::Impl;
+  return Module(
+      std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared));
 }
 
-Module load(const std::string& path, const Options& options) { return wrap(read_archive(path), options); }
+Module load(const std::string& path, const Options& options) {
+  using Impl = Module::Impl;
+  return Module(
+      std::make_shared<Impl>(read_archive(path), options, std::nullopt, Impl::Purpose::run, Impl::Owner::sole));
+}
 
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
-  const Module::Impl impl(std::move(module), options, machine, Module::Impl::Purpose::plan);
+  using Impl = Module::Impl;
+  const Impl impl(std::move(module), options, machine, Impl::Purpose::plan, Impl::Owner::shared);
   return impl.placement();
 }
 

@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include <offload/graph/lower.h>
+#include <offload/graph/constants.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
 #include <offload/stream/cuda_link.h>
@@ -64,7 +64,7 @@ std::uint64_t default_vram(c10::Device device) {
 } // namespace
 
 Module::Impl::Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
-                   Purpose purpose)
+                   Purpose purpose, Owner owner)
     : module_(std::move(module)),
       device_(device_of(options)),
       concurrency_(options.concurrency),
@@ -79,13 +79,13 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   if (options.numerics != Numerics::exact) {
     throw InputError("numerics other than exact are not supported yet");
   }
-  if (module_.is_training()) {
+  if (module_.hasattr("training") && module_.is_training()) { // a frozen module has no such attribute
     TORCH_WARN(
         "the module is in training mode: dropout and running statistics work as in training; call eval() before "
         "saving it");
   }
   const c10::InferenceMode no_inference_mode(false);
-  program_ = make_program(module_, device_);
+  program_ = make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep);
   for (const ExampleCall& call : options.example_calls) {
     make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
   }
@@ -100,7 +100,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   }
   fixed_ = align_up(fixed_, granularity(device_));
   dtypes_.assign(weights.size(), at::kFloat);
-  replace_tensors(module_, [&](const at::Tensor& tensor) {
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     dtypes_[program_.weights.id_of(tensor)] = tensor.scalar_type();
     return tensor;
   });
@@ -114,7 +114,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   divide_host_memory(options);
   require_minimum();
   if (purpose == Purpose::run || !options.example_calls.empty()) {
-    take_over_weights();
+    take_over_weights(owner);
     for (const ExampleCall& call : options.example_calls) {
       measure(call.method, make_stack(method(call.method), call.inputs, call.kwargs));
     }
@@ -170,7 +170,7 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 
 /// Moves the planned weights into the host store and puts placeholders where they were; moves what stays to the device.
 /// A weight is freed where it was as soon as it has been moved, so that there is never more than one of them twice.
-void Module::Impl::take_over_weights() {
+void Module::Impl::take_over_weights(Owner owner) {
   std::optional<c10::cuda::CUDAGuard> guard;
   if (device_.is_cuda()) {
     guard.emplace(device_);
@@ -189,7 +189,7 @@ void Module::Impl::take_over_weights() {
   placeholders_.resize(weights.size());
   std::vector<c10::Storage> storages(weights.size());
   std::uint64_t fixed_end = 0;
-  replace_tensors(module_, [&](const at::Tensor& tensor) {
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const WeightId id = program_.weights.id_of(tensor);
     Weight& weight = weights[id];
     const std::uint64_t bytes = weight.bytes();
@@ -215,6 +215,15 @@ void Module::Impl::take_over_weights() {
     }
     return replacement;
   });
+
+  if (owner == Owner::sole) {
+    replace_constants(module_, [&](const at::Tensor& tensor) {
+      const auto id = program_.weights.ids.find({tensor.storage().unsafeGetStorageImpl(), byte_range(tensor).first});
+      const bool moved = id != program_.weights.ids.end() && storages[id->second];
+      const auto begin = moved ? static_cast<std::int64_t>(weights[id->second].begin) : 0;
+      return moved ? tensor_on(storages[id->second], tensor, begin) : tensor;
+    });
+  }
 
   config.host.pin(device_.is_cuda() ? streamed_pinned_ : 0);
   if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {

@@ -27,8 +27,11 @@ class Module::Impl {
     plan, ///< nothing is moved or allocated; the Impl answers placement() only
   };
 
-  Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
-       Purpose purpose);
+  /// Whether others may hold a module of the same type, and run its methods: then constants stay in those.
+  enum class Owner { sole, shared };
+
+  Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine, Purpose purpose,
+       Owner owner);
   ~Impl();
 
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs);
@@ -50,14 +53,13 @@ class Module::Impl {
   void require_minimum() const;
   [[noreturn]] void refuse_activations(std::uint64_t refused);
 
-  void take_over_weights();
+  void take_over_weights(Owner owner);
   void divide_host_memory(const Options& options);
   std::uint64_t minimum() const;
   std::uint64_t default_reserve() const;
   std::uint64_t capacity(std::uint64_t vram) const;
   void settle();
   void install(const Residency& residency);
-  std::string mode_of(const std::string& name, const Residency& residency) const;
   void note_peak();
   Pass pass_of(const std::vector<LeasedStep>& steps) const;
   Pass planned_pass() const;

@@ -89,19 +89,6 @@ bool Module::Impl::read_in_place(WeightId weight) const {
   return offsets_[weight] + bytes_[weight] <= streamed_pinned_;
 }
 
-/// What is noted on a linear for the weight of this name.
-std::string Module::Impl::mode_of(const std::string& name, const Residency& residency) const {
-  const auto& weights = program_.weights.weights;
-  for (WeightId id = 0; id < weights.size(); ++id) {
-    const bool same = weights[id].name == name || std::find(weights[id].aliases.begin(), weights[id].aliases.end(),
-                                                            name) != weights[id].aliases.end();
-    if (same) {
-      return to_string(bytes_[id] == 0 || residency.resident[id] ? Mode::resident : Mode::streamed);
-    }
-  }
-  return "unknown";
-}
-
 /// Places weights, and makes module and graphs fit: resident weights stand in the module as they are, streamed ones as
 /// placeholders. The caller holds all lanes.
 void Module::Impl::install(const Residency& residency) {
@@ -109,11 +96,11 @@ void Module::Impl::install(const Residency& residency) {
     const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
     return resident == resident_tensors_.end() ? tensor : resident->second.second;
   };
-  replace_tensors(module_, put_placeholders_back);
+  replace_tensors(program_.holders, put_placeholders_back);
   resident_tensors_.clear();
   codes_.clear();
   engine_->place(residency, placeholders_);
-  replace_tensors(module_, [&](const at::Tensor& tensor) {
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const PlaceholderRecord* record = placeholder_record(tensor);
     if (!record || !residency.resident[record->weight]) {
       return tensor;
@@ -123,9 +110,7 @@ void Module::Impl::install(const Residency& residency) {
     return resident;
   });
   for (auto& [name, lowered] : program_.methods) {
-    auto graph = raise_resident(*lowered.graph, residency.resident);
-    annotate_linears(*graph, [&](const std::string& weight) { return mode_of(weight, residency); });
-    codes_.emplace(name, torch::jit::Code(graph, name));
+    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, residency.resident), name));
   }
 }
 

@@ -50,6 +50,10 @@ struct Options {
   std::vector<ExampleCall> example_calls;
 
   Numerics numerics = Numerics::exact;
+
+  /// A model that was traced on the CPU names the CPU in its graph, where it makes tensors and moves them. By default
+  /// such constants become `device`, and Placement::rewritten lists them.
+  bool rewrite_devices = true;
 };
 
 } // namespace offload

@@ -1,4 +1,6 @@
+#include <ATen/core/ivalue_inl.h>
 #include <ATen/core/op_registration/adaption.h>
+#include <ATen/core/stack.h>
 #include <ATen/ops/linear.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -58,6 +60,14 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::
   return at::linear(input, weights[0], weights.size() > 1 ? std::optional(weights[1]) : std::nullopt);
 }
 
+/// What was forked and has run already.
+void completed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+  c10::IValue value = torch::jit::pop(*stack);
+  auto future = c10::make_intrusive<c10::ivalue::Future>(value.type());
+  future->markCompleted(std::move(value));
+  torch::jit::push(*stack, std::move(future));
+}
+
 } // namespace
 
 c10::Storage make_placeholder(std::shared_ptr<Lender> lender, std::uint32_t weight, const std::string& name,
@@ -102,6 +112,9 @@ TORCH_LIBRARY(offload, m) {
         torch::CppFunction::makeFromUnboxedFunction(&offload::acquire));
   m.def(torch::schema("acquire_optional(Tensor? weight) -> Tensor?", c10::AliasAnalysisKind::CONSERVATIVE),
         torch::CppFunction::makeFromUnboxedFunction(&offload::acquire_optional));
+  m.def(torch::schema("completed(t value) -> Future(t)", c10::AliasAnalysisKind::CONSERVATIVE,
+                      /*allow_typevars=*/true),
+        torch::CppFunction::makeFromBoxedFunction<&offload::completed>());
   // For readers that look up rows.
   m.def(torch::schema("rows(Tensor weight) -> Tensor", c10::AliasAnalysisKind::CONSERVATIVE),
         torch::CppFunction::makeFromUnboxedFunction(&offload::rows));

@@ -16,6 +16,7 @@ void ModelArguments::add_to(CLI::App& app) {
   app.add_option("--host", host, "bytes of host memory for weights and staging buffers");
   app.add_option("--pinned", pinned, "bytes of it that may be page-locked");
   app.add_option("--device", device, "cuda:0, cpu; default: the first GPU where there is one");
+  app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
       ->take_all()
       ->allow_extra_args(false);
@@ -37,6 +38,7 @@ Options ModelArguments::options() const {
   options.vram_budget = bytes(vram, "--vram");
   options.host_budget = bytes(host, "--host");
   options.pinned_budget = bytes(pinned, "--pinned");
+  options.rewrite_devices = !keep_devices;
   if (!device.empty()) {
     try {
       options.device = c10::Device(device);

@@ -19,6 +19,7 @@ struct ModelArguments {
   std::string host;
   std::string pinned;
   std::string device;
+  bool keep_devices = false;
   std::vector<std::string> inputs;
   std::string format = "table";
 

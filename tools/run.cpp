@@ -163,7 +163,9 @@ std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::ve
   torch::jit::Module module =
       offload::read_archive(arguments.reference.empty() ? arguments.model : arguments.reference);
   module.to(device);
-  offload::Reference reference(std::move(module), device);
+  using offload::DeviceConstants;
+  offload::Reference reference(std::move(module), device,
+                               arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite);
   std::vector<c10::IValue> outputs;
   for (const Call& call : calls) {
     outputs.push_back(reference.run(arguments.method, call));

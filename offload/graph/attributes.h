@@ -6,6 +6,8 @@
 #include <functional>
 #include <unordered_map>
 
+#include <offload/graph/weights.h>
+
 namespace offload {
 
 /// Calls `visit` for every node, those of nested blocks after the node that holds them. `visit` may insert before the
@@ -20,14 +22,18 @@ inline void for_each_node(torch::jit::Block* block, const std::function<void(tor
   }
 }
 
-/// What chains of GetAttr in a graph stand for, looked up in the module that is the graph's first input.
+/// What chains of GetAttr in a graph stand for, looked up in the module that is the graph's first input, and in the
+/// holder of its constants if that is its last.
 class Attributes {
  public:
-  Attributes(torch::jit::Graph& graph, const torch::jit::Module& module) {
+  Attributes(torch::jit::Graph& graph, const Holders& holders) {
     if (graph.inputs().empty()) {
       return;
     }
-    values_[graph.inputs()[0]] = module._ivalue();
+    values_[graph.inputs()[0]] = holders.front()._ivalue();
+    if (holders.size() > 1 && graph.inputs().back()->type() == holders.back().type()) {
+      values_[graph.inputs().back()] = holders.back()._ivalue();
+    }
     for_each_node(graph.block(), [&](torch::jit::Node* node) {
       if (node->kind() != torch::jit::prim::GetAttr) {
         return;

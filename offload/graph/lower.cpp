@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include <offload/graph/attributes.h>
+#include <offload/plan/placement.h>
 
 namespace offload {
 
@@ -67,6 +68,15 @@ void wrap_input(Graph& graph, Node* node, std::size_t position, c10::Symbol kind
   node->replaceInput(position, wrapper->output());
 }
 
+/// Of its first input it reads a few rows, wherever that lies.
+bool looks_up_rows(const Node* node) {
+  if (node->kind() == aten::index_select) {
+    const auto dim = torch::jit::toIValue(node->input(1));
+    return dim && dim->isInt() && dim->toInt() == 0;
+  }
+  return node->kind() == aten::embedding || node->kind() == aten::embedding_bag;
+}
+
 /// One acquire for all weights of a node that are single tensors, and one for each that is a list already, or may be
 /// None.
 void insert_acquires(Graph& graph, Node* node, const std::vector<std::size_t>& positions, const Step& weights) {
@@ -120,14 +130,17 @@ std::vector<LoweredStep> lower(Graph& graph, const WeightTrace& trace, const std
         positions.push_back(input.position);
       }
     }
+    Node* node = reader.node;
     if (positions.empty()) {
+      if (node->kind() == aten::linear) {
+        node->s_(kPlacement, to_string(Mode::resident));
+      }
       continue;
     }
-    Node* node = reader.node;
     const bool weights_only = positions.front() > 0;
     if (node->kind() == aten::linear && weights_only) {
       lower_linear(graph, node, step.weights);
-    } else if (node->kind() == aten::embedding && positions == std::vector<std::size_t>{0}) {
+    } else if (looks_up_rows(node) && positions == std::vector<std::size_t>{0}) {
       wrap_input(graph, node, 0, kRows, step.weights);
       step.rows_only = true;
     } else {
@@ -163,23 +176,28 @@ void bypass_list(Node* acquire) {
 
 } // namespace
 
-std::shared_ptr<Graph> raise_resident(Graph& lowered, const std::vector<bool>& resident) {
+std::shared_ptr<Graph> place_weights(Graph& lowered, const std::vector<bool>& resident) {
   auto graph = lowered.copy();
-  std::vector<Node*> ours;
+  std::vector<Node*> raised;
   for_each_node(graph->block(), [&](Node* node) {
     if (!node->hasAttribute(kWeights)) {
       return;
     }
     const auto& weights = node->is(kWeights);
-    if (std::all_of(weights.begin(), weights.end(), [&](std::int64_t weight) { return resident[weight]; })) {
-      ours.push_back(node);
+    const auto is_resident = [&](std::int64_t weight) { return resident[weight]; };
+    if (node->kind() == kLinear) {
+      node->s_(kPlacement, to_string(is_resident(weights.front()) ? Mode::resident : Mode::streamed));
+    }
+    if (std::all_of(weights.begin(), weights.end(), is_resident)) {
+      raised.push_back(node);
     }
   });
-  for (Node* node : ours) {
+  for (Node* node : raised) {
     if (node->kind() == kLinear) {
       const torch::jit::WithInsertPoint at(node);
       Node* linear = graph->insertNode(graph->create(aten::linear, node->inputs(), 1));
       linear->copyMetadata(node);
+      linear->s_(kPlacement, node->s(kPlacement));
       linear->output()->copyMetadata(node->output());
       node->output()->replaceAllUsesWith(linear->output());
       node->destroy();
@@ -192,22 +210,6 @@ std::shared_ptr<Graph> raise_resident(Graph& lowered, const std::vector<bool>& r
   }
   graph->lint();
   return graph;
-}
-
-void annotate_linears(Graph& graph, const std::function<std::string(const std::string& name)>& placement_of) {
-  std::unordered_map<const Value*, std::string> names;
-  for_each_node(graph.block(), [&](Node* node) {
-    if (node->kind() == prim::GetAttr) {
-      const auto parent = names.find(node->input(0));
-      const std::string& name = node->s(torch::jit::attr::name);
-      names[node->output()] = parent == names.end() ? name : parent->second + "." + name;
-    } else if (node->kind() == kLinear) {
-      const auto name = names.find(node->input(1));
-      if (name != names.end()) {
-        node->s_(kPlacement, placement_of(name->second));
-      }
-    }
-  });
 }
 
 } // namespace offload

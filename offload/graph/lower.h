@@ -18,18 +18,14 @@ struct LoweredStep {
 };
 
 /// Rewrites the readers of `trace`: `aten::linear` on weights becomes `offload::linear`, the table of `aten::embedding`
-/// comes from an `offload::rows`, and any other node gets its weights from an `offload::acquire` before it. Weights for
-/// which `stays` is true are left as they are. Branches that are decided at run time all count; the steps are an
-/// estimate until a call has shown its order.
+/// and other lookups of rows comes from an `offload::rows`, and any other node gets its weights from an
+/// `offload::acquire` before it. Weights for which `stays` is true are left as they are. Branches that are decided at
+/// run time all count; the steps are an estimate until a call has shown its order.
 std::vector<LoweredStep> lower(torch::jit::Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays);
 
-/// A copy of a lowered graph in which nodes that read only `resident` weights are what they were before: such weights
-/// stand in the module as ordinary tensors, and need no lease.
-std::shared_ptr<torch::jit::Graph> raise_resident(torch::jit::Graph& lowered, const std::vector<bool>& resident);
-
-/// Notes on each `offload::linear` of a lowered graph where its weight is, as the attribute `placement`, for those who
-/// print the graph. `placement_of` is asked with the qualified name of the attribute that holds the weight.
-void annotate_linears(torch::jit::Graph& graph,
-                      const std::function<std::string(const std::string& name)>& placement_of);
+/// A copy of a lowered graph for weights that are `resident` or not. Each linear is annotated, attribute `placement`:
+/// "resident" or "streamed". Nodes that read only resident weights are what they were before: such weights stand in
+/// the module as ordinary tensors, and need no lease.
+std::shared_ptr<torch::jit::Graph> place_weights(torch::jit::Graph& lowered, const std::vector<bool>& resident);
 
 } // namespace offload

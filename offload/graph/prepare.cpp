@@ -5,11 +5,11 @@
 #include <torch/csrc/jit/passes/autocast.h>
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/inliner.h>
 
 #include <set>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/inline_calls.h>
 
 namespace offload {
 
@@ -20,13 +20,11 @@ using torch::jit::Value;
 namespace prim = torch::jit::prim;
 namespace attr = torch::jit::attr;
 
-std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const std::string& method, c10::Device device,
-                                      std::vector<std::string>& rewritten) {
+std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const std::string& method) {
   auto& function = torch::jit::toGraphFunction(module.get_method(method).function());
   auto graph = function.graph()->copy();
-  torch::jit::Inline(*graph);
+  inline_calls(graph, module);
   torch::jit::Autocast(graph);
-  rewrite_devices(graph, device, rewritten);
   return graph;
 }
 
@@ -86,9 +84,9 @@ bool is_simple(const c10::IValue& value) {
 
 } // namespace
 
-void fold_attributes(std::shared_ptr<Graph>& graph, const torch::jit::Module& module) {
-  const auto written = written_attributes(module);
-  const Attributes attributes(*graph, module);
+void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders) {
+  const auto written = written_attributes(holders.front());
+  const Attributes attributes(*graph, holders);
   bool sets_modes = false; // `with torch.enable_grad():` and the like
   for_each_node(graph->block(), [&](Node* node) { sets_modes = sets_modes || node->kind() == prim::Enter; });
   for_each_node(graph->block(), [&](Node* node) {

@@ -8,20 +8,22 @@
 #include <string>
 #include <vector>
 
+#include <offload/graph/weights.h>
+
 namespace offload {
 
-/// The graph of a method as both the run and its reference start from: copied, inlined, autocast made explicit,
-/// constants of another device rewritten to `device` and told in `rewritten`. The first input is the module.
-std::shared_ptr<torch::jit::Graph> prepare_method(const torch::jit::Module& module, const std::string& method,
-                                                  c10::Device device, std::vector<std::string>& rewritten);
+/// The graph of a method as both the run and its reference start from: copied, inlined, autocast made explicit. The
+/// first input is the module.
+std::shared_ptr<torch::jit::Graph> prepare_method(const torch::jit::Module& module, const std::string& method);
 
 /// Turns constant tensors and `Device` constants that differ from `device` into ones that do not: what
-/// `torch::jit::load(path, device)` does with the tensors, and leaves undone with the devices.
+/// `torch::jit::load(path, device)` does with the tensors, and leaves undone with the devices. Each is told in
+/// `rewritten`.
 void rewrite_devices(const std::shared_ptr<torch::jit::Graph>& graph, c10::Device device,
                      std::vector<std::string>& rewritten);
 
-/// Replaces attributes of simple type (bool, int, float, str, None) that no method of `module` writes by their values,
+/// Replaces attributes of simple type (bool, int, float, str, None) that no method writes by their values,
 /// and what a call is always run under (no gradients) by its answer; then removes the branches that this decides.
-void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& module);
+void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders);
 
 } // namespace offload

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
 
 namespace offload {
@@ -20,9 +21,22 @@ bool is_callable(const torch::jit::Method& method) {
 
 } // namespace
 
-Program make_program(const torch::jit::Module& module, c10::Device device) {
+Program make_program(const torch::jit::Module& module, c10::Device device, DeviceConstants device_constants) {
   Program program;
-  program.weights = find_weights(module);
+  std::map<std::string, std::shared_ptr<torch::jit::Graph>> graphs;
+  torch::jit::Module constants("Constants");
+  for (const torch::jit::Method& method : module.get_methods()) {
+    if (is_callable(method)) {
+      const auto graph = prepare_method(module, method.name());
+      take_constants(*graph, constants);
+      if (device_constants == DeviceConstants::rewrite) {
+        rewrite_devices(graph, device, program.rewritten);
+      }
+      graphs[method.name()] = graph;
+    }
+  }
+  program.holders = {module, constants};
+  program.weights = find_weights(program.holders);
   const std::size_t count = program.weights.weights.size();
   program.stays_because.resize(count);
   program.uses.resize(count);
@@ -38,17 +52,13 @@ Program make_program(const torch::jit::Module& module, c10::Device device) {
     WeightTrace trace;
   };
   std::map<std::string, Prepared> prepared;
-  for (const torch::jit::Method& method : module.get_methods()) {
-    if (!is_callable(method)) {
-      continue;
-    }
-    auto graph = prepare_method(module, method.name(), device, program.rewritten);
-    fold_attributes(graph, module);
-    WeightTrace trace = trace_weights(*graph, module, program.weights);
+  for (auto& [name, graph] : graphs) {
+    fold_attributes(graph, program.holders);
+    WeightTrace trace = trace_weights(*graph, program.holders, program.weights);
     for (const auto& [id, because] : trace.resident_because) {
       program.stays_because[id] = because;
     }
-    prepared[method.name()] = {std::move(graph), std::move(trace)};
+    prepared[name] = {graph, std::move(trace)};
   }
   std::vector<bool> stays;
   stays.reserve(count);
@@ -65,7 +75,8 @@ Program make_program(const torch::jit::Module& module, c10::Device device) {
     }
     auto steps = lower(*method.graph, method.trace, stays);
     program.methods.emplace(
-        name, LoweredMethod{module.get_method(name).function().getSchema(), method.graph, std::move(steps)});
+        name, LoweredMethod{module.get_method(name).function().getSchema(), method.graph, std::move(steps),
+                            method.graph->inputs().back()->type() == constants.type()});
   }
   return program;
 }
@@ -77,14 +88,19 @@ c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stac
   return stack.empty() ? c10::IValue() : std::move(stack.front());
 }
 
-Reference::Reference(torch::jit::Module module, c10::Device device) : module_(std::move(module)), device_(device) {}
+Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants)
+    : module_(std::move(module)), device_(device), constants_(constants) {}
 
 c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> inputs,
                            const std::unordered_map<std::string, c10::IValue>& kwargs) {
   auto code = codes_.find(method);
   if (code == codes_.end()) {
-    std::vector<std::string> rewritten;
-    code = codes_.emplace(method, torch::jit::Code(prepare_method(module_, method, device_, rewritten), method)).first;
+    const auto graph = prepare_method(module_, method);
+    if (constants_ == DeviceConstants::rewrite) {
+      std::vector<std::string> rewritten;
+      rewrite_devices(graph, device_, rewritten);
+    }
+    code = codes_.emplace(method, torch::jit::Code(graph, method)).first;
   }
   std::vector<c10::IValue> stack = {module_._ivalue()};
   stack.insert(stack.end(), inputs.begin(), inputs.end());

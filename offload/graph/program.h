@@ -18,6 +18,7 @@ struct LoweredMethod {
   c10::FunctionSchema schema;
   std::shared_ptr<torch::jit::Graph> graph;
   std::vector<LoweredStep> steps; ///< the static order of its leases
+  bool takes_constants;           ///< after its arguments, the holder of constants
 };
 
 /// A module seen as weights and the nodes that read them.
@@ -27,14 +28,16 @@ struct Program {
   std::vector<std::vector<std::string>> uses; ///< by weight: the operators that read it
   std::map<std::string, LoweredMethod> methods;
   std::vector<std::string> rewritten; ///< constants that were changed for the device
+  Holders holders;                    ///< of the weights: the module, and what holds the constants of its graphs
 };
 
-/// Weights below this size are resident: a lease costs more than they do.
-constexpr std::uint64_t kSmallBytes = 16ULL << 10;
+/// Whether graphs are changed where they name the device on which they were traced.
+enum class DeviceConstants { rewrite, keep };
 
 /// Finds the weights of `module`, and lowers all its methods for `device`. The module is not changed yet: its
 /// attributes still hold the weights.
-Program make_program(const torch::jit::Module& module, c10::Device device);
+Program make_program(const torch::jit::Module& module, c10::Device device,
+                     DeviceConstants constants = DeviceConstants::rewrite);
 
 /// Runs `code` on this thread without gradients; forks run inline. `stack` holds the module and the arguments.
 c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack);
@@ -43,7 +46,7 @@ c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stac
 /// device.
 class OFFLOAD_API Reference {
  public:
-  Reference(torch::jit::Module module, c10::Device device);
+  Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants = DeviceConstants::rewrite);
   c10::IValue run(const std::string& method, std::vector<c10::IValue> inputs,
                   const std::unordered_map<std::string, c10::IValue>& kwargs = {});
 
@@ -51,6 +54,7 @@ class OFFLOAD_API Reference {
   torch::jit::Module module_;
   std::map<std::string, torch::jit::Code> codes_;
   c10::Device device_;
+  DeviceConstants constants_;
 };
 
 } // namespace offload

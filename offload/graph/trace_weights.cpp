@@ -140,6 +140,15 @@ bool writes_in_silence(const Node* node, std::size_t input) {
   return (input == 3 || input == 4) && kKinds.count(node->kind()) > 0;
 }
 
+/// A module picked out of a container, and only compared with others: what is left of a call through an interface.
+bool is_index_for_comparison(const Node* node) {
+  static const Symbols kKinds = symbols({"prim::ModuleContainerIndex", "prim::unchecked_cast"});
+  const auto& uses = node->outputs().size() == 1 ? node->output()->uses() : torch::jit::use_list();
+  return kKinds.count(node->kind()) > 0 && std::all_of(uses.begin(), uses.end(), [](const torch::jit::Use& use) {
+           return use.user->kind() == torch::jit::aten::__is__ || is_index_for_comparison(use.user);
+         });
+}
+
 bool can_lease(const c10::TypePtr& type) {
   if (const auto optional = type->cast<c10::OptionalType>()) {
     return optional->getElementType()->kind() == c10::TypeKind::TensorType;
@@ -152,8 +161,12 @@ bool can_lease(const c10::TypePtr& type) {
 
 class Tracer {
  public:
-  Tracer(Graph& graph, const torch::jit::Module& module, const ModuleWeights& weights)
-      : graph_(graph), weights_(weights), attributes_(graph, module) {}
+  Tracer(Graph& graph, const Holders& holders, const ModuleWeights& weights)
+      : graph_(graph), weights_(weights), attributes_(graph, holders) {
+    for (const torch::jit::Module& holder : holders) {
+      find_objects(holder._ivalue());
+    }
+  }
 
   WeightTrace run() {
     // Loops carry values backwards: repeat until nothing is added.
@@ -251,6 +264,9 @@ class Tracer {
 
   void look_at(Node* node) {
     look_at_objects(node);
+    if (node->kind() == prim::GetAttr && !attributes_.value_of(node->output())) {
+      look_at_unknown_object(node);
+    }
     if (node->kind() == prim::SetAttr) {
       look_at_set_attribute(node);
       return;
@@ -307,7 +323,7 @@ class Tracer {
 
   /// A module that goes anywhere but into GetAttr and SetAttr takes its weights out of sight.
   void look_at_objects(Node* node) {
-    if (node->kind() == prim::GetAttr || is_metadata(node)) {
+    if (node->kind() == prim::GetAttr || is_metadata(node) || is_index_for_comparison(node)) {
       return;
     }
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
@@ -322,8 +338,45 @@ class Tracer {
     }
   }
 
+  /// An attribute of an object that only the run picks: it may be that of any object of the type.
+  void look_at_unknown_object(Node* node) {
+    const std::string& name = node->s(torch::jit::attr::name);
+    for (const c10::IValue& object : objects_) {
+      const auto type = object.toObjectRef().type();
+      if (type == node->input(0)->type() && type->hasAttribute(name)) {
+        const auto ids = weights_.reachable(object.toObjectRef().getAttr(name));
+        keep(Set(ids.begin(), ids.end()), "belongs to an object that is picked at run time");
+      }
+    }
+  }
+
+  void find_objects(const c10::IValue& value) {
+    if (value.isObject()) {
+      if (seen_.insert(value.toObject().get()).second) {
+        objects_.push_back(value);
+        for (const c10::IValue& slot : value.toObjectRef().slots()) {
+          find_objects(slot);
+        }
+      }
+    } else if (value.isList()) {
+      for (const c10::IValue& element : value.toListRef()) {
+        find_objects(element);
+      }
+    } else if (value.isTuple()) {
+      for (const c10::IValue& element : value.toTupleRef().elements()) {
+        find_objects(element);
+      }
+    } else if (value.isGenericDict()) {
+      for (const auto& entry : value.toGenericDict()) {
+        find_objects(entry.value());
+      }
+    }
+  }
+
   Graph& graph_;
   const ModuleWeights& weights_;
+  std::vector<c10::IValue> objects_; // all that the holders reach
+  std::unordered_set<const void*> seen_;
   const Attributes attributes_;
   std::unordered_map<const Value*, Set> carries_;   // values that are weights, as placeholders
   std::unordered_map<const Value*, Set> may_alias_; // and those that may share their memory
@@ -333,8 +386,8 @@ class Tracer {
 
 } // namespace
 
-WeightTrace trace_weights(Graph& graph, const torch::jit::Module& module, const ModuleWeights& weights) {
-  return Tracer(graph, module, weights).run();
+WeightTrace trace_weights(Graph& graph, const Holders& holders, const ModuleWeights& weights) {
+  return Tracer(graph, holders, weights).run();
 }
 
 } // namespace offload

@@ -34,6 +34,6 @@ struct WeightTrace {
 };
 
 /// `graph` is prepared: its first input is the module. Nothing is changed.
-WeightTrace trace_weights(torch::jit::Graph& graph, const torch::jit::Module& module, const ModuleWeights& weights);
+WeightTrace trace_weights(torch::jit::Graph& graph, const Holders& holders, const ModuleWeights& weights);
 
 } // namespace offload

@@ -61,7 +61,7 @@ std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor) {
   return {begin, (last + 1) * item};
 }
 
-ModuleWeights find_weights(const torch::jit::Module& module) {
+ModuleWeights find_weights(const Holders& holders) {
   struct Found {
     std::string name;
     at::Tensor tensor;
@@ -71,16 +71,19 @@ ModuleWeights find_weights(const torch::jit::Module& module) {
   };
   std::vector<Found> found;
   std::unordered_set<const void*> seen;
-  visit_tensors("", module._ivalue(), seen, [&](const std::string& name, const c10::IValue& value) {
+  const auto take = [&](const std::string& name, const c10::IValue& value) {
     const at::Tensor& tensor = value.toTensor();
     if (is_weight_like(tensor)) {
       const auto [begin, end] = byte_range(tensor);
       found.push_back({name, tensor, begin, end, found.size()});
     }
-  });
+  };
+  for (const torch::jit::Module& holder : holders) {
+    visit_tensors(&holder == holders.data() ? "" : "constants", holder._ivalue(), seen, take);
+  }
 
   std::unordered_set<std::string> parameters;
-  for (const auto& parameter : module.named_parameters()) {
+  for (const auto& parameter : holders.front().named_parameters()) {
     parameters.insert(parameter.name);
   }
 
@@ -204,9 +207,11 @@ c10::IValue replaced(const c10::IValue& value, std::unordered_set<const void*>& 
 
 } // namespace
 
-void replace_tensors(const torch::jit::Module& module, const std::function<at::Tensor(const at::Tensor&)>& replace) {
+void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace) {
   std::unordered_set<const void*> seen;
-  replaced(module._ivalue(), seen, replace);
+  for (const torch::jit::Module& holder : holders) {
+    replaced(holder._ivalue(), seen, replace);
+  }
 }
 
 } // namespace offload

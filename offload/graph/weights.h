@@ -38,10 +38,16 @@ struct ModuleWeights {
   std::map<std::pair<const void*, std::uint64_t>, WeightId> ids; // storage and first byte of each tensor
 };
 
+/// What holds the weights of a program: the module, and after it, perhaps, what holds the constants of its graphs.
+using Holders = std::vector<torch::jit::Module>;
+
+/// Weights below this size are resident: a lease costs more than they do.
+constexpr std::uint64_t kSmallBytes = 16ULL << 10;
+
 /// Walks every attribute: parameters, buffers, tensors in lists, tuples, dicts, optionals and objects. Tensors of one
 /// storage whose byte ranges overlap are one weight. Tensors without dense strided storage (sparse, quantised, meta)
 /// are left out.
-ModuleWeights find_weights(const torch::jit::Module& module);
+ModuleWeights find_weights(const Holders& holders);
 
 /// True for tensors that find_weights takes.
 bool is_weight_like(const at::Tensor& tensor);
@@ -49,8 +55,8 @@ bool is_weight_like(const at::Tensor& tensor);
 /// First and last byte (exclusive) of a tensor in its storage.
 std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor);
 
-/// Puts `replace(tensor)` in the place of every tensor that the module holds in attributes and containers.
+/// Puts `replace(tensor)` in the place of every tensor that the holders have in attributes and containers.
 /// Tensors that are not weight-like stay.
-void replace_tensors(const torch::jit::Module& module, const std::function<at::Tensor(const at::Tensor&)>& replace);
+void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace);
 
 } // namespace offload

@@ -1,0 +1,110 @@
+#include <offload/graph/constants.h>
+
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/constants.h>
+
+#include <algorithm>
+#include <vector>
+
+#include <offload/graph/attributes.h>
+#include <offload/graph/weights.h>
+
+namespace offload {
+
+using torch::jit::Graph;
+using torch::jit::Node;
+using torch::jit::Value;
+namespace prim = torch::jit::prim;
+namespace attr = torch::jit::attr;
+
+namespace {
+
+bool is_large(const at::Tensor& tensor) {
+  const auto [begin, end] = is_weight_like(tensor) ? byte_range(tensor) : std::pair<std::uint64_t, std::uint64_t>();
+  return end - begin >= kSmallBytes;
+}
+
+bool holds_large(const c10::IValue& value) {
+  if (value.isTensor()) {
+    return is_large(value.toTensor());
+  }
+  if (value.isTuple()) {
+    const auto& elements = value.toTupleRef().elements();
+    return std::any_of(elements.begin(), elements.end(), holds_large);
+  }
+  if (value.isList()) {
+    const auto elements = value.toListRef();
+    return std::any_of(elements.begin(), elements.end(), holds_large);
+  }
+  if (value.isGenericDict()) {
+    const auto dict = value.toGenericDict();
+    return std::any_of(dict.begin(), dict.end(), [](const auto& entry) { return holds_large(entry.value()); });
+  }
+  return false;
+}
+
+/// Freezing names constants after the attributes that they were; saving forgets it.
+std::string name_for(const Value* constant, const torch::jit::Module& holder) {
+  const std::string name = constant->debugName();
+  const std::string stem =
+      name.starts_with("self.") ? name.substr(5) : "c" + std::to_string(holder.type()->numAttributes());
+  std::string unique = stem;
+  for (int i = 2; holder.hasattr(unique); ++i) {
+    unique = stem + "_" + std::to_string(i);
+  }
+  return unique;
+}
+
+std::string attribute_for(const c10::IValue& value, const Value* constant, torch::jit::Module& holder) {
+  const auto& slots = holder._ivalue()->slots();
+  const auto known = std::find_if(slots.begin(), slots.end(), [&](const c10::IValue& slot) { return slot.is(value); });
+  if (known != slots.end()) {
+    return holder.type()->getAttributeName(known - slots.begin());
+  }
+  const std::string name = name_for(constant, holder);
+  holder.register_attribute(name, value.isTensor() ? c10::TypePtr(c10::TensorType::get()) : value.type(), value);
+  return name;
+}
+
+} // namespace
+
+void take_constants(Graph& graph, torch::jit::Module& holder) {
+  Value* input = nullptr;
+  for_each_node(graph.block(), [&](Node* node) {
+    if (node->kind() != prim::Constant) {
+      return;
+    }
+    const auto value = torch::jit::toIValue(node->output());
+    if (!value || !holds_large(*value)) {
+      return;
+    }
+    if (!input) {
+      input = graph.addInput("constants");
+      input->setType(holder.type());
+    }
+    const std::string name = attribute_for(*value, node->output(), holder);
+    const torch::jit::WithInsertPoint at(node);
+    Value* attribute = graph.insertGetAttr(input, name);
+    node->output()->replaceAllUsesWith(attribute);
+    // The node itself stays until unused nodes are removed: the walk is at it.
+  });
+}
+
+void replace_constants(const torch::jit::Module& module, const std::function<at::Tensor(const at::Tensor&)>& replace) {
+  for (const torch::jit::Module& part : module.modules()) {
+    for (const auto& method : part.get_methods()) {
+      auto* function = torch::jit::tryToGraphFunction(method.function());
+      if (!function) {
+        continue;
+      }
+      for_each_node(function->graph()->block(), [&](Node* node) {
+        if (node->kind() == prim::Constant && node->hasAttribute(attr::value) &&
+            node->kindOf(attr::value) == torch::jit::AttributeKind::t && is_large(node->t(attr::value))) {
+          node->t_(attr::value, replace(node->t(attr::value)));
+        }
+      });
+    }
+  }
+}
+
+} // namespace offload
