@@ -208,8 +208,7 @@ void Module::Impl::take_over_weights(Owner owner) {
       fixed_end += align_up(bytes, kPlaceBytes);
       weight.storage = c10::Storage();
     }
-    at::Tensor replacement = tensor_on(storages[id], tensor, static_cast<std::int64_t>(weight.begin));
-    replacement.set_requires_grad(tensor.requires_grad());
+    const at::Tensor replacement = tensor_on(storages[id], tensor, static_cast<std::int64_t>(weight.begin));
     if (bytes_[id] > 0) {
       placeholders_[id].push_back(replacement);
     }
@@ -240,6 +239,7 @@ Placement Module::Impl::placement() const {
   placement.device = device_.str();
   placement.machine = machine_.name;
   placement.rewritten = program_.rewritten;
+  placement.writes_state = program_.writes_state;
   Plan planned = plan_;
   if (planned.residency.resident.empty()) { // not settled yet: what is known so far
     planned = plan(planned_pass(), capacity(vram_), machine_);
@@ -328,7 +328,7 @@ at::Tensor Module::Impl::host_copy(const at::Tensor& placeholder) const {
   auto* bytes = const_cast<std::byte*>(engine_->host_bytes(weight));
   const c10::Storage storage(c10::Storage::use_byte_size_t(), bytes_[weight],
                              at::DataPtr(bytes, c10::Device(c10::kCPU)));
-  return tensor_on(storage, placeholder).clone();
+  return tensor_on(storage, placeholder).detach().clone();
 }
 
 } // namespace offload

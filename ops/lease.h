@@ -38,8 +38,8 @@ c10::Storage make_placeholder(std::shared_ptr<Lender> lender, std::uint32_t weig
 /// The record of a placeholder or of a view of one; null for any other tensor.
 const PlaceholderRecord* placeholder_record(const at::Tensor& tensor);
 
-/// A tensor with the geometry and dtype of `like` on `storage`, its offset moved by `offset_bytes` towards the
-/// beginning.
+/// A tensor with geometry, dtype and requires_grad of `like` on `storage`, its offset moved by `offset_bytes` towards
+/// the beginning.
 at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t offset_bytes = 0);
 
 } // namespace offload

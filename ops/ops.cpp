@@ -96,6 +96,8 @@ at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t 
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), keys, like.dtype());
   tensor.unsafeGetTensorImpl()->set_storage_offset(like.storage_offset() - offset_bytes / item);
   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(like.sizes(), like.strides());
+  // at::matmul folds otherwise, and rounds otherwise, for a weight that requires gradients; without gradients, too.
+  tensor.unsafeGetTensorImpl()->set_requires_grad(like.requires_grad());
   return tensor;
 }
 

@@ -43,6 +43,14 @@ def to_device(value, device):
     return value
 
 
+# Models that read by data what they read; of which one node reads more than a quarter; that were traced on the CPU.
+BY_DATA = ("moe", "exits", "control", "control_frozen", "state", "outputs")
+ONE_LARGE_NODE = ("lstm", "resnet")
+TRACED = ("bert", "gpt2", "t5", "llama", "mixtral", "minilm", "traced")
+# Models whose smallest budget has to leave at least nine tenths of the weight bytes to be streamed.
+MOSTLY_STREAMED = ("vit", "vgg", "bert", "encoder")
+
+
 class Failures(list):
     def check(self, condition, what):
         if not condition:
@@ -82,11 +90,11 @@ def test_model(name, tools, folder, device, failures):
     plain = torch.jit.load(model, map_location=device)
     with torch.no_grad(), torch.jit.optimized_execution(False):
         calls = torch.load(inputs, weights_only=True)
-        movable = device == "cpu" or name not in ("bert", "minilm")  # traced on the CPU: plain loading leaves its devices
+        movable = device == "cpu" or name not in TRACED  # traced on the CPU: plain loading leaves its devices
         expected = [plain(*to_device(call, device)) for call in calls] if movable else None
     for label, vram in budgets.items():
         if vram < minimum:
-            failures.check(device != "cpu", f"{name}: the {label} is below the smallest budget, {minimum}")
+            failures.check(device != "cpu" or name in ONE_LARGE_NODE, f"{name}: the {label} is below the smallest budget, {minimum}")
             print(f"{name:8} {label:8} budget {vram:>11} is below the smallest, {minimum}", flush=True)
             continue
         with tempfile.TemporaryDirectory() as scratch:
@@ -104,15 +112,19 @@ def test_model(name, tools, folder, device, failures):
             failures.check(pairs and len(tensors(outputs)) == len(tensors(expected)) and all(same_bits(a, b) for a, b in pairs),
                            f"{name} at {label}: saved outputs differ from plain torch.jit.load")
         streamed, planned = result["measured"]["streamed_bytes"], result["predicted"]["streamed_bytes"]
-        failures.check(streamed == planned, f"{name} at {label}: {streamed} bytes streamed a call, {planned} planned")
+        failures.check(streamed == planned or name in BY_DATA and streamed > 0, f"{name} at {label}: {streamed} bytes streamed a call, {planned} planned")
         failures.check(result["measured"]["peak_device_bytes"] <= vram, f"{name} at {label}: over the budget")
         if label == "all":
             failures.check(streamed == 0, f"{name}: {streamed} bytes streamed though all fits")
-        if label == "smallest" and name != "minilm" and device == "cpu":
+        if label == "smallest" and name in MOSTLY_STREAMED and device == "cpu":
             share = sum(w["bytes"] for w in result["plan"]["weights"] if w["segments"][0]["mode"] == "streamed") / total
             failures.check(share >= 0.9, f"{name}: only {share:.3f} of the weight bytes stream at the smallest budget")
         print(f"{name:8} {label:8} budget {vram:>11} of {total:>11}: bit-identical, {streamed:>12.0f} bytes a call, "
               f"misses {result['measured']['misses']:.2f}", flush=True)
+        if label in ("smallest", "half"):
+            shared = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(vram if device == "cpu" else 2 * vram), "--check", "--threads", "2",
+                         "--calls", str(3 * len(calls)))
+            failures.check(shared.returncode == 0, f"{name} at {label}, two threads: exit {shared.returncode}: {shared.stderr}")
     below = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(minimum - 1))
     failures.check(below.returncode == 2 and str(minimum) in below.stderr, f"{name}: one byte below the smallest: {below}")
 

@@ -100,11 +100,10 @@ struct Outcome {
   offload::Stats after;
 };
 
-/// Makes the calls; call number i is made with input i, modulo their number. The first calls are warm-up: one for each
-/// input.
+/// Makes `count` calls; call number i is made with input i, modulo their number, and expected to give output i. One
+/// call before them is not counted, unless calls change the module.
 Outcome make_calls(offload::Module& module, const Arguments& arguments, const std::vector<Call>& calls,
-                   const std::vector<c10::IValue>& expected) {
-  const std::size_t count = arguments.calls > 0 ? arguments.calls : arguments.inputs_file.empty() ? 3 : calls.size();
+                   std::size_t count, bool writes_state, const std::vector<c10::IValue>& expected) {
   Outcome outcome;
   outcome.times_us.resize(count);
   outcome.outputs.resize(arguments.save.empty() ? 0 : count);
@@ -113,15 +112,17 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
     if (expected.empty()) {
       return;
     }
-    const std::string difference =
-        offload::tools::first_difference(output, expected[i % calls.size()], "call " + std::to_string(i) + ", output");
+    const std::string difference = offload::tools::first_difference(output, expected[i % expected.size()],
+                                                                    "call " + std::to_string(i) + ", output");
     const std::lock_guard lock(mutex);
     if (outcome.difference.empty()) {
       outcome.difference = difference;
     }
   };
-  look_at(0, module.run_method(arguments.method, calls[0]));
-  synchronize(module.device());
+  if (!writes_state) {
+    look_at(0, module.run_method(arguments.method, calls[0]));
+    synchronize(module.device());
+  }
   outcome.before = module.stats();
   std::atomic<std::size_t> next = 0;
   std::exception_ptr failure;
@@ -159,16 +160,21 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
   return outcome;
 }
 
-std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::vector<Call>& calls, c10::Device device) {
+/// What the first `count` calls give.
+std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::vector<Call>& calls, std::size_t count,
+                                       c10::Device device) {
+  std::vector<c10::IValue> outputs;
+  if (count == 0) {
+    return outputs;
+  }
   torch::jit::Module module =
       offload::read_archive(arguments.reference.empty() ? arguments.model : arguments.reference);
   module.to(device);
   using offload::DeviceConstants;
   offload::Reference reference(std::move(module), device,
                                arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite);
-  std::vector<c10::IValue> outputs;
-  for (const Call& call : calls) {
-    outputs.push_back(reference.run(arguments.method, call));
+  for (std::size_t i = 0; i < count; ++i) {
+    outputs.push_back(reference.run(arguments.method, calls[i % calls.size()]));
   }
   return outputs;
 }
@@ -271,13 +277,20 @@ int main(int argc, char** argv) {
     torch::jit::Module archive = offload::read_archive(arguments.model);
     options.device = offload::device_of(options);
     const std::vector<Call> calls = read_calls(arguments, archive, *options.device);
-    for (const Call& call : distinct_shapes(calls)) {
+    const std::size_t count = arguments.calls > 0 ? arguments.calls : arguments.inputs_file.empty() ? 3 : calls.size();
+    const bool writes_state = offload::preview(archive, options, std::nullopt).writes_state;
+    if (writes_state && arguments.check && arguments.threads > 1) {
+      throw offload::InputError(
+          "--check and --threads: calls of this model change it, so what they give depends on their order; give "
+          "--threads 1");
+    }
+    for (const Call& call : writes_state ? std::vector<Call>() : distinct_shapes(calls)) {
       options.example_calls.push_back({arguments.method, call, {}});
     }
     offload::Module module = offload::wrap(std::move(archive), options);
-    const std::vector<c10::IValue> expected =
-        arguments.check ? run_reference(arguments, calls, module.device()) : std::vector<c10::IValue>();
-    const Outcome outcome = make_calls(module, arguments, calls, expected);
+    const std::size_t references = !arguments.check ? 0 : writes_state ? count : std::min(count, calls.size());
+    const std::vector<c10::IValue> expected = run_reference(arguments, calls, references, module.device());
+    const Outcome outcome = make_calls(module, arguments, calls, count, writes_state, expected);
     if (!arguments.save.empty()) {
       save(arguments.save, calls, outcome.outputs);
     }

@@ -4,7 +4,6 @@
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include <algorithm>
-#include <optional>
 #include <vector>
 
 #include <offload/graph/attributes.h>
@@ -23,8 +22,9 @@ namespace {
 
 const c10::Symbol kCompleted = c10::Symbol::fromQualString("offload::completed");
 
-/// Calls that one inlined body brings are inlined in the next round; recursion ends here.
+/// Calls that an inlined body brings are inlined in the next round. What recurses ends here.
 constexpr int kRounds = 16;
+constexpr std::size_t kCalls = 512;
 
 std::vector<Node*> nodes_where(Graph& graph, const std::function<bool(const Node*)>& wanted) {
   std::vector<Node*> found;
@@ -70,20 +70,22 @@ class InterfaceCall {
   std::vector<Target> targets() const {
     std::vector<Target> targets;
     const auto interface = call_->input(0)->type()->expect<c10::InterfaceType>();
-    // The children of a container that is indexed, if it is one and is known; else whatever fits.
-    std::optional<c10::IValue> container;
+    // An attribute that is never assigned, or the children of a container that is indexed; else whatever fits.
+    const Attributes attributes(graph_, {root_});
     const Node* source = call_->input(0)->node();
-    while (source->kind() == prim::unchecked_cast || source->kind() == prim::Uninitialized) {
+    while (source->kind() == prim::unchecked_cast) {
       source = source->input(0)->node();
     }
-    if (source->kind() == prim::ModuleContainerIndex) {
-      const Attributes attributes(graph_, {root_});
-      if (const c10::IValue* value = attributes.value_of(source->input(0))) {
-        container = *value;
-      }
-    }
+    const c10::IValue* container =
+        source->kind() == prim::ModuleContainerIndex ? attributes.value_of(source->input(0)) : nullptr;
+    const c10::IValue* attribute = source->kind() == prim::GetAttr && !is_assigned(source->s(attr::name))
+                                       ? attributes.value_of(source->output())
+                                       : nullptr;
     for (const auto& [name, module] : root_.named_modules()) {
-      if (!module.type()->isSubtypeOf(*interface) || (container && !is_child(*container, module))) {
+      const bool may_be_it = attribute   ? attribute->is(module._ivalue())
+                             : container ? is_child(*container, module)
+                                         : true;
+      if (!may_be_it || !module.type()->isSubtypeOf(*interface)) {
         continue;
       }
       Target target{{}, module};
@@ -102,6 +104,22 @@ class InterfaceCall {
     return std::any_of(slots.begin(), slots.end(), [&](const c10::IValue& slot) { return slot.is(module._ivalue()); });
   }
 
+  /// True when some method sets an attribute of this name, on whatever object.
+  bool is_assigned(const std::string& name) const {
+    for (const torch::jit::Module& part : root_.modules()) {
+      for (const auto& method : part.get_methods()) {
+        auto* function = torch::jit::tryToGraphFunction(method.function());
+        const auto sets = [&](const Node* node) {
+          return node->kind() == prim::SetAttr && node->s(attr::name) == name;
+        };
+        if (function && !nodes_where(*function->graph(), sets).empty()) {
+          return true;
+        }
+      }
+    }
+    return false;
+  }
+
   Value* choose(const std::vector<Target>& targets, std::size_t from) {
     if (from == targets.size()) {
       graph_.insert(prim::RaiseException, {"a module that is not part of this offload::Module was called through " +
@@ -111,8 +129,11 @@ class InterfaceCall {
     }
     const Target& target = targets[from];
     Value* self = graph_.inputs()[0];
+    torch::jit::Module module = root_;
     for (const std::string& part : target.path) {
       self = graph_.insertGetAttr(self, part);
+      module = module.attr(part).toModule();
+      self->setType(module.type()); // an attribute may be declared as an interface
     }
     Value* is_it = graph_.insert(aten::__is__, {call_->input(0), self});
     Node* branch = graph_.insertNode(graph_.create(prim::If, {is_it}, 0));
@@ -145,7 +166,8 @@ class InterfaceCall {
 
 void inline_calls(const std::shared_ptr<Graph>& graph, const torch::jit::Module& module) {
   torch::jit::Inline(*graph);
-  for (int round = 0; round < kRounds; ++round) {
+  std::size_t inlined = 0;
+  for (int round = 0; round < kRounds && inlined < kCalls; ++round) {
     const auto forks = nodes_where(*graph, [](const Node* node) { return node->kind() == prim::fork; });
     const auto calls = nodes_where(*graph, is_interface_call);
     if (forks.empty() && calls.empty()) {
@@ -154,6 +176,7 @@ void inline_calls(const std::shared_ptr<Graph>& graph, const torch::jit::Module&
     for (Node* fork : forks) {
       inline_fork(*graph, fork);
     }
+    inlined += forks.size() + calls.size();
     for (Node* call : calls) {
       InterfaceCall(*graph, call, module).replace();
     }

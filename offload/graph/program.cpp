@@ -58,6 +58,7 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     for (const auto& [id, because] : trace.resident_because) {
       program.stays_because[id] = because;
     }
+    program.writes_state = program.writes_state || trace.writes_state;
     prepared[name] = {graph, std::move(trace)};
   }
   std::vector<bool> stays;

@@ -1,6 +1,7 @@
 #include <offload/graph/trace_weights.h>
 
 #include <ATen/core/function_schema.h>
+#include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
 #include <unordered_set>
@@ -137,7 +138,18 @@ bool writes_in_silence(const Node* node, std::size_t input) {
   static const Symbols kKinds =
       symbols({"aten::batch_norm", "aten::native_batch_norm", "aten::_native_batch_norm_legit", "aten::instance_norm",
                "aten::cudnn_batch_norm", "aten::_batch_norm_impl_index", "aten::sync_batch_norm"});
-  return (input == 3 || input == 4) && kKinds.count(node->kind()) > 0;
+  if ((input != 3 && input != 4) || kKinds.count(node->kind()) == 0) {
+    return false;
+  }
+  const auto training = node->inputs().size() > 5 ? torch::jit::toIValue(node->input(5)) : std::nullopt;
+  return !training || !training->isBool() || training->toBool();
+}
+
+bool writes_input(const Node* node, std::size_t input) {
+  const c10::FunctionSchema* schema = node->maybeSchema();
+  const bool annotated = schema && input < schema->arguments().size() && schema->arguments()[input].alias_info() &&
+                         schema->arguments()[input].alias_info()->isWrite();
+  return annotated || writes_in_silence(node, input);
 }
 
 /// A module picked out of a container, and only compared with others: what is left of a call through an interface.
@@ -268,18 +280,21 @@ class Tracer {
       look_at_unknown_object(node);
     }
     if (node->kind() == prim::SetAttr) {
+      // Objects that the call makes for itself, as for `with torch.autocast`, are gone with it.
+      trace_.writes_state = trace_.writes_state || node->input(0)->node()->kind() != prim::CreateObject;
       look_at_set_attribute(node);
       return;
     }
     const c10::FunctionSchema* schema = node->maybeSchema();
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+      const bool is_attribute = attributes_.value_of(node->inputs()[i]) != nullptr;
+      trace_.writes_state = trace_.writes_state || (is_attribute && writes_input(node, i));
       const auto found = may_alias_.find(node->inputs()[i]);
       if (found == may_alias_.end()) {
         continue;
       }
-      const bool writes = schema && i < schema->arguments().size() && schema->arguments()[i].alias_info() &&
-                          schema->arguments()[i].alias_info()->isWrite();
-      if (writes || writes_in_silence(node, i)) {
+      if (writes_input(node, i)) {
+        trace_.writes_state = true;
         keep(found->second, std::string("written by ") + node->kind().toQualString());
       }
     }

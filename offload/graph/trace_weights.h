@@ -31,6 +31,9 @@ struct WeightTrace {
 
   /// Weights that must be resident, and why: written, rebound, or handed to something that cannot be seen into.
   std::map<WeightId, std::string> resident_because;
+
+  /// True when a call changes attributes of the module, so that the next call may give something else.
+  bool writes_state = false;
 };
 
 /// `graph` is prepared: its first input is the module. Nothing is changed.

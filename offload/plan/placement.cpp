@@ -181,6 +181,7 @@ std::string to_json(const Placement& placement) {
       {"weights", std::move(weights)},
       {"resident_because", std::move(because)},
       {"rewritten", placement.rewritten},
+      {"writes_state", placement.writes_state},
       {"budget",
        {{"vram", budget.vram},
         {"host", budget.host},

@@ -66,6 +66,7 @@ struct Placement {
   std::vector<PlacedWeight> weights;
   std::vector<Resident> resident_because;
   std::vector<std::string> rewritten; ///< constants of the graph that were changed for the device
+  bool writes_state = false;          ///< calls change the module, so their order matters
   Budget budget;
   Prediction predicted;
 };

@@ -54,7 +54,8 @@ void WeightLender::end_lease(void* lease) {
 at::Tensor WeightLender::resident_tensor(WeightId weight, const at::Tensor& placeholder) const {
   for (const at::Tensor& tensor : resident_tensors_[weight]) {
     if (tensor.dtype() == placeholder.dtype() && tensor.storage_offset() == placeholder.storage_offset() &&
-        tensor.sizes() == placeholder.sizes() && tensor.strides() == placeholder.strides()) {
+        tensor.sizes() == placeholder.sizes() && tensor.strides() == placeholder.strides() &&
+        tensor.requires_grad() == placeholder.requires_grad()) {
       return tensor;
     }
   }
