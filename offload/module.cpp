@@ -70,7 +70,7 @@ std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, s
     check_device(stack[i], method.schema.arguments()[i].name(), device_);
   }
   if (method.takes_constants) {
-    stack.push_back(program_.holders.back()._ivalue());
+    stack.emplace_back(program_.holders.back()._ivalue());
   }
   return stack;
 }
