@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes real architectures as TorchScript, each with calls to try it on.
 
-    export.py NAME [--full] OUT_DIR
+    export.py NAME... [--full] OUT_DIR
 
 writes OUT_DIR/NAME.pt and OUT_DIR/NAME.inputs.pt. The latter is `torch.save` of a list of calls, each a list of the values
 that `forward` takes by position; `torch::jit::pickle_load` reads it in C++. NAME is one of those below, or `all`.
@@ -456,15 +456,15 @@ def export(name, full, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="NAME", choices=[*MODELS, "all"], help=", ".join(MODELS) + " or all")
+    parser.add_argument("names", metavar="NAME", nargs="+", choices=[*MODELS, "all"], help=", ".join(MODELS) + " or all")
     parser.add_argument("--full", action="store_true", help="the real sizes")
     parser.add_argument("folder", metavar="OUT_DIR", type=pathlib.Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     # TorchScript says with each call that it is deprecated; tracing warns of branches that the checks below cover.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-    for name in MODELS if arguments.name == "all" else [arguments.name]:
+    for name in MODELS if "all" in arguments.names else arguments.names:
         export(name, arguments.full, arguments.folder)
     return 0
 

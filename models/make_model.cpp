@@ -1,10 +1,15 @@
-// make_model: writes a TorchScript model with random weights, to try the
-// library on.
+// make_model: writes a TorchScript model with random weights, to try the library on.
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
 #include <cstdint>
-#include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <stdexcept>
@@ -37,11 +42,48 @@ const std::map<std::string, Mlp> kMlps = {{"swiglu", Mlp::swiglu}, {"gelu", Mlp:
 const CLI::Range kChannels(std::int64_t{1}, std::int64_t{1} << 20);
 const CLI::Range kLayers(std::int64_t{1}, std::int64_t{1} << 14);
 
-/// One line, whatever the message: those of LibTorch carry a stack trace below
-/// it.
+/// One line, whatever the message: those of LibTorch carry a stack trace below it.
 int refuse(ExitCode code, const std::string& what) {
-  std::cerr << "make_model: " << what.substr(0, what.find('\n')) << '\n';
+  std::string line = what.substr(0, what.find("\nException raised from"));
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  std::cerr << "make_model: " << line << '\n';
   return code;
+}
+
+const auto kRefuseEmpty = [](const std::string& text) {
+  return text.empty() ? std::string("the value is empty: leave the option out, or give one") : std::string();
+};
+
+/// Why `out` can not be written; empty when it can be.
+std::string find_obstacle(const std::filesystem::path& out) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::file_status status = fs::status(out, error);
+  if (fs::is_directory(status)) {
+    return "it is a folder";
+  }
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    return "it is not a regular file";
+  }
+  if (!fs::is_directory(fs::absolute(out, error).parent_path(), error)) {
+    return "its folder does not exist";
+  }
+  const fs::path probe = out.string() + ".partial";
+  if (!std::ofstream(probe)) {
+    return std::strerror(errno);
+  }
+  fs::remove(probe, error);
+  return "";
+}
+
+/// Of `elements` numbers, and again as much while they are written.
+void check_memory(double elements, at::ScalarType dtype) {
+  const double bytes = 2 * elements * static_cast<double>(c10::elementSize(dtype));
+  const double there = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (bytes > there) {
+    throw std::invalid_argument("a model of " + std::to_string(static_cast<std::uint64_t>(bytes / 2 / (1 << 20))) +
+                                " MiB finds no room in the memory of this host, twice that size");
+  }
 }
 
 template <typename T>
@@ -89,9 +131,17 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   const auto add_common = [&out](CLI::App* command, at::ScalarType& dtype, std::uint64_t& seed, bool& bias) {
     add_choice(command, "--dtype", dtype, kDtypes, "of weights and activations");
-    command->add_option("--seed", seed, "of the weights");
+    command->add_option_function<std::string>(
+        "--seed",
+        [&seed](const std::string& text) {
+          const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+          if (error != std::errc() || rest != text.data() + text.size()) {
+            throw CLI::ValidationError("--seed", "'" + text + "' is not a number from 0 to 18446744073709551615");
+          }
+        },
+        "of the weights");
     command->add_flag("--bias", bias, "linears have a bias");
-    command->add_option("OUT.pt", out, "the file to write")->required();
+    command->add_option("OUT.pt", out, "the file to write")->required()->check(kRefuseEmpty);
   };
 
   CLI::App* stack_command = app.add_subcommand("stack", "layers of x = x + linear(x), with square weights");
@@ -104,7 +154,8 @@ int main(int argc, char** argv) {
   CLI::App* transformer_command =
       app.add_subcommand("transformer", "a decoder-only transformer: int64[batch,sequence] to logits");
   CLI::Option* size_option =
-      transformer_command->add_option("--size", size, "bytes of all weights, as in 1GiB, instead of dimensions");
+      transformer_command->add_option("--size", size, "bytes of all weights, as in 1GiB, instead of dimensions")
+          ->check(kRefuseEmpty);
   transformer_command->add_option("--layers", transformer.layers, "number of blocks")
       ->check(kLayers)
       ->excludes(size_option);
@@ -123,12 +174,21 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     if (!size.empty()) {
-      transformer = transformer_of_size(offload::parse_bytes(size), transformer);
+      const std::uint64_t bytes = offload::parse_bytes(size);
+      check_memory(static_cast<double>(bytes) / static_cast<double>(c10::elementSize(transformer.dtype)),
+                   transformer.dtype);
+      transformer = transformer_of_size(bytes, transformer);
     }
-    const std::filesystem::path parent = std::filesystem::absolute(out).parent_path();
-    if (std::filesystem::is_directory(out) || !std::filesystem::is_directory(parent)) {
-      return refuse(kUsage, "'" + out + "' cannot be written: " +
-                                (std::filesystem::is_directory(out) ? "it is a folder" : "its folder does not exist"));
+    if (const std::string obstacle = find_obstacle(out); !obstacle.empty()) {
+      return refuse(kUsage, "'" + out + "' cannot be written: " + obstacle);
+    }
+    if (stack_command->parsed()) {
+      const auto features = static_cast<double>(stack.features);
+      check_memory(static_cast<double>(stack.layers) * features * features, stack.dtype);
+    } else {
+      check_memory(static_cast<double>(transformer_bytes(transformer)) /
+                       static_cast<double>(c10::elementSize(transformer.dtype)),
+                   transformer.dtype);
     }
     const torch::jit::Module module =
         stack_command->parsed() ? residual_stack(stack) : offload::models::transformer(transformer);

@@ -7,8 +7,11 @@
 #include <ATen/ops/randn.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -21,8 +24,10 @@
 
 #include <offload/bytes.h>
 #include <offload/error.h>
+#include <offload/stream/file_reader.h>
 #include <offload/stream/host_link.h>
 #include <offload/stream/memory.h>
+#include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
 
 namespace offload {
@@ -63,23 +68,26 @@ std::string processor_name() {
   return "this host";
 }
 
-/// Bytes that all threads together bring from ordinary memory into other memory, past the cache.
-double host_copy_bytes_per_us(const std::byte* src, std::byte* dst, std::uint64_t bytes) {
-  const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1U, 16U);
+/// Bytes that the threads of a staged store bring from ordinary memory into buffers of `window` bytes, over and over.
+double host_copy_bytes_per_us(const HostMemory& from, std::byte* window) {
+  const int threads = staging_threads();
+  constexpr std::uint64_t kPiece = 128_KiB;
+  const std::uint64_t own = kStagingBytes / threads / kPiece * kPiece;
+  const std::uint64_t part = from.bytes() / threads / own * own;
   const double us = median_us(
       3,
       [&] {
-        std::vector<std::thread> workers;
-        const std::uint64_t part = bytes / threads;
-        for (unsigned i = 0; i < threads; ++i) {
-          workers.emplace_back([=] { copy_past_cache(dst + i * part, src + i * part, part); });
-        }
-        for (std::thread& worker : workers) {
-          worker.join();
+        std::vector<std::jthread> workers;
+        for (int i = 0; i < threads; ++i) {
+          workers.push_back(start_thread<std::jthread>("measuring this host", [=, src = from.data() + i * part] {
+            for (std::uint64_t done = 0; done < part; done += kPiece) {
+              std::memcpy(window + i * own + done % own, src + done, kPiece);
+            }
+          }));
         }
       },
       [] {});
-  return static_cast<double>(bytes) / us;
+  return static_cast<double>(part * threads) / us;
 }
 
 } // namespace
@@ -89,11 +97,13 @@ MachineProfile measure_machine(c10::Device device) {
   MachineProfile profile;
   constexpr std::uint64_t kLarge = 64_MiB;
   constexpr std::uint64_t kSmall = 1_MiB;
-  HostMemory ordinary(kLarge);
   HostMemory pinned(kLarge);
-  std::memset(ordinary.data(), 1, kLarge);
   std::memset(pinned.data(), 2, kLarge);
-  profile.host_copy_bytes_per_us = host_copy_bytes_per_us(ordinary.data(), pinned.data(), kLarge);
+  {
+    HostMemory ordinary(device.is_cuda() ? 512_MiB : kLarge); // on a GPU's host more than its caches hold
+    std::memset(ordinary.data(), 1, ordinary.bytes());
+    profile.host_copy_bytes_per_us = host_copy_bytes_per_us(ordinary, pinned.data());
+  }
 
   std::function<void()> synchronize = [] {};
   std::function<void(std::byte*, std::uint64_t)> copy;
@@ -158,6 +168,42 @@ MachineProfile measure_machine(c10::Device device) {
   return profile;
 }
 
+namespace {
+
+/// Of this process and this thread: threads may measure at once.
+std::string draft_of(const std::string& path) {
+  static std::atomic<int> drafts = 0;
+  return path + "." + std::to_string(getpid()) + "." + std::to_string(drafts++);
+}
+
+} // namespace
+
+double measure_file_reads(const std::string& folder) {
+  constexpr double kUnknown = 1e3;
+  constexpr std::uint64_t kBytes = 64_MiB;
+  const std::string path = draft_of(folder + "/reads");
+  std::ofstream out(path, std::ios::binary);
+  const std::vector<char> bytes(kBytes, 1);
+  const bool written = !!out.write(bytes.data(), static_cast<std::streamsize>(bytes.size())).flush();
+  out.close();
+  try {
+    const auto file = std::make_shared<const File>(path);
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+    if (!written || fdatasync(file->descriptor()) != 0) {
+      return kUnknown;
+    }
+    posix_fadvise(file->descriptor(), 0, 0, POSIX_FADV_DONTNEED);
+    FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
+    HostMemory memory(kBytes);
+    const auto begin = Clock::now();
+    reader.read_all(memory.data(), 0, kBytes);
+    return static_cast<double>(kBytes) / std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+  } catch (const Error&) {
+    return kUnknown;
+  }
+}
+
 MachineProfile machine_profile(c10::Device device) {
   namespace fs = std::filesystem;
   const char* cache = std::getenv("XDG_CACHE_HOME");
@@ -180,7 +226,8 @@ MachineProfile machine_profile(c10::Device device) {
   }
   MachineProfile profile = measure_machine(device);
   fs::create_directories(folder, ignored);
-  const fs::path draft = file.string() + "." + std::to_string(getpid());
+  profile.file_bytes_per_us = measure_file_reads(folder.string());
+  const fs::path draft = draft_of(file.string());
   if (std::ofstream(draft) << to_json(profile) << '\n') {
     fs::rename(draft, file, ignored);
   }

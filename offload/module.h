@@ -24,6 +24,7 @@ struct Stats {
   std::uint64_t bytes_resident = 0;    ///< of weights and buffers that are on the device for good, now
   std::uint64_t copies = 0;            ///< copies the link was asked for
   std::uint64_t misses = 0;            ///< leases that found no prefetch under way
+  std::uint64_t bytes_in_place = 0;    ///< of rows that were looked up where they lie in host memory
   double stall_us = 0;                 ///< compute waiting for a copy
   std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
 };
@@ -46,7 +47,7 @@ class OFFLOAD_API Module {
   /// The same for any method of the TorchScript module.
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
-  /// An attribute by its qualified name, as in "layers.3.weight". A weight comes as a host copy.
+  /// An attribute, or an element of one, by its qualified name, as in "layers.3.weight". Tensors come as host copies.
   c10::IValue attr(const std::string& name) const;
 
   /// The signature of a method. Throws InputError when there is no such method.

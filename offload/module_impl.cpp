@@ -12,17 +12,19 @@
 #include <numeric>
 
 #include <offload/graph/constants.h>
+#include <offload/graph/values.h>
+#include <offload/load/file_bytes.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
+#include <offload/state.h>
 #include <offload/stream/cuda_link.h>
+#include <offload/stream/store.h>
 
 namespace offload {
 
 namespace {
 
-constexpr std::uint64_t kMargin = 512_MiB;       // left free by a default budget
-constexpr std::uint64_t kStagingBytes = 256_MiB; // more staging than this gains nothing
-constexpr std::uint64_t kPlaceBytes = 512;       // every place is aligned to this, as the allocator of torch aligns
+constexpr std::uint64_t kMargin = 512_MiB; // left free by a default budget
 
 } // namespace
 
@@ -67,11 +69,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                    Purpose purpose, Owner owner)
     : module_(std::move(module)),
       device_(device_of(options)),
-      concurrency_(options.concurrency),
-      may_overflow_(!options.pinned_budget && !options.host_budget),
-      gate_(std::max(1, options.concurrency)) {
-  if (concurrency_ < 1 || concurrency_ > 64) {
-    throw InputError("concurrency is " + std::to_string(concurrency_) + ": give 1 to 64");
+      may_overflow_(!options.pinned_budget && !options.host_budget) {
+  if (options.concurrency < 1 || options.concurrency > 64) {
+    throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
   }
   if (options.vram_budget && *options.vram_budget == 0) {
     throw InputError("vram_budget is 0: leave it out for what is free, or give bytes");
@@ -84,8 +84,16 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
         "the module is in training mode: dropout and running statistics work as in training; call eval() before "
         "saving it");
   }
+  visit_tensors("", module_._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
+    if (placeholder_record(tensor)) {
+      throw InputError("weight " + name +
+                       " belongs to another offload::Module: wrap() consumes a module, load it anew");
+    }
+  });
   const c10::InferenceMode no_inference_mode(false);
   program_ = make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep);
+  lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
+  gate_ = std::make_unique<LaneGate>(lanes_);
   for (const ExampleCall& call : options.example_calls) {
     make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
   }
@@ -95,28 +103,32 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   const auto& weights = program_.weights.weights;
   for (WeightId id = 0; id < weights.size(); ++id) {
     const bool stays = !program_.stays_because[id].empty();
-    bytes_.push_back(stays ? 0 : align_up(weights[id].bytes(), kPlaceBytes));
-    fixed_ += stays ? align_up(weights[id].bytes(), kPlaceBytes) : 0;
+    bytes_.push_back(stays ? 0 : align_up(weights[id].bytes(), kAlignment));
+    ranges_bytes_ += stays ? align_up(weights[id].bytes(), kAlignment) : 0;
   }
-  fixed_ = align_up(fixed_, granularity(device_));
+  fixed_ = align_up(ranges_bytes_, granularity(device_));
+  for (const OtherTensor& other : program_.weights.others) {
+    fixed_ += align_up(other.bytes(), granularity(device_));
+  }
   dtypes_.assign(weights.size(), at::kFloat);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    dtypes_[program_.weights.id_of(tensor)] = tensor.scalar_type();
-    return tensor;
-  });
+  for (const torch::jit::Module& holder : program_.holders) {
+    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+      if (const auto id = program_.weights.find(tensor)) {
+        dtypes_[*id] = tensor.scalar_type();
+      }
+    });
+  }
   planned_method_ = !options.example_calls.empty()      ? options.example_calls.front().method
                     : program_.methods.count("forward") ? "forward"
                     : program_.methods.empty()          ? ""
                                                         : program_.methods.begin()->first;
-  reserve_ = default_reserve();
   offsets_.assign(weights.size(), 0);
-  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
   divide_host_memory(options);
   require_minimum();
   if (purpose == Purpose::run || !options.example_calls.empty()) {
     take_over_weights(owner);
     for (const ExampleCall& call : options.example_calls) {
-      measure(call.method, make_stack(method(call.method), call.inputs, call.kwargs));
+      measure_example(call);
     }
     require_minimum();
   }
@@ -128,33 +140,115 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   }
 }
 
-Module::Impl::~Impl() = default;
+/// What stands in the module goes before the memory that it stands in.
+Module::Impl::~Impl() {
+  codes_.clear();
+  resident_tensors_.clear();
+  program_ = {};
+  module_ = torch::jit::Module();
+}
 
-/// How much of the host memory is page-locked in place, and how much for staging.
-void Module::Impl::divide_host_memory(const Options& options) {
+namespace {
+
+bool has_rows(const std::vector<Use>& uses) {
+  return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
+}
+
+} // namespace
+
+/// On the host all that can, since it is read from there into the budget itself, except tables of which calls look up
+/// rows. For a GPU, what host_budget has no room for: the last in the order of use.
+void Module::Impl::choose_what_stays_in_file(const Options& options) {
+  const auto& weights = program_.weights.weights;
+  for (const Weight& weight : weights) {
+    if (const FileBytes* bytes = file_bytes(weight.storage)) {
+      if (file_ && file_ != bytes->file) {
+        throw InputError("the weights of the module lie in two files, " + file_->path() + " and " +
+                         bytes->file->path() + ": load one archive");
+      }
+      file_ = bytes->file;
+    }
+  }
+  in_file_.assign(weights.size(), false);
+  std::uint64_t room = options.host_budget.value_or(file_ ? available_host_bytes() : 0);
   const std::uint64_t total = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+  if (!file_ || (device_.is_cuda() && total + kStagingBytes <= room)) {
+    return;
+  }
+  room -= std::min(room, FileReader::kBytesHeld + (device_.is_cuda() ? kStagingBytes : 0));
+  std::vector<WeightId> order;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    if (bytes_[id] > 0 && file_bytes(weights[id].storage)) {
+      order.push_back(id);
+    } else {
+      room -= std::min(room, bytes_[id]);
+    }
+  }
+  std::sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return offsets_[a] < offsets_[b]; });
+  for (const WeightId id : order) {
+    const bool may_be_in_memory = device_.is_cuda() || has_rows(program_.uses[id]);
+    in_file_[id] = !may_be_in_memory || bytes_[id] > room;
+    if (may_be_in_memory) {
+      room -= std::min(room, bytes_[id]); // what comes after the first that has no room stays too
+    }
+  }
+}
+
+/// What lies where on the host: in the file, page-locked, in ordinary memory, and how much is for staging.
+void Module::Impl::divide_host_memory(const Options& options) {
   if (options.host_budget && options.pinned_budget && *options.pinned_budget > *options.host_budget) {
     throw InputError("pinned_budget " + format_bytes(*options.pinned_budget) + " is more than host_budget " +
                      format_bytes(*options.host_budget) + ": pinned memory is host memory");
   }
+  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
+  choose_what_stays_in_file(options);
+  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
+  std::uint64_t total = 0;
+  for (WeightId id = 0; id < bytes_.size(); ++id) {
+    total += in_file_[id] ? 0 : bytes_[id];
+  }
+  const bool reads_file = std::find(in_file_.begin(), in_file_.end(), true) != in_file_.end();
   streamed_pinned_ = total; // on the host nothing has to be page-locked, and nothing staged
   std::uint64_t staging = 0;
-  const std::uint64_t pinned_budget = options.pinned_budget.value_or(total);
-  if (device_.is_cuda() && pinned_budget < total) {
-    staging = std::min(pinned_budget, kStagingBytes) / kStagingBufferBytes * kStagingBufferBytes;
-    if (staging < 2 * kStagingBufferBytes) {
-      throw InputError("pinned_budget " + format_bytes(pinned_budget) + " is too small: two staging buffers take " +
-                       format_bytes(2 * kStagingBufferBytes));
+  const std::uint64_t pinned_budget = options.pinned_budget.value_or(total + (reads_file ? kStagingBytes : 0));
+  if (device_.is_cuda() && (reads_file || pinned_budget < total)) {
+    constexpr std::uint64_t kUnit = kStagingBuffers * kPageBytes;
+    staging = std::min(pinned_budget, kStagingBytes) / kUnit * kUnit;
+    if (staging < kLeastStagingBytes) {
+      throw InputError("pinned_budget " + format_bytes(pinned_budget) + " is too small: staging buffers take " +
+                       format_bytes(kLeastStagingBytes));
     }
-    streamed_pinned_ = (pinned_budget - staging) / kPageBytes * kPageBytes;
+    streamed_pinned_ = std::min(total, (pinned_budget - staging) / kPageBytes * kPageBytes);
   }
-  host_bytes_ = total + staging;
+  host_bytes_ = total + staging + (reads_file ? FileReader::kBytesHeld : 0);
   pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
   const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);
   if (host_budget < host_bytes_) {
-    throw BudgetError("host_budget " + format_bytes(host_budget) + " is too small: weights and staging buffers take " +
+    throw BudgetError("host_budget " + format_bytes(host_budget) +
+                          " is too small: weights that have to be in memory, and buffers, take " +
                           std::to_string(host_bytes_) + " bytes of host memory",
                       minimum());
+  }
+}
+
+/// What it writes is put back: an example is no call.
+void Module::Impl::measure_example(const ExampleCall& call) {
+  std::optional<StateSnapshot> before;
+  if (program_.writes_state) {
+    before.emplace(program_.holders);
+  }
+  try {
+    measure(call.method, make_stack(method(call.method), call.inputs, call.kwargs));
+  } catch (...) {
+    engine_->lanes().synchronize();
+    if (before) {
+      before->restore();
+    }
+    throw;
+  }
+  if (before) {
+    engine_->lanes().synchronize();
+    before->restore();
   }
 }
 
@@ -168,13 +262,14 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 
 } // namespace
 
-/// Moves the planned weights into the host store and puts placeholders where they were; moves what stays to the device.
-/// A weight is freed where it was as soon as it has been moved, so that there is never more than one of them twice.
+/// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
+/// as it has been moved, so that there is never more than one of them twice. The module that was given is left with
+/// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
 void Module::Impl::take_over_weights(Owner owner) {
   std::optional<c10::cuda::CUDAGuard> guard;
   if (device_.is_cuda()) {
     guard.emplace(device_);
-    fixed_memory_ = DeviceMemory(device_.index(), fixed_, "small weights and buffers");
+    fixed_memory_ = DeviceMemory(device_.index(), ranges_bytes_, "small weights and buffers");
   }
   auto& weights = program_.weights.weights;
   std::vector<std::string> names;
@@ -182,47 +277,102 @@ void Module::Impl::take_over_weights(Owner owner) {
   for (const Weight& weight : weights) {
     names.push_back(weight.name);
   }
-  Engine::Config config{device_, concurrency_, names, bytes_, offsets_, {}, {}, nullptr};
+  Engine::Config config;
+  config.device = device_;
+  config.lanes = lanes_;
+  config.names = names;
+  config.bytes = bytes_;
+  config.offsets = offsets_;
   config.lender = std::make_shared<WeightLender>(device_, names);
-  config.host = HostMemory(std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0}));
+  config.in_file.resize(weights.size(), 0);
+  std::uint64_t host_bytes = 0;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    if (in_file_[id]) {
+      config.file = file_;
+      config.offsets[id] = file_bytes(weights[id].storage)->offset + weights[id].begin;
+      config.in_file[id] = weights[id].bytes();
+    } else {
+      host_bytes += bytes_[id];
+    }
+  }
+  config.host = HostMemory(host_bytes);
 
+  std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
+  if (owner == Owner::sole) {
+    for (torch::jit::Node* node : large_constants(module_)) {
+      if (const auto id = program_.weights.find(node->t(torch::jit::attr::value))) {
+        constants[*id].push_back(node);
+      }
+    }
+  }
   placeholders_.resize(weights.size());
-  std::vector<c10::Storage> storages(weights.size());
+  std::vector<c10::Storage> placeholder_storages(weights.size());
+  std::vector<c10::Storage> storages(weights.size());  // of what stays
+  std::unordered_map<const void*, at::Tensor> staying; // by placeholder
   std::uint64_t fixed_end = 0;
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    const WeightId id = program_.weights.id_of(tensor);
+  std::optional<FileReader> reader;
+  if (file_) {
+    reader.emplace(file_, make_disk(file_, FileReader::kReadsInFlight));
+  }
+  const auto take = [&](WeightId id) {
     Weight& weight = weights[id];
     const std::uint64_t bytes = weight.bytes();
-    if (bytes_[id] == 0 && device_.is_cpu()) {
-      return tensor; // it stays, and is where it should be
+    const FileBytes* on_file = file_bytes(weight.storage);
+    const auto read_into = [&](std::byte* to) {
+      if (on_file) {
+        reader->read_all(to, on_file->offset + weight.begin, bytes);
+      } else {
+        at::from_blob(to, {static_cast<std::int64_t>(bytes)}, at::kByte)
+            .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
+      }
+    };
+    if (bytes_[id] > 0 && !in_file_[id]) {
+      read_into(config.host.data() + offsets_[id]);
+    } else if (bytes_[id] == 0 && (device_.is_cuda() || on_file)) {
+      at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
+      read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
+      storages[id] = own.storage();
+      if (device_.is_cuda()) {
+        storages[id] = c10::Storage(c10::Storage::use_byte_size_t(), bytes,
+                                    at::DataPtr(fixed_memory_.data() + fixed_end, device_));
+        bytes_tensor(storages[id], 0, bytes).copy_(own);
+        fixed_end += align_up(bytes, kAlignment);
+      }
     }
-    if (!storages[id] && bytes_[id] > 0) {
-      at::from_blob(config.host.data() + offsets_[id], {static_cast<std::int64_t>(bytes)}, at::kByte)
-          .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
-      storages[id] = make_placeholder(config.lender, id, weight.name, bytes, device_);
-      weight.storage = c10::Storage();
-    } else if (!storages[id]) {
-      storages[id] =
-          c10::Storage(c10::Storage::use_byte_size_t(), bytes, at::DataPtr(fixed_memory_.data() + fixed_end, device_));
-      bytes_tensor(storages[id], 0, bytes).copy_(bytes_tensor(weight.storage, weight.begin, bytes));
-      fixed_end += align_up(bytes, kPlaceBytes);
-      weight.storage = c10::Storage();
+    placeholder_storages[id] = make_placeholder(config.lender, id, weight.name, bytes, device_);
+    weight.storage = c10::Storage();
+  };
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+    if (!is_weight_like(tensor)) {
+      return tensor;
     }
-    const at::Tensor replacement = tensor_on(storages[id], tensor, static_cast<std::int64_t>(weight.begin));
+    const WeightId id = program_.weights.id_of(tensor);
+    const auto begin = static_cast<std::int64_t>(weights[id].begin);
+    if (!placeholder_storages[id]) {
+      take(id);
+      for (torch::jit::Node* node : constants[id]) {
+        node->t_(torch::jit::attr::value, tensor_on(placeholder_storages[id], node->t(torch::jit::attr::value), begin));
+      }
+    }
+    const at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, begin);
     if (bytes_[id] > 0) {
-      placeholders_[id].push_back(replacement);
+      placeholders_[id].push_back(placeholder);
+    } else {
+      staying[placeholder.unsafeGetTensorImpl()] = storages[id] ? tensor_on(storages[id], tensor, begin) : tensor;
     }
-    return replacement;
+    return placeholder;
   });
-
-  if (owner == Owner::sole) {
-    replace_constants(module_, [&](const at::Tensor& tensor) {
-      const auto id = program_.weights.ids.find({tensor.storage().unsafeGetStorageImpl(), byte_range(tensor).first});
-      const bool moved = id != program_.weights.ids.end() && storages[id->second];
-      const auto begin = moved ? static_cast<std::int64_t>(weights[id->second].begin) : 0;
-      return moved ? tensor_on(storages[id->second], tensor, begin) : tensor;
-    });
+  for (torch::jit::Module& holder : program_.holders) {
+    const c10::IValue own = map_tensors(
+        holder._ivalue(),
+        [&](const at::Tensor& tensor) {
+          const auto stays = staying.find(tensor.unsafeGetTensorImpl());
+          return stays != staying.end() ? stays->second : placeholder_record(tensor) ? tensor : tensor.to(device_);
+        },
+        [](const c10::IValue&) { return false; });
+    holder = torch::jit::Module(own.toObject());
   }
+  module_ = program_.holders.front();
 
   config.host.pin(device_.is_cuda() ? streamed_pinned_ : 0);
   if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {
@@ -231,104 +381,6 @@ void Module::Impl::take_over_weights(Owner owner) {
     config.staging.pin(config.staging.bytes());
   }
   engine_ = std::make_unique<Engine>(std::move(config));
-}
-
-Placement Module::Impl::placement() const {
-  const LoneVisit alone(gate_);
-  Placement placement;
-  placement.device = device_.str();
-  placement.machine = machine_.name;
-  placement.rewritten = program_.rewritten;
-  placement.writes_state = program_.writes_state;
-  Plan planned = plan_;
-  if (planned.residency.resident.empty()) { // not settled yet: what is known so far
-    planned = plan(planned_pass(), capacity(vram_), machine_);
-  }
-  std::vector<bool> rows_only(bytes_.size(), true); // read by nothing else, where it can be read in place
-  for (const auto& [name, lowered] : program_.methods) {
-    for (const PlanStep& step : pass_of(static_steps(name)).steps) {
-      for (const WeightId weight : step.weights) {
-        rows_only[weight] = false;
-      }
-    }
-  }
-  Budget& budget = placement.budget;
-  const auto& weights = program_.weights.weights;
-  for (WeightId id = 0; id < weights.size(); ++id) {
-    if (bytes_[id] == 0) {
-      placement.resident_because.push_back({weights[id].name, weights[id].bytes(), program_.stays_because[id]});
-      continue;
-    }
-    const bool resident = planned.residency.resident[id];
-    budget.resident += resident ? bytes_[id] : 0;
-    placement.weights.push_back({weights[id].name,
-                                 weights[id].aliases,
-                                 weights[id].bytes(),
-                                 program_.uses[id],
-                                 {{resident        ? Mode::resident
-                                   : rows_only[id] ? Mode::in_place
-                                                   : Mode::streamed,
-                                   0, weights[id].bytes()}}});
-  }
-  budget.vram = vram_;
-  budget.minimum = minimum();
-  budget.fixed = fixed_;
-  budget.ring = planned.residency.ring_bytes;
-  budget.reserve = reserve_;
-  budget.reserve_measured = !measured_.empty();
-  budget.host = host_bytes_;
-  budget.pinned = pinned_bytes_;
-  placement.predicted = {
-      planned.predicted.time_us,
-      fixed_ + align_up(Engine::slab_bytes_of(planned.residency, bytes_), granularity(device_)) + reserve_,
-      planned.predicted.streamed_bytes};
-  return placement;
-}
-
-Stats Module::Impl::stats() const {
-  Stats stats;
-  stats.bytes_streamed = engine_->bytes_streamed();
-  stats.bytes_ahead = engine_->bytes_ahead();
-  stats.copies = engine_->copies();
-  stats.stall_us = engine_->stall_us();
-  const std::lock_guard lock(mutex_);
-  stats.calls = calls_;
-  stats.peak_device_bytes = peak_;
-  stats.bytes_resident = fixed_;
-  for (WeightId id = 0; id < bytes_.size(); ++id) {
-    stats.bytes_resident += !plan_.residency.resident.empty() && plan_.residency.resident[id] ? bytes_[id] : 0;
-  }
-  stats.misses = engine_->misses();
-  return stats;
-}
-
-c10::IValue Module::Impl::attr(const std::string& name) const {
-  const LoneVisit alone(gate_); // nobody changes what stands in the module
-  c10::IValue value = module_._ivalue();
-  std::string rest = name;
-  while (!rest.empty()) {
-    const std::string part = rest.substr(0, rest.find('.'));
-    rest = part.size() == rest.size() ? "" : rest.substr(part.size() + 1);
-    if (!value.isObject() || !value.toObject()->type()->hasAttribute(part)) {
-      throw InputError("the module has no attribute '" + name + "'");
-    }
-    value = value.toObject()->getAttr(part);
-  }
-  if (!value.isTensor()) {
-    return value;
-  }
-  const auto resident = resident_tensors_.find(value.toTensor().unsafeGetTensorImpl());
-  const at::Tensor tensor = resident == resident_tensors_.end() ? value.toTensor() : resident->second.second;
-  return placeholder_record(tensor) ? host_copy(tensor) : tensor;
-}
-
-/// The values of a placeholder, in memory of their own.
-at::Tensor Module::Impl::host_copy(const at::Tensor& placeholder) const {
-  const WeightId weight = placeholder_record(placeholder)->weight;
-  auto* bytes = const_cast<std::byte*>(engine_->host_bytes(weight));
-  const c10::Storage storage(c10::Storage::use_byte_size_t(), bytes_[weight],
-                             at::DataPtr(bytes, c10::Device(c10::kCPU)));
-  return tensor_on(storage, placeholder).detach().clone();
 }
 
 } // namespace offload

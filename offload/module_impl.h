@@ -14,6 +14,17 @@
 
 namespace offload {
 
+/// What measured calls took of the memory of a lane, and what is reserved for such calls.
+struct Activations {
+  std::unordered_map<std::size_t, AllocationTrace> traces; ///< by shape of the call
+  std::uint64_t kept = 0;                                  ///< by workspaces
+  LaneCapacity capacity;
+  std::uint64_t state = 0; ///< for what calls put into the module
+  bool measured = false;
+
+  void add(std::size_t shape, MeasuredCall call);
+};
+
 /// A module that has been taken in: what graph/ found, where plan/ puts it, and the engine that moves it.
 ///
 /// The first call of a module that has no example calls, and every example call, is a *measuring call*: it runs alone,
@@ -47,16 +58,19 @@ class Module::Impl {
   std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                       const Kwargs& kwargs) const;
   c10::IValue run_on(int lane, const std::string& name, std::vector<c10::IValue> stack, std::vector<LeasedStep>* trace);
-  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output) const;
+  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs);
+  void keep_state(Lanes::Call& call);
   c10::IValue measure(const std::string& name, std::vector<c10::IValue> stack);
+  void measure_example(const ExampleCall& call);
   at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum() const;
   [[noreturn]] void refuse_activations(std::uint64_t refused);
 
   void take_over_weights(Owner owner);
   void divide_host_memory(const Options& options);
+  void choose_what_stays_in_file(const Options& options);
   std::uint64_t minimum() const;
-  std::uint64_t default_reserve() const;
+  std::uint64_t reserve() const;
   std::uint64_t capacity(std::uint64_t vram) const;
   void settle();
   void install(const Residency& residency);
@@ -66,20 +80,24 @@ class Module::Impl {
   std::vector<LeasedStep> static_steps(const std::string& name) const;
   double compute_us(const LeasedStep& step) const;
   bool read_in_place(WeightId weight) const;
-  std::shared_ptr<const Sequence> sequence_of(const std::string& name);
+  std::shared_ptr<const Sequence> sequence_of(const std::string& name, std::size_t shape);
+  void note_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence);
 
   torch::jit::Module module_;
   c10::Device device_;
-  int concurrency_;
   bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
   Program program_;
+  int lanes_ = 1;
   MachineProfile machine_;
   std::vector<std::uint64_t> bytes_;   // by weight as in the ring; 0 for those that stay
-  std::vector<std::uint64_t> offsets_; // by weight in host memory
+  std::vector<bool> in_file_;          // by weight: not in host memory
+  std::vector<std::uint64_t> offsets_; // by weight in host memory, then those in the file
   std::vector<at::ScalarType> dtypes_; // by weight, for costs
   std::vector<std::vector<at::Tensor>> placeholders_;
-  DeviceMemory fixed_memory_;
+  DeviceMemory fixed_memory_;      // what stays
+  std::uint64_t ranges_bytes_ = 0; // of it, those that are ranges of bytes
   std::uint64_t fixed_ = 0;
+  std::shared_ptr<const File> file_; // that the module's weights lie in; null when all are in memory
   std::uint64_t host_bytes_ = 0;
   std::uint64_t pinned_bytes_ = 0;
   std::uint64_t streamed_pinned_ = 0; // of the weights in host memory, the first bytes that are page-locked
@@ -89,14 +107,15 @@ class Module::Impl {
   // and the resident weights in the module, each with the placeholder that it replaces.
   std::map<std::string, torch::jit::Code> codes_;
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_tensors_;
-  mutable LaneGate gate_;
+  std::unique_ptr<LaneGate> gate_;
 
   mutable std::mutex mutex_; // what follows
   std::uint64_t vram_ = 0;
   std::string planned_method_;
-  std::map<std::string, std::vector<LeasedStep>> measured_; // by method
-  std::map<std::string, std::shared_ptr<const Sequence>> sequences_;
-  std::uint64_t reserve_ = 0;
+  std::map<std::string, std::vector<LeasedStep>> measured_;          // by method
+  std::map<std::string, std::shared_ptr<const Sequence>> sequences_; // of the last call of each method
+  std::unordered_map<std::size_t, std::shared_ptr<const Sequence>> sequences_by_shape_;
+  Activations activations_;
   bool settled_ = false;
   Plan plan_;
   std::uint64_t calls_ = 0;

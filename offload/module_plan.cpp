@@ -8,14 +8,37 @@
 
 namespace offload {
 
-std::uint64_t Module::Impl::default_reserve() const {
-  return device_.is_cuda() ? 64_MiB * static_cast<std::uint64_t>(concurrency_) : 0;
+void Activations::add(std::size_t shape, MeasuredCall call) {
+  constexpr std::size_t kShapes = 64; // more would make each measurement dear
+  if (traces.size() >= kShapes) {
+    traces.erase(traces.begin());
+  }
+  traces[shape] = std::move(call.trace);
+  kept = std::max(kept, call.kept);
+  std::vector<const AllocationTrace*> all;
+  for (const auto& [other, trace] : traces) {
+    all.push_back(&trace);
+  }
+  capacity.arena = std::max(capacity.arena, smallest_arena(all, kept, kDeviceGranularity));
+  capacity.small = std::max(capacity.small, call.small);
+  state = std::max(state, 2 * call.state); // what a call writes anew is there beside what it replaces
+  measured = true;
+}
+
+/// What is kept for activations and workspaces of all lanes: as measured, until then a default.
+std::uint64_t Module::Impl::reserve() const {
+  if (!device_.is_cuda()) {
+    return 0;
+  }
+  const std::uint64_t each = activations_.measured ? activations_.capacity.total() : 64_MiB;
+  return each * static_cast<std::uint64_t>(lanes_) + activations_.state;
 }
 
 /// The smallest budget, with the reserve as it is known by now. The ring holds one node's weights for each lane: with
 /// one lane that is exact, with more they wait for each other.
 std::uint64_t Module::Impl::minimum() const {
-  return fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + reserve_;
+  const std::uint64_t bytes = fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + reserve();
+  return std::max<std::uint64_t>(bytes, 1); // a budget of 0 is none
 }
 
 /// What is planned for: the steps of one method as they were measured, or else as the graph has them. What other
@@ -41,7 +64,7 @@ Pass Module::Impl::planned_pass() const {
 
 /// What resident weights and ring may take.
 std::uint64_t Module::Impl::capacity(std::uint64_t vram) const {
-  const std::uint64_t rest = vram - fixed_ - reserve_;
+  const std::uint64_t rest = vram - fixed_ - reserve();
   return rest / granularity(device_) * granularity(device_);
 }
 
@@ -51,7 +74,7 @@ std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) cons
   if (lowered != program_.methods.end()) {
     for (const LoweredStep& step : lowered->second.steps) {
       const auto times = static_cast<int>(std::min(step.times, 1000.0));
-      steps.insert(steps.end(), times, {step.weights, 0, step.rows_only});
+      steps.insert(steps.end(), times, {step.weights, 0, step.taken == Taken::rows});
     }
   }
   return steps;
@@ -73,6 +96,7 @@ Pass Module::Impl::pass_of(const std::vector<LeasedStep>& steps) const {
   Pass pass;
   pass.bytes = bytes_;
   pass.pinned_bytes = streamed_pinned_;
+  pass.in_file = in_file_;
   for (const LeasedStep& step : steps) {
     const bool in_place = step.rows_only && std::all_of(step.weights.begin(), step.weights.end(),
                                                         [&](WeightId weight) { return read_in_place(weight); });
@@ -115,7 +139,12 @@ void Module::Impl::install(const Residency& residency) {
 }
 
 /// Plans with what is known by now, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
+/// Where it throws, nothing is placed: the next call measures, and plans anew.
 void Module::Impl::settle() {
+  {
+    const std::lock_guard lock(mutex_);
+    settled_ = false;
+  }
   Plan best = plan(planned_pass(), capacity(vram_), machine_);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
     std::uint64_t taken = Engine::slab_bytes_of(best.residency, bytes_);
@@ -127,21 +156,27 @@ void Module::Impl::settle() {
     }
   }
   if (engine_) {
+    engine_->lanes().set_capacity({}, activations_.state);
     install(best.residency);
-    engine_->lanes().set_reserve(reserve_);
+    engine_->lanes().set_capacity(activations_.capacity, activations_.state);
     note_peak();
   }
   const std::lock_guard lock(mutex_);
   plan_ = std::move(best);
   settled_ = engine_ != nullptr;
   sequences_.clear();
+  sequences_by_shape_.clear();
   for (const auto& [name, steps] : measured_) {
     sequences_[name] = std::make_shared<const Sequence>(streamed_sequence(pass_of(steps), plan_.residency.resident));
   }
 }
 
-std::shared_ptr<const Sequence> Module::Impl::sequence_of(const std::string& name) {
+/// What a call is expected to lease: as the last call of its shape did, or of its method, or else as the graph has it.
+std::shared_ptr<const Sequence> Module::Impl::sequence_of(const std::string& name, std::size_t shape) {
   const std::lock_guard lock(mutex_);
+  if (const auto known = sequences_by_shape_.find(shape); known != sequences_by_shape_.end()) {
+    return known->second;
+  }
   auto& sequence = sequences_[name];
   if (!sequence) {
     sequence =
@@ -150,14 +185,23 @@ std::shared_ptr<const Sequence> Module::Impl::sequence_of(const std::string& nam
   return sequence;
 }
 
+void Module::Impl::note_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence) {
+  constexpr std::size_t kShapes = 256; // more come where every call has another
+  if (sequences_by_shape_.size() >= kShapes && sequences_by_shape_.count(shape) == 0) {
+    sequences_by_shape_.clear();
+  }
+  sequences_by_shape_[shape] = sequence;
+  sequences_[name] = std::move(sequence);
+}
+
 void Module::Impl::note_peak() {
-  const std::uint64_t now = fixed_ + engine_->slab_bytes() + engine_->lanes().high_water();
+  const std::uint64_t now = fixed_ + engine_->slab_bytes() + engine_->lanes().held();
   const std::lock_guard lock(mutex_);
   peak_ = std::max(peak_, now);
 }
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
-  const LoneVisit alone(gate_);
+  const LoneVisit alone(*gate_);
   const std::uint64_t before = std::exchange(vram_, bytes);
   try {
     require_minimum();

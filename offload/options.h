@@ -15,7 +15,8 @@ namespace offload {
 
 using Kwargs = std::unordered_map<std::string, c10::IValue>;
 
-/// One call as the program will make it. It is run once at load to learn shapes, order and activations.
+/// One call as the program will make it. It is run once at load to learn shapes, order and activations; what it writes
+/// in the module is put back, what it writes into its inputs is not.
 struct ExampleCall {
   std::string method = "forward";
   std::vector<c10::IValue> inputs;
@@ -31,7 +32,7 @@ enum class Numerics {
 
 struct Options {
   /// Where the model runs. Default: CUDA 0 where there is one, else the CPU; on the CPU the "VRAM" is the memory that
-  /// weights may take beside their one copy in the host store.
+  /// weights may take; what does not fit is read from the file, or, after wrap(), from where it lies in memory.
   std::optional<c10::Device> device;
 
   /// Bytes on the device for everything of this model: resident weights, ring, buffers, workspaces, activations.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace offload {
@@ -16,13 +17,14 @@ class Lender {
   virtual ~Lender() = default;
 
   /// A tensor on the device for each placeholder of this lender, all or none, with the sizes, strides and dtype of the
-  /// placeholder. The storage of each owns its lease, which ends with its last reference. `flops` is what the reader
+  /// placeholder. Their storages share one lease, which ends with the last reference to any. `flops` is what the reader
   /// will compute with them, 0 when unknown. On the thread of a call only; throws Error otherwise, and when the bytes
   /// cannot come.
   virtual std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) = 0;
 
-  /// The same for a reader that looks up rows: the tensor may lie in host memory that the device reads by itself.
-  virtual at::Tensor lease_rows(const at::Tensor& placeholder) = 0;
+  /// The same for a reader that looks up `rows` rows: the tensor may lie in host memory that the device reads by
+  /// itself.
+  virtual at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t rows) = 0;
 };
 
 /// Which weight a placeholder stands for.
@@ -38,8 +40,27 @@ c10::Storage make_placeholder(std::shared_ptr<Lender> lender, std::uint32_t weig
 /// The record of a placeholder or of a view of one; null for any other tensor.
 const PlaceholderRecord* placeholder_record(const at::Tensor& tensor);
 
-/// A tensor with geometry, dtype and requires_grad of `like` on `storage`, its offset moved by `offset_bytes` towards
-/// the beginning.
+/// The right to read the weights of one node on the device. It ends with the object.
+class Lease {
+ public:
+  virtual ~Lease() = default;
+};
+
+/// `bytes` at `data` that are there for as long as `lease` lives: it ends with the last storage that shares it.
+c10::Storage make_leased(std::shared_ptr<Lease> lease, void* data, std::uint64_t bytes, c10::Device device);
+
+/// First and last byte (exclusive) of a tensor in its storage.
+std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor);
+
+/// What places, and parts of storages that are copied, are aligned to: results may depend on it.
+constexpr std::uint64_t kAlignment = 512;
+
+/// A tensor with geometry, dtype, requires_grad and conjugate and negative bits of `like` on `storage`, its offset
+/// moved by `offset_bytes` towards the beginning.
 at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t offset_bytes = 0);
+
+/// The bytes that a tensor spans on `device`, beside each other as they were, with its geometry: unlike Tensor::to(),
+/// which makes tensors with holes dense.
+at::Tensor copy_bytes(const at::Tensor& tensor, c10::Device device);
 
 } // namespace offload

@@ -1,21 +1,24 @@
 #include <ATen/core/ivalue_inl.h>
 #include <ATen/core/op_registration/adaption.h>
 #include <ATen/core/stack.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/mm.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include <ops/lease.h>
+#include <ops/lease_all.h>
 
 namespace offload {
 
-namespace {
-
-void delete_record(void* record) { delete static_cast<PlaceholderRecord*>(record); }
-
-/// Each placeholder in `tensors` is replaced by a lease; other tensors stay.
 void lease_all(std::vector<at::Tensor>& tensors, double flops) {
   Lender* lender = nullptr;
   std::vector<at::Tensor> placeholders;
@@ -37,6 +40,10 @@ void lease_all(std::vector<at::Tensor>& tensors, double flops) {
   }
 }
 
+namespace {
+
+void delete_record(void* record) { delete static_cast<PlaceholderRecord*>(record); }
+
 std::vector<at::Tensor> acquire(std::vector<at::Tensor> weights) {
   lease_all(weights, 0);
   return weights;
@@ -46,18 +53,60 @@ std::optional<at::Tensor> acquire_optional(const std::optional<at::Tensor>& weig
   return weight && weight->defined() ? std::optional(acquire({*weight})[0]) : weight;
 }
 
-at::Tensor rows(const at::Tensor& weight) {
+c10::List<std::optional<at::Tensor>> acquire_optionals(const c10::List<std::optional<at::Tensor>>& weights) {
+  std::vector<at::Tensor> tensors;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    tensors.push_back(weights.get(i).value_or(at::Tensor()));
+  }
+  lease_all(tensors, 0);
+  c10::List<std::optional<at::Tensor>> acquired;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const bool none = !weights.get(i).has_value();
+    acquired.push_back(none ? std::nullopt : std::optional(std::move(tensors[i])));
+  }
+  return acquired;
+}
+
+at::Tensor rows(const at::Tensor& weight, const at::Tensor& indices) {
   const PlaceholderRecord* record = placeholder_record(weight);
-  return record ? record->lender->lease_rows(weight) : weight;
+  return record ? record->lender->lease_rows(weight, static_cast<std::uint64_t>(indices.numel())) : weight;
 }
 
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  std::vector<at::Tensor> weights = {weight};
+  std::vector<at::Tensor> tensors = {input, weight};
   if (bias && bias->defined()) {
-    weights.push_back(*bias);
+    tensors.push_back(*bias);
   }
-  lease_all(weights, 2.0 * static_cast<double>(input.numel()) * (weight.dim() == 2 ? weight.size(0) : 1));
-  return at::linear(input, weights[0], weights.size() > 1 ? std::optional(weights[1]) : std::nullopt);
+  lease_all(tensors, flops(input, weight.dim() == 2 ? weight.size(0) : 1));
+  return at::linear(tensors[0], tensors[1], tensors.size() > 2 ? std::optional(tensors[2]) : std::nullopt);
+}
+
+std::vector<at::Tensor> lease_product(const at::Tensor& a, const at::Tensor& b) {
+  std::vector<at::Tensor> tensors = {a, b};
+  lease_all(tensors, flops(a, b.dim() > 1 ? b.size(-1) : 1));
+  return tensors;
+}
+
+at::Tensor matmul(const at::Tensor& self, const at::Tensor& other) {
+  const auto tensors = lease_product(self, other);
+  return at::matmul(tensors[0], tensors[1]);
+}
+
+at::Tensor mm(const at::Tensor& self, const at::Tensor& mat2) {
+  const auto tensors = lease_product(self, mat2);
+  return at::mm(tensors[0], tensors[1]);
+}
+
+at::Tensor bmm(const at::Tensor& self, const at::Tensor& mat2) {
+  const auto tensors = lease_product(self, mat2);
+  return at::bmm(tensors[0], tensors[1]);
+}
+
+at::Tensor addmm(const at::Tensor& self, const at::Tensor& mat1, const at::Tensor& mat2, const at::Scalar& beta,
+                 const at::Scalar& alpha) {
+  std::vector<at::Tensor> tensors = {self, mat1, mat2};
+  lease_all(tensors, flops(mat1, mat2.dim() > 1 ? mat2.size(-1) : 1));
+  return at::addmm(tensors[0], tensors[1], tensors[2], beta, alpha);
 }
 
 /// What was forked and has run already.
@@ -90,6 +139,50 @@ const PlaceholderRecord* placeholder_record(const at::Tensor& tensor) {
       &delete_record);
 }
 
+namespace {
+
+void end_lease(void* lease) { delete static_cast<std::shared_ptr<Lease>*>(lease); }
+
+bool is_leased(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.has_storage() && tensor.storage().data_ptr().get_deleter() == &end_lease;
+}
+
+/// Operators that return a view of a lease, or the lease itself: what goes on is a copy, in place of the bytes that the
+/// view spans, and the lease ends with the operator that needed it.
+at::Tensor own(const at::Tensor& tensor) {
+  if (!is_leased(tensor)) {
+    return tensor;
+  }
+  return copy_bytes(tensor, tensor.device());
+}
+
+std::vector<at::Tensor> own_all(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> owned;
+  owned.reserve(tensors.size());
+  std::transform(tensors.begin(), tensors.end(), std::back_inserter(owned), own);
+  return owned;
+}
+
+} // namespace
+
+c10::Storage make_leased(std::shared_ptr<Lease> lease, void* data, std::uint64_t bytes, c10::Device device) {
+  auto shared = std::make_unique<std::shared_ptr<Lease>>(std::move(lease));
+  return {c10::Storage::use_byte_size_t(), bytes, at::DataPtr(data, shared.release(), &end_lease, device)};
+}
+
+std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor) {
+  const std::uint64_t item = tensor.element_size();
+  const std::uint64_t begin = tensor.storage_offset() * item;
+  if (tensor.numel() == 0) {
+    return {begin, begin};
+  }
+  std::uint64_t last = tensor.storage_offset();
+  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    last += (tensor.size(dim) - 1) * tensor.stride(dim);
+  }
+  return {begin, (last + 1) * item};
+}
+
 at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t offset_bytes) {
   const std::int64_t item = static_cast<std::int64_t>(like.element_size());
   const c10::DispatchKeySet keys(storage.device().is_cuda() ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU);
@@ -98,26 +191,49 @@ at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t 
   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(like.sizes(), like.strides());
   // at::matmul folds otherwise, and rounds otherwise, for a weight that requires gradients; without gradients, too.
   tensor.unsafeGetTensorImpl()->set_requires_grad(like.requires_grad());
+  if (like.is_conj()) {
+    tensor._set_conj(true);
+  }
+  if (like.is_neg()) {
+    tensor._set_neg(true);
+  }
   return tensor;
+}
+
+at::Tensor copy_bytes(const at::Tensor& tensor, c10::Device device) {
+  const auto [begin, end] = byte_range(tensor);
+  const std::uint64_t from = begin / kAlignment * kAlignment;
+  const at::Tensor bytes =
+      at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device()))
+          .set_(tensor.storage(), static_cast<std::int64_t>(from), {static_cast<std::int64_t>(end - from)}, {1});
+  return tensor_on(bytes.to(device, /*non_blocking=*/false, /*copy=*/true).storage(), tensor,
+                   static_cast<std::int64_t>(from));
 }
 
 } // namespace offload
 
 // All of them change what the streamer holds, so no pass may merge, move or drop them: conservative alias analysis.
 TORCH_LIBRARY(offload, m) {
-  // x [*, in_features], weight [out_features, in_features], bias [out_features] -> [*, out_features]
-  m.def(torch::schema("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
-                      c10::AliasAnalysisKind::CONSERVATIVE),
-        torch::CppFunction::makeFromUnboxedFunction(&offload::linear));
-  // Tensors that are no placeholders are returned as they are.
-  m.def(torch::schema("acquire(Tensor[] weights) -> Tensor[]", c10::AliasAnalysisKind::CONSERVATIVE),
-        torch::CppFunction::makeFromUnboxedFunction(&offload::acquire));
-  m.def(torch::schema("acquire_optional(Tensor? weight) -> Tensor?", c10::AliasAnalysisKind::CONSERVATIVE),
-        torch::CppFunction::makeFromUnboxedFunction(&offload::acquire_optional));
+  const auto define = [&m](const char* schema, auto function) {
+    m.def(torch::schema(schema, c10::AliasAnalysisKind::CONSERVATIVE), function);
+  };
+  // Products of matrices, as their namesakes in aten, whose inputs may be placeholders.
+  define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", TORCH_FN(offload::linear));
+  define("matmul(Tensor self, Tensor other) -> Tensor", TORCH_FN(offload::matmul));
+  define("mm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::mm));
+  define("bmm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::bmm));
+  define("addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
+         TORCH_FN(offload::addmm));
+  // For other readers. Tensors that are no placeholders are returned as they are.
+  define("acquire(Tensor[] weights) -> Tensor[]", TORCH_FN(offload::acquire));
+  define("acquire_optional(Tensor? weight) -> Tensor?", TORCH_FN(offload::acquire_optional));
+  define("acquire_optionals(Tensor?[] weights) -> Tensor?[]", TORCH_FN(offload::acquire_optionals));
+  // After readers that may return what they were given.
+  define("own(Tensor tensor) -> Tensor", TORCH_FN(offload::own));
+  define("own_all(Tensor[] tensors) -> Tensor[]", TORCH_FN(offload::own_all));
+  // For readers that look up rows of `weight`, one for each of `indices`.
+  define("rows(Tensor weight, Tensor indices) -> Tensor", TORCH_FN(offload::rows));
   m.def(torch::schema("completed(t value) -> Future(t)", c10::AliasAnalysisKind::CONSERVATIVE,
                       /*allow_typevars=*/true),
         torch::CppFunction::makeFromBoxedFunction<&offload::completed>());
-  // For readers that look up rows.
-  m.def(torch::schema("rows(Tensor weight) -> Tensor", c10::AliasAnalysisKind::CONSERVATIVE),
-        torch::CppFunction::makeFromUnboxedFunction(&offload::rows));
 }

@@ -14,6 +14,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <random>
 
 #include <models/stack.h>
 #include <models/transformer.h>
@@ -32,11 +33,6 @@ torch::jit::Module stack(int layers, int features) {
   options.layers = layers;
   options.features = features;
   return models::residual_stack(options);
-}
-
-torch::jit::Module on_device(torch::jit::Module module) {
-  module.to(kCuda);
-  return module;
 }
 
 std::uint64_t device_bytes_taken() {
@@ -61,7 +57,7 @@ std::size_t descriptors() {
 
 TEST(Device, CallsAreOrderedOnTheCallersStream) {
   const torch::jit::Module module = stack(8, 1024);
-  Reference reference(on_device(module.deepcopy()), kCuda);
+  Reference reference(module.deepcopy(), kCuda);
   Options options;
   options.device = kCuda;
   options.vram_budget = 96_MiB;
@@ -86,7 +82,7 @@ TEST(Device, CallsAreOrderedOnTheCallersStream) {
 
 TEST(Device, SlowComputeAndSlowCopiesKeepTheirOrder) {
   const torch::jit::Module module = stack(40, 1024);
-  Reference reference(on_device(module.deepcopy()), kCuda);
+  Reference reference(module.deepcopy(), kCuda);
   Options options;
   options.device = kCuda;
   options.vram_budget = 160_MiB; // less than weights and activations: the ring is used over and over
@@ -117,7 +113,7 @@ TEST(Device, TheDriverSeesNoMoreThanTheBudget) {
   const at::Tensor tokens = at::full({1, 64}, 3, at::TensorOptions(at::kLong).device(kCuda));
   {
     // Kernels and handles of the same model are loaded before: they belong to the context, not to the budget.
-    Reference reference(on_device(module.deepcopy()), kCuda);
+    Reference reference(module.deepcopy(), kCuda);
     reference.run("forward", {tokens});
     Options warm;
     warm.device = kCuda;
@@ -176,7 +172,7 @@ TEST(Device, TenThousandCallsGrowNothing) {
 
 TEST(Device, TheStagedStoreIsBitIdentical) {
   const torch::jit::Module module = stack(32, 1024);
-  Reference reference(on_device(module.deepcopy()), kCuda);
+  Reference reference(module.deepcopy(), kCuda);
   Options options;
   options.device = kCuda;
   options.vram_budget = 96_MiB;
@@ -201,7 +197,7 @@ TEST(Device, ActivationsOverTheReserveAreAnErrorAndThenMeasured) {
   offloaded.forward({at::randn({4, 1024}).to(kCuda)});
   const at::Tensor large = at::randn({4096, 1024}).to(kCuda);
   EXPECT_THROW(offloaded.forward({large}), BudgetError);
-  Reference reference(on_device(module.deepcopy()), kCuda);
+  Reference reference(module.deepcopy(), kCuda);
   const c10::IValue expected = reference.run("forward", {large});
   for (int call = 0; call < 3; ++call) {
     EXPECT_EQ(tools::first_difference(offloaded.forward({large}), expected), "");
@@ -232,7 +228,7 @@ TEST(Device, TheMinimumForActivationsIsExact) {
   const std::uint64_t minimum = minimum_at(100_MiB);
   EXPECT_GT(minimum, 512_MiB) << "two tensors of 256 MiB at least";
   EXPECT_EQ(minimum_at(minimum - 1), minimum);
-  Reference reference(on_device(module.deepcopy()), kCuda);
+  Reference reference(module.deepcopy(), kCuda);
   const c10::IValue expected = reference.run("forward", {huge});
   options.vram_budget = minimum;
   Module offloaded = wrap(module.deepcopy(), options);
@@ -250,6 +246,45 @@ TEST(Device, TheMinimumForActivationsIsExact) {
     }
     EXPECT_LE(unknown.stats().peak_device_bytes, minimum + more);
   }
+}
+
+/// Convolutions on images of several sizes: each size leaves the pool in pieces of its own.
+TEST(Device, CallsOfManyShapesFitTheSmallestBudget) {
+  torch::jit::Module module("Model");
+  for (int i = 0; i < 4; ++i) {
+    module.register_parameter("w" + std::to_string(i), at::randn({256, 256, 3, 3}).mul(1.0 / 48), false);
+  }
+  module.define(R"(
+def forward(self, x):
+  for i in range(2):
+    x = torch.relu(torch.conv2d(x, self.w0, padding=[1, 1]))
+    x = torch.relu(torch.conv2d(x, self.w1, padding=[1, 1]))
+    x = torch.relu(torch.conv2d(x, self.w2, padding=[1, 1])) + torch.cat([x, x], 1).sum(1, keepdim=True)
+  return torch.conv2d(x, self.w3)
+)");
+  std::vector<at::Tensor> images;
+  Options options;
+  options.device = kCuda;
+  options.vram_budget = 1;
+  for (const std::int64_t side : {17, 64, 40, 90, 33, 71}) {
+    images.push_back(at::randn({2, 256, side, side}).to(kCuda));
+    options.example_calls.push_back({"forward", {images.back()}, {}});
+  }
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    try {
+      wrap(module.deepcopy(), options);
+    } catch (const BudgetError& error) {
+      options.vram_budget = error.minimum_bytes();
+    }
+  }
+  Reference reference(module.deepcopy(), kCuda);
+  Module offloaded = wrap(module.deepcopy(), options);
+  std::mt19937 random(5);
+  for (int call = 0; call < 60; ++call) {
+    const at::Tensor& image = images[random() % images.size()];
+    ASSERT_EQ(tools::first_difference(offloaded.forward({image}), reference.run("forward", {image})), "") << call;
+  }
+  EXPECT_LE(offloaded.stats().peak_device_bytes, *options.vram_budget);
 }
 
 } // namespace

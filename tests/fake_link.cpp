@@ -23,13 +23,21 @@ bool overlap(const std::byte* a, std::uint64_t a_bytes, const std::byte* b, std:
 } // namespace
 
 struct FakeLink::FakeFence final : Fence {
-  FakeFence(int lane, Point p) : Fence(lane), point(p) {}
-  const Point point;
+  FakeFence(int lane, std::size_t s, std::optional<std::uint64_t> l) : Fence(lane), stream(s), length(l) {}
+  const std::size_t stream;
+  mutable std::optional<std::uint64_t> length; // none before it is settled
 };
 
-FakeLink::Point FakeLink::point_of(const Fence& fence) { return static_cast<const FakeFence&>(fence).point; }
+FakeLink::Point FakeLink::point_of(const Fence& fence) const {
+  const auto& fake = static_cast<const FakeFence&>(fence);
+  if (!fake.length) {
+    fake.length = streams_[fake.stream].enqueued;
+  }
+  return {fake.stream, *fake.length};
+}
 
-FakeLink::FakeLink(int lanes, Order order, std::uint32_t seed) : order_(order), random_(seed), streams_(lanes + 1) {}
+FakeLink::FakeLink(int lanes, Order order, std::uint32_t seed, Fences fences)
+    : order_(order), fences_(fences), random_(seed), streams_(lanes + 1) {}
 
 void FakeLink::count(Call call) {
   const std::uint64_t n = calls_[index(call)]++;
@@ -79,13 +87,22 @@ void FakeLink::wait_arrived(int lane, const Fence& arrived) {
 FencePtr FakeLink::record_arrived() {
   const std::lock_guard lock(mutex_);
   count(Call::record_arrived);
-  return std::make_shared<FakeFence>(Fence::kLink, Point{kCopies, streams_[kCopies].enqueued});
+  return std::make_shared<FakeFence>(Fence::kLink, kCopies, streams_[kCopies].enqueued);
 }
 
 FencePtr FakeLink::record_used(int lane) {
   const std::lock_guard lock(mutex_);
   count(Call::record_used);
-  return std::make_shared<FakeFence>(lane, Point{static_cast<std::size_t>(lane) + 1, streams_[lane + 1].enqueued});
+  const auto fence = std::make_shared<FakeFence>(lane, static_cast<std::size_t>(lane) + 1, std::nullopt);
+  if (fences_ == Fences::recorded) {
+    point_of(*fence);
+  }
+  return fence;
+}
+
+void FakeLink::settle(const Fence& used) {
+  const std::lock_guard lock(mutex_);
+  point_of(used);
 }
 
 void FakeLink::enqueue_copy(void* dst, const void* src, std::size_t bytes) {
@@ -113,10 +130,15 @@ void FakeLink::forbid(const std::byte* data, std::uint64_t bytes) {
   forbidden_.emplace_back(data, bytes);
 }
 
+bool FakeLink::reached(const Fence& arrived) {
+  const std::lock_guard lock(mutex_);
+  return is_done(point_of(arrived));
+}
+
 void FakeLink::synchronize(const Fence& fence) {
   const std::lock_guard lock(mutex_);
   count(Call::synchronize);
-  while (!reached(point_of(fence))) {
+  while (!is_done(point_of(fence))) {
     if (!run_one()) {
       problems_.emplace_back("deadlock: a fence that is synchronized can not be reached");
       throw Error(problems_.back());
@@ -141,7 +163,7 @@ std::optional<std::size_t> FakeLink::choose() {
   bool copies = false;
   for (std::size_t i = 0; i < streams_.size(); ++i) {
     const auto& pending = streams_[i].pending;
-    if (pending.empty() || (pending.front().kind == Kind::wait && !reached(pending.front().after))) {
+    if (pending.empty() || (pending.front().kind == Kind::wait && !is_done(pending.front().after))) {
       continue;
     }
     if (i == kCopies) {

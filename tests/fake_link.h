@@ -20,6 +20,12 @@ enum class Order {
   random,       ///< by the seed, and some of it while the host still enqueues
 };
 
+/// Where a fence of a lane lies, between the two that the contract of Link allows.
+enum class Fences {
+  recorded, ///< where the lane was when it was recorded
+  settled,  ///< where the lane is when it is first waited for or settled
+};
+
 enum class Call { wait, copy, record_arrived, wait_arrived, record_used, synchronize };
 constexpr std::size_t kCalls = 6;
 
@@ -30,7 +36,8 @@ constexpr std::size_t kCalls = 6;
 /// be called from any thread; memory is touched only while operations run, under one mutex.
 class FakeLink final : public Link {
  public:
-  explicit FakeLink(int lanes = 1, Order order = Order::random, std::uint32_t seed = 1);
+  explicit FakeLink(int lanes = 1, Order order = Order::random, std::uint32_t seed = 1,
+                    Fences fences = Fences::recorded);
 
   /// Enqueues a kernel on `lane` that reads `bytes` at `data` and compares them with `expected`.
   void read(int lane, const std::byte* data, const std::byte* expected, std::uint64_t bytes, std::string name);
@@ -52,6 +59,8 @@ class FakeLink final : public Link {
   FencePtr record_arrived() override;
   void wait_arrived(int lane, const Fence& arrived) override;
   FencePtr record_used(int lane) override;
+  void settle(const Fence& used) override;
+  bool reached(const Fence& arrived) override;
   void synchronize(const Fence& fence) override;
   double stall_us() override { return 0; }
 
@@ -85,16 +94,17 @@ class FakeLink final : public Link {
 
   static constexpr std::size_t kCopies = 0; // the stream of the link; that of a lane is one more than its number
 
-  static Point point_of(const Fence& fence);
+  Point point_of(const Fence& fence) const;
   void count(Call call);
   void enqueue(std::size_t stream, Operation operation);
-  bool reached(const Point& point) const { return streams_[point.stream].done >= point.length; }
+  bool is_done(const Point& point) const { return streams_[point.stream].done >= point.length; }
   std::optional<std::size_t> choose();
   bool run_one();
   void run(const Operation& operation);
 
   mutable std::mutex mutex_;
   const Order order_;
+  const Fences fences_;
   std::mt19937 random_;
   std::vector<Stream> streams_;
   std::uint64_t number_ = 0;
@@ -127,11 +137,13 @@ class ForgetfulLink final : public Link {
     }
   }
   FencePtr record_used(int lane) override { return link_.record_used(lane); }
+  void settle(const Fence& used) override { link_.settle(used); }
   void synchronize(const Fence& fence) override {
     if (!forgets(Call::synchronize)) {
       link_.synchronize(fence);
     }
   }
+  bool reached(const Fence& arrived) override { return link_.reached(arrived); }
   double stall_us() override { return link_.stall_us(); }
 
  protected:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests models sanitizer bench; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests sanitizer bench models; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests models sanitizer bench}
+parts=${*:-tests sanitizer bench models}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 export LD_LIBRARY_PATH
@@ -28,16 +28,44 @@ part() {
   fi
 }
 
-tests() { "$binaries/device_test" --gtest_output="json:$out/tests.json"; }
-
-# Whatever can be exported here; all-MiniLM-L6-v2 comes from a package that may not be there.
-models() {
-  local name
-  for name in vit vgg encoder bert minilm; do
-    [ -e "$binaries/exported/$name.pt" ] || python3 "$project/models/export.py" "$name" --full "$binaries/exported" ||
-      echo "not exported: $name"
+tests() {
+  local status=0 name
+  "$binaries/device_test" --gtest_output="json:$out/tests.json" || status=1
+  "$binaries/device_faults_test" || status=1
+  for name in TenModules AThousand AProcess AModule AThread; do # each in a process that has not used the device yet
+    "$binaries/device_life_test" --gtest_filter="*$name*" || status=1
   done
-  python3 "$project/tests/models_test.py" "$binaries" "$binaries/exported" --device cuda:0
+  return "$status"
+}
+
+# Real architectures in their real sizes, small ones for everything that modules do, random ones. What the packages here
+# can not export is said.
+made=$out/../models.$$
+make_models() {
+  local status=0
+  mkdir -p "$made"
+  python3 "$project/models/export.py" vit vgg encoder bert --full "$made/full" || status=1
+  python3 "$project/models/export.py" swin decoder gpt2 t5 llama lstm moe exits "$made/real" || status=1
+  python3 "$project/tests/small_models.py" "$made/small" --library "$binaries/libcustom_ops.so" \
+    --make-model "$binaries/make_model" --width 640 || status=1
+  python3 "$project/tests/random_models.py" "$made/random" --seed 1 --count 50 --width 384 || status=1
+  "$binaries/make_model" transformer --layers 4 --width 1024 --heads 16 --vocab 256000 --dtype bfloat16 "$made/language.pt"
+  python3 -c 'import sys, torch; torch.save([[torch.randint(0, 256000, (1, 128))]], sys.argv[1])' "$made/language.inputs.pt"
+  return "$status"
+}
+
+models() {
+  local status=0
+  wait "$making" || status=1
+  cat "$out/made.log"
+  "$binaries/bench" --model "$made/full/vit.pt" --model "$made/full/encoder.pt" --model "$made/full/bert.pt" \
+    --model "$made/language.pt" --output-dir "$out/models" || status=1
+  # Plain cuDNN says the same of recurrent weights, at each call.
+  "$binaries/matrix" --device cuda:0 --library "$binaries/libcustom_ops.so" "$made"/{small,random,real,full} \
+    2> >(grep -v "RNN module weights" >&2) || status=1
+  python3 "$project/tests/models_test.py" "$binaries" "$made/full" encoder --device cuda:0 || status=1
+  rm -rf "$made" "$out/made.log"
+  return "$status"
 }
 
 # Small sizes: a sanitizer runs matrix products hundreds of times slower. It finds bad addresses, races inside kernels and reads
@@ -59,10 +87,18 @@ sanitizer() {
   return "$status"
 }
 
-bench() { "$binaries/bench" --output-dir "$out"; }
+bench() {
+  [[ -z ${making:-} ]] || wait "$making" # nothing else runs beside it
+  "$binaries/bench" --calls 12 --output-dir "$out"
+}
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-for name in tests models sanitizer bench; do
+# Models are made beside what needs little of the processors.
+if [[ " $parts " == *" models "* ]]; then
+  make_models >"$out/made.log" 2>&1 &
+  making=$!
+fi
+for name in tests sanitizer bench models; do
   part "$name" "$name"
 done
 exit "$failed"

@@ -6,6 +6,6 @@ cd "$(dirname "$0")/.."
 build=${1:-build/release}
 folder=${2:-build/gpu}
 mkdir -p "$folder"
-cp "$build"/tools/{plan,run,bench} "$build"/tests/device_test "$build"/models/make_model "$folder"
-cp -L "$build"/offload/libtorch_offload.so.0 "$folder"
-strip "$folder"/{plan,run,bench,device_test,make_model,libtorch_offload.so.0}
+cp "$build"/tools/{plan,run,bench} "$build"/tests/{device_test,device_faults_test,device_life_test,matrix,soak,libcustom_ops.so} "$build"/models/make_model "$folder"
+cp -L "$build"/offload/libtorch_offload.so.0.1 "$folder"
+strip "$folder"/{plan,run,bench,device_test,device_faults_test,device_life_test,matrix,soak,make_model,libcustom_ops.so,libtorch_offload.so.0.1}

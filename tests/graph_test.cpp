@@ -1,25 +1,18 @@
-// Passes as text: IR in, IR out.
+// Weights found, traced and lowered, as text: IR in, IR out.
 
+#include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/ir/irparser.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/testing/file_check.h>
 
-#include <offload/graph/constants.h>
-#include <offload/graph/inline_calls.h>
 #include <offload/graph/lower.h>
-#include <offload/graph/prepare.h>
 #include <offload/graph/program.h>
 #include <offload/graph/trace_weights.h>
 #include <offload/graph/weights.h>
 
-#include <ATen/ops/randn.h>
+#include "ir.h"
 
 namespace offload {
 namespace {
-
-using torch::jit::testing::FileCheck;
 
 /// A module with square weights `a`, `b`, a vector `bias` and a small `little`, and the methods of `source`.
 torch::jit::Module make(const std::string& source) {
@@ -54,12 +47,6 @@ Lowered lower(const torch::jit::Module& module) {
   lowered.text = forward.graph->toString(false);
   lowered.steps = forward.steps;
   return lowered;
-}
-
-void check(const std::string& text, const std::function<void(FileCheck&)>& expect) {
-  FileCheck checks;
-  expect(checks);
-  checks.run(text);
 }
 
 TEST(Lower, LinearBecomesOffloadLinear) {
@@ -101,9 +88,12 @@ def forward(self, x):
 }
 
 TEST(Lower, OtherOperatorsGetTheirWeightsFromOneAcquire) {
-  const Lowered lowered = lower(make("def forward(self, x):\n  return torch.addmm(self.a, x, self.b)\n"));
+  const Lowered lowered = lower(make("def forward(self, x):\n  return torch.addcmul(self.a, x, self.b)\n"));
   check(lowered.text, [](FileCheck& c) {
-    c.check("prim::ListConstruct")->check_count("offload::acquire", 1)->check("prim::ListUnpack")->check("aten::addmm");
+    c.check("prim::ListConstruct")
+        ->check_count("offload::acquire", 1)
+        ->check("prim::ListUnpack")
+        ->check("aten::addcmul");
   });
   ASSERT_EQ(lowered.steps.size(), 1U);
   EXPECT_EQ(lowered.steps[0].weights, (Step{0, 1}));
@@ -116,11 +106,7 @@ def forward(self, x):
   return torch.cat([torch.matmul(x, q.t()), torch.matmul(x, k.t())], 1)
 )"));
   check(lowered.text, [](FileCheck& c) {
-    c.check("aten::chunk")
-        ->check("prim::ListUnpack")
-        ->check("aten::t")
-        ->check("offload::acquire")
-        ->check("aten::matmul");
+    c.check("aten::chunk")->check("prim::ListUnpack")->check("aten::t")->check("offload::matmul");
   });
   ASSERT_EQ(lowered.steps.size(), 2U);
   EXPECT_EQ(lowered.steps[0].weights, (Step{0}));
@@ -138,7 +124,65 @@ TEST(Lower, EmbeddingTablesAreReadAsRows) {
   const Lowered lowered = lower(make("def forward(self, x):\n  return torch.embedding(self.a, x.to(4))\n"));
   check(lowered.text, [](FileCheck& c) { c.check("offload::rows")->check("aten::embedding"); });
   ASSERT_EQ(lowered.steps.size(), 1U);
-  EXPECT_TRUE(lowered.steps[0].rows_only);
+  EXPECT_EQ(lowered.steps[0].taken, Taken::rows);
+}
+
+TEST(Lower, ProductsAreThoseOfOursWithTheSameInputs) {
+  const Lowered lowered = lower(make(R"(
+def forward(self, x):
+  x = torch.addmm(self.little, x, self.a, beta=0.5, alpha=2)
+  x = torch.mm(torch.matmul(x, self.a.t()), self.b)
+  return torch.bmm(x.unsqueeze(0), self.b.unsqueeze(0)) + torch.einsum('ij,kj->ik', [x, self.b])
+)"));
+  check(lowered.text, [](FileCheck& c) {
+    c.check("offload::addmm[")
+        ->check("offload::matmul[")
+        ->check("offload::mm[")
+        ->check("offload::bmm[")
+        ->check("offload::acquire")
+        ->check("aten::einsum");
+  });
+  ASSERT_EQ(lowered.steps.size(), 5U);
+  EXPECT_EQ(lowered.steps[0].taken, Taken::product);
+  EXPECT_EQ(lowered.steps[4].taken, Taken::leased);
+}
+
+TEST(Lower, AChoiceOfTheRunIsAStepForEachChoice) {
+  const Lowered lowered = lower(make(R"(
+def forward(self, x):
+  w = self.a if bool(x.sum() > 0) else self.b
+  return torch.linear(x, w)
+)"));
+  ASSERT_EQ(lowered.steps.size(), 2U);
+  EXPECT_EQ(lowered.steps[0].weights, (Step{0}));
+  EXPECT_EQ(lowered.steps[1].weights, (Step{1}));
+  EXPECT_EQ(lowered.because("a"), "");
+  const auto half = place_weights(*lowered.program.methods.at("forward").graph, {true, false, false, true});
+  check(half->toString(false), [](FileCheck& c) { c.check("placement=\"streamed\""); });
+}
+
+TEST(Lower, AFusedEncoderLayerTakesItsWeightsPartByPart) {
+  torch::jit::Module module("Model");
+  for (const char* name : {"qkv", "proj", "up", "down"}) {
+    module.register_parameter(name, at::randn({128, 128}), false);
+  }
+  for (const char* name : {"norm1", "norm2", "bias"}) {
+    module.register_parameter(name, at::randn({8192}), false);
+  }
+  module.define(R"(
+def forward(self, x):
+  return torch._transformer_encoder_layer_fwd(x, 8192, 4, self.qkv, self.bias, self.proj, self.bias, True, False, 1e-5,
+      self.norm1, self.norm1, self.norm2, self.norm2, self.up, self.bias, self.down, self.bias)
+)");
+  const Lowered lowered = lower(module);
+  check(lowered.text, [](FileCheck& c) {
+    c.check("offload::_transformer_encoder_layer_fwd")->check_not("aten::_transformer_encoder_layer_fwd");
+  });
+  std::vector<Step> steps;
+  for (const LoweredStep& step : lowered.steps) {
+    steps.push_back(step.weights);
+  }
+  EXPECT_EQ(steps, (std::vector<Step>{{0, 1, 4, 6}, {2, 6}, {3, 6}, {5}}));
 }
 
 TEST(Lower, MetadataReadsNothing) {
@@ -183,55 +227,48 @@ def update(self, x):
   EXPECT_EQ(lowered.because("a"), "written by aten::copy_");
 }
 
+TEST(TraceWeights, WhatIsPutIntoTheModuleStays) {
+  torch::jit::Module module = make("def forward(self, x):\n  return x\n");
+  module.register_attribute("kept", c10::ListType::ofTensors(), c10::List<at::Tensor>({at::randn({2})}));
+  module.define(R"(
+def keep(self, x):
+  mine = [self.b]
+  mine.append(x)
+  self.kept.append(self.a)
+  return torch.cat(mine)
+)");
+  const Lowered lowered = lower(module);
+  EXPECT_EQ(lowered.because("a"), "written to a container of the module");
+  EXPECT_EQ(lowered.because("b"), "") << "a list of the call's own";
+  EXPECT_TRUE(lowered.program.writes_state);
+}
+
+TEST(TraceWeights, AWriteThroughAListIsAWriteToItsTensors) {
+  const Lowered lowered =
+      lower(make("def forward(self, x):\n  both = [self.a, x]\n  torch._foreach_add_(both, 1)\n  return both[1]\n"));
+  EXPECT_EQ(lowered.because("a"), "written by aten::_foreach_add_");
+}
+
 TEST(TraceWeights, SmallWeightsStay) {
   const Lowered lowered = lower(make("def forward(self, x):\n  return x + self.little + self.bias.sum()\n"));
   EXPECT_EQ(lowered.because("little"), "small");
   EXPECT_EQ(lowered.because("bias"), "");
 }
 
-TEST(FindWeights, TiesAndOverlappingViewsAreOneWeight) {
-  const at::Tensor base = at::randn({300, 128});
-  torch::jit::Module module("Model");
-  module.register_parameter("q", base.slice(0, 0, 100), false);
-  module.register_parameter("k", base.slice(0, 100, 200), false);
-  module.register_parameter("v", base.slice(0, 150, 300), false);
-  module.register_parameter("tied", base.slice(0, 0, 100), false);
-  const ModuleWeights found = find_weights({module});
-  ASSERT_EQ(found.weights.size(), 2U);
-  EXPECT_EQ(found.weights[0].name, "q");
-  EXPECT_EQ(found.weights[0].aliases, (std::vector<std::string>{"tied"}));
-  EXPECT_EQ(found.weights[1].name, "k");
-  EXPECT_EQ(found.weights[1].aliases, (std::vector<std::string>{"v"}));
-  EXPECT_EQ(found.weights[1].bytes(), 200U * 128U * 4U);
-}
-
-TEST(FindWeights, LooksIntoContainers) {
-  torch::jit::Module module("Model");
-  c10::List<at::Tensor> list({at::randn({8}), at::randn({9})});
-  module.register_attribute("list", c10::ListType::ofTensors(), list);
-  c10::Dict<std::string, at::Tensor> dict;
-  dict.insert("x", at::randn({10}));
-  module.register_attribute("dict", c10::DictType::create(c10::StringType::get(), c10::TensorType::get()), dict);
-  const ModuleWeights found = find_weights({module});
-  ASSERT_EQ(found.weights.size(), 3U);
-  EXPECT_EQ(found.weights[1].name, "list.1");
-  EXPECT_EQ(found.weights[2].name, "dict.x");
-}
-
 TEST(PlaceWeights, LeavesLeasesForStreamedWeightsOnly) {
   const Lowered lowered = lower(make(R"(
 def forward(self, x):
   x = torch.linear(torch.linear(x, self.a), self.b)
-  return torch.addmm(self.a, x, self.a) + torch.addmm(self.b, x, self.a)
+  return torch.addcmul(self.a, x, self.a) + torch.addcmul(self.b, x, self.a)
 )"));
   const auto graph = place_weights(*lowered.program.methods.at("forward").graph, {true, false, false, true});
   check(graph->toString(false), [](FileCheck& c) {
     c.check("aten::linear[placement=\"resident\"](")
         ->check("placement=\"streamed\"")
         ->check_not("offload::acquire")
-        ->check("aten::addmm")
+        ->check("aten::addcmul")
         ->check_count("offload::acquire", 1, true)
-        ->check("aten::addmm");
+        ->check("aten::addcmul");
   });
   check(lowered.text, [](FileCheck& c) { c.check_count("offload::linear", 2, true); });
 }
@@ -246,88 +283,6 @@ def forward(self, x):
   const auto graph = place_weights(*lowered.program.methods.at("forward").graph, {false, false, false, true});
   check(graph->toString(false),
         [](FileCheck& c) { c.check("aten::linear[placement=\"resident\"")->check("placement=\"streamed\""); });
-}
-
-TEST(InlineCalls, AForkRunsWhereItStands) {
-  auto body = std::make_shared<torch::jit::Graph>();
-  torch::jit::parseIR("graph(%x : Tensor):\n  %y : Tensor = aten::relu(%x)\n  return (%y)", body.get());
-  auto graph = std::make_shared<torch::jit::Graph>();
-  graph->addInput("self");
-  torch::jit::Node* fork = graph->insertNode(graph->create(torch::jit::prim::fork, {graph->addInput("x")}, 1));
-  fork->g_(torch::jit::attr::Subgraph, body);
-  fork->output()->setType(c10::FutureType::create(c10::TensorType::get()));
-  graph->registerOutput(graph->insert(c10::Symbol::fromQualString("aten::wait"), {fork->output()}));
-  inline_calls(graph, torch::jit::Module("Model"));
-  check(graph->toString(false), [](FileCheck& c) {
-    c.check_not("prim::fork")
-        ->check("aten::relu(%x)")
-        ->check("Future[Tensor] = offload::completed")
-        ->check("aten::wait");
-  });
-}
-
-TEST(InlineCalls, AnInterfaceIsAChoiceAmongModules) {
-  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
-  torch::jit::Module module("Model", unit);
-  for (const char* name : {"first", "second"}) {
-    torch::jit::Module part(std::string("Part") + name, unit);
-    part.register_parameter("w", at::randn({128, 128}), false);
-    part.define("def forward(self, x: Tensor) -> Tensor:\n  return torch.linear(x, self.w)\n");
-    module.register_module(name, part);
-  }
-  const auto interface = c10::InterfaceType::create("__torch__.Step", /*is_module=*/true);
-  interface->addMethod(module.attr("first").toModule().get_method("forward").function().getSchema());
-  auto graph = std::make_shared<torch::jit::Graph>();
-  torch::jit::Value* self = graph->addInput("self");
-  self->setType(module.type());
-  torch::jit::Value* chosen = graph->addInput("chosen");
-  chosen->setType(interface);
-  torch::jit::Value* x = graph->addInput("x");
-  torch::jit::Node* call = graph->insertNode(graph->create(torch::jit::prim::CallMethod, {chosen, x}, 1));
-  call->s_(torch::jit::attr::name, "forward");
-  graph->registerOutput(call->output());
-  inline_calls(graph, module);
-  check(graph->toString(false), [](FileCheck& c) {
-    c.check("GetAttr[name=\"first\"]")
-        ->check("aten::__is__")
-        ->check("prim::If")
-        ->check("aten::linear")
-        ->check("GetAttr[name=\"second\"]")
-        ->check("aten::__is__")
-        ->check("aten::linear")
-        ->check("prim::RaiseException");
-  });
-  check(graph->toString(false), [](FileCheck& c) { c.check_not("prim::CallMethod"); });
-}
-
-TEST(TakeConstants, LargeOnesBecomeAttributesAndSharedOnesOne) {
-  const at::Tensor weight = at::randn({128, 128});
-  auto graph = std::make_shared<torch::jit::Graph>();
-  torch::jit::Value* x = graph->addInput("x");
-  for (int i = 0; i < 2; ++i) {
-    x = graph->insert(torch::jit::aten::matmul, {x, graph->insertConstant(weight)});
-  }
-  x = graph->insert(torch::jit::aten::add, {x, graph->insertConstant(at::randn({128}))});
-  graph->registerOutput(x);
-  torch::jit::Module holder("Constants");
-  take_constants(*graph, holder);
-  torch::jit::EliminateDeadCode(graph->block());
-  EXPECT_EQ(holder._ivalue()->slots().size(), 1U);
-  EXPECT_TRUE(holder._ivalue()->slots()[0].toTensor().is_same(weight));
-  check(graph->toString(false), [](FileCheck& c) {
-    c.check_count("prim::GetAttr[name=\"c0\"](%constants)", 2, true)->check("prim::Constant[value=<Tensor>]");
-  });
-}
-
-TEST(RewriteDevices, DeviceConstantsFollowTheModule) {
-  auto graph = make("def forward(self, x):\n  return torch.zeros([2], device=torch.device('cpu'))\n")
-                   .get_method("forward")
-                   .graph()
-                   ->copy();
-  std::vector<std::string> rewritten;
-  rewrite_devices(graph, c10::Device("cuda:0"), rewritten);
-  check(graph->toString(false), [](FileCheck& c) { c.check("Device = prim::Constant[value=\"cuda:0\"]"); });
-  EXPECT_EQ(rewritten.size(), 1U);
 }
 
 } // namespace

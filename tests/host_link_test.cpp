@@ -55,11 +55,11 @@ TEST(HostLink, StreamsForSeveralLanes) {
   constexpr std::size_t kWeights = 8;
   const auto link = make_host_link();
   std::vector<std::vector<std::byte>> weights;
-  HostBytes host;
+  HostPlaces host;
   StreamerConfig config;
   for (std::size_t i = 0; i < kWeights; ++i) {
     weights.emplace_back(kBytes, static_cast<std::byte>(i + 1));
-    host.push_back(weights.back().data());
+    host.push_back(in_memory(weights.back().data()));
     config.bytes.push_back(kBytes);
     config.names.push_back("w" + std::to_string(i));
   }
@@ -80,7 +80,7 @@ TEST(HostLink, StreamsForSeveralLanes) {
       for (const Step& step : *sequence) {
         streamer.acquire(lane, step);
         wrong += std::memcmp(streamer.address(step[0]), weights[step[0]].data(), kBytes) == 0 ? 0 : 1;
-        streamer.release(lane, step.data(), step.size());
+        streamer.release(lane, step);
       }
       streamer.end(lane);
     }

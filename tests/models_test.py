@@ -1,5 +1,5 @@
-"""Every exported model under several budgets: bit-equal to the reference of `run --check`, and, read back from what `run
---save` wrote, to what plain torch.jit.load gives; bytes moved as planned.
+"""Every exported model through the command `run`: what --check finds equal and --save writes is what plain torch.jit.load
+gives in Python. (What is planned, moved and kept is looked at by `matrix`, in one process.)
 
 usage: models_test.py TOOLS_DIR MODELS_DIR [--device cpu|cuda:0] [NAME ...]     models as models/export.py makes them
 """
@@ -43,10 +43,8 @@ def to_device(value, device):
     return value
 
 
-# Models that read by data what they read; of which one node reads more than a quarter; that were traced on the CPU.
-BY_DATA = ("moe", "exits", "control", "control_frozen", "state", "outputs")
-ONE_LARGE_NODE = ("lstm", "resnet")
-TRACED = ("bert", "gpt2", "t5", "llama", "mixtral", "minilm", "traced")
+# Traced on the CPU: plain loading leaves the devices in their graphs.
+TRACED = ("bert", "gpt2", "t5", "llama", "mixtral", "minilm")
 # Models whose smallest budget has to leave at least nine tenths of the weight bytes to be streamed.
 MOSTLY_STREAMED = ("vit", "vgg", "bert", "encoder")
 
@@ -84,19 +82,13 @@ def test_model(name, tools, folder, device, failures):
     if measured.returncode != 0:
         failures.check(device != "cpu" and smallest_of(measured) > minimum, f"{name}: the smallest budget did not work: {measured}")
         minimum = smallest_of(measured)
-    # What does not depend on the size of the model: workspaces, activations and granularity of a GPU.
-    extra = 0 if device == "cpu" else (64 << 20)
-    budgets = {"smallest": minimum, "quarter": total // 4 + extra, "half": total // 2 + extra, "all": 2 * total + 2 * extra}
+    movable = device == "cpu" or name not in TRACED
     plain = torch.jit.load(model, map_location=device)
     with torch.no_grad(), torch.jit.optimized_execution(False):
         calls = torch.load(inputs, weights_only=True)
-        movable = device == "cpu" or name not in TRACED  # traced on the CPU: plain loading leaves its devices
         expected = [plain(*to_device(call, device)) for call in calls] if movable else None
+    budgets = {"smallest": minimum, "quarter": max(minimum, total // 4), "half": max(minimum, total // 2), "all": minimum + 2 * total}
     for label, vram in budgets.items():
-        if vram < minimum:
-            failures.check(device != "cpu" or name in ONE_LARGE_NODE, f"{name}: the {label} is below the smallest budget, {minimum}")
-            print(f"{name:8} {label:8} budget {vram:>11} is below the smallest, {minimum}", flush=True)
-            continue
         with tempfile.TemporaryDirectory() as scratch:
             saved = os.path.join(scratch, "saved.pt")
             done = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(vram), "--check", "--save", saved,
@@ -111,22 +103,11 @@ def test_model(name, tools, folder, device, failures):
             pairs = list(zip(tensors(outputs), tensors(expected)))
             failures.check(pairs and len(tensors(outputs)) == len(tensors(expected)) and all(same_bits(a, b) for a, b in pairs),
                            f"{name} at {label}: saved outputs differ from plain torch.jit.load")
-        streamed, planned = result["measured"]["streamed_bytes"], result["predicted"]["streamed_bytes"]
-        failures.check(streamed == planned or name in BY_DATA and streamed > 0, f"{name} at {label}: {streamed} bytes streamed a call, {planned} planned")
-        failures.check(result["measured"]["peak_device_bytes"] <= vram, f"{name} at {label}: over the budget")
-        if label == "all":
-            failures.check(streamed == 0, f"{name}: {streamed} bytes streamed though all fits")
         if label == "smallest" and name in MOSTLY_STREAMED and device == "cpu":
             share = sum(w["bytes"] for w in result["plan"]["weights"] if w["segments"][0]["mode"] == "streamed") / total
             failures.check(share >= 0.9, f"{name}: only {share:.3f} of the weight bytes stream at the smallest budget")
-        print(f"{name:8} {label:8} budget {vram:>11} of {total:>11}: bit-identical, {streamed:>12.0f} bytes a call, "
-              f"misses {result['measured']['misses']:.2f}", flush=True)
-        if label in ("smallest", "half"):
-            shared = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(vram if device == "cpu" else 2 * vram), "--check", "--threads", "2",
-                         "--calls", str(3 * len(calls)))
-            failures.check(shared.returncode == 0, f"{name} at {label}, two threads: exit {shared.returncode}: {shared.stderr}")
-    below = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(minimum - 1))
-    failures.check(below.returncode == 2 and str(minimum) in below.stderr, f"{name}: one byte below the smallest: {below}")
+        print(f"{name:8} {label:8} budget {vram:>11} of {total:>11}: bit-identical, "
+              f"{result['measured']['streamed_bytes']:>12.0f} bytes a call", flush=True)
 
 
 def main():

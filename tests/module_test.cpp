@@ -1,4 +1,4 @@
-// What users see of offload::Module. Built twice: for the host, and for the first GPU (OFFLOAD_TEST_DEVICE).
+// What users see of offload::Module. Linked twice: for the host, and for the first GPU.
 
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
@@ -7,80 +7,14 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
-#include <gtest/gtest.h>
 
-#include <offload/graph/program.h>
-#include <offload/module.h>
-#include <tools/compare.h>
-
+#include <atomic>
 #include <thread>
 
-namespace offload {
+#include "modules.h"
+
+namespace offload::test {
 namespace {
-
-const c10::Device kDevice(OFFLOAD_TEST_DEVICE);
-
-constexpr std::int64_t kWidth = 512; // a weight of 1 MiB in fp32
-constexpr std::uint64_t kWeightBytes = kWidth * kWidth * 4;
-constexpr std::uint64_t kReserve = 70_MiB; // default reserve and granularity of a GPU, nothing on the host
-
-std::uint64_t budget(std::uint64_t weights) { return weights * kWeightBytes + (kDevice.is_cuda() ? kReserve : 4096); }
-
-/// `count` weights w0, w1, ... and the methods of `source`.
-torch::jit::Module make(int count, const std::string& source, at::ScalarType dtype = at::kFloat,
-                        const std::function<void(torch::jit::Module&)>& add_attributes = {}) {
-  torch::jit::Module module("Model");
-  for (int i = 0; i < count; ++i) {
-    module.register_parameter("w" + std::to_string(i), at::randn({kWidth, kWidth}).mul(1.0 / 23).to(dtype), false);
-  }
-  module.register_parameter("little", at::randn({kWidth}).to(dtype), false);
-  module.register_attribute("training", c10::BoolType::get(), false);
-  if (add_attributes) {
-    add_attributes(module);
-  }
-  module.define(source);
-  return module;
-}
-
-std::string chain(int count) {
-  std::string source = "def forward(self, x):\n";
-  for (int i = 0; i < count; ++i) {
-    source += "  x = x + torch.linear(x, self.w" + std::to_string(i) + ", self.little)\n";
-  }
-  return source + "  return x\n";
-}
-
-at::Tensor rows(std::int64_t count = 3, at::ScalarType dtype = at::kFloat) {
-  return at::randn({count, kWidth}).to(dtype).to(kDevice);
-}
-
-Options options_for(std::uint64_t vram) {
-  Options options;
-  options.device = kDevice;
-  options.vram_budget = vram;
-  return options;
-}
-
-/// The same module twice: under a budget, and as the reference wholly on the device.
-struct Pair {
-  Pair(const torch::jit::Module& module, const Options& options)
-      : reference(on_device(module.deepcopy()), kDevice), offloaded(wrap(module.deepcopy(), options)) {}
-
-  static torch::jit::Module on_device(torch::jit::Module module) {
-    module.to(kDevice);
-    return module;
-  }
-
-  void expect_same(const std::vector<c10::IValue>& inputs, const Kwargs& kwargs = {},
-                   const std::string& method = "forward") {
-    const c10::IValue expected = reference.run(method, inputs, kwargs);
-    const c10::IValue actual = offloaded.run_method(method, inputs, kwargs);
-    EXPECT_EQ(tools::first_difference(actual, expected), "");
-  }
-
-  Reference reference;
-  Module offloaded;
-};
 
 TEST(Module, IsBitIdenticalAtEveryBudgetAndMovesWhatThePlanSays) {
   // On a GPU the reserve is measured, and what it leaves goes to weights: it takes more of them until something
@@ -201,51 +135,6 @@ def forward(self, x, n: int):
   }
 }
 
-TEST(Module, DefaultsKeywordsAndContainersComeThrough) {
-  Pair pair(make(2, R"(
-def forward(self, x, scale: float = 2.0, parts: Optional[List[Tensor]] = None) -> Tuple[Tensor, Dict[str, Tensor], int]:
-  y = torch.linear(x, self.w0) * scale
-  if parts is not None:
-    y = y + parts[0]
-  return y, {'z': torch.linear(y, self.w1)}, 7
-def twice(self, x):
-  return [torch.linear(x, self.w1), x]
-)"),
-            options_for(budget(1)));
-  pair.expect_same({rows()});
-  pair.expect_same({rows()}, {{"scale", 3.0}});
-  pair.expect_same({rows(), 1.0, c10::List<at::Tensor>({rows()})});
-  pair.expect_same({rows()}, {}, "twice");
-  pair.expect_same({rows()});
-}
-
-TEST(Module, WeightsThatAreReturnedAreCopies) {
-  Pair pair(make(2, "def forward(self, x):\n  return self.w0, self.w1.t(), torch.linear(x, self.w0), self.little\n"),
-            options_for(budget(1)));
-  c10::IValue first = pair.offloaded.forward({rows()});
-  pair.expect_same({rows()});
-  first.toTupleRef().elements()[0].toTensor().zero_(); // ours to change
-  pair.expect_same({rows()});
-}
-
-TEST(Module, WrittenStateIsKept) {
-  torch::jit::Module module = make(2, R"(
-def forward(self, x):
-  self.count = self.count + 1
-  self.sums.add_(x.sum(0))
-  return torch.linear(x, self.w0) + torch.linear(self.sums, self.w1) * float(self.count)
-)",
-                                   at::kFloat, [](torch::jit::Module& m) {
-                                     m.register_attribute("count", c10::IntType::get(), 0);
-                                     m.register_buffer("sums", at::zeros({kWidth}));
-                                   });
-  Pair pair(module, options_for(budget(1)));
-  const at::Tensor x = rows();
-  for (int call = 0; call < 3; ++call) {
-    pair.expect_same({x});
-  }
-}
-
 TEST(Module, ErrorsOfTheModelPassThroughAndLeaveItWorking) {
   Pair pair(make(3, R"(
 def forward(self, x, fail: bool):
@@ -267,45 +156,11 @@ def forward(self, x, fail: bool):
   }
 }
 
-TEST(Module, BadInputIsNamed) {
-  Module module = wrap(make(1, chain(1)), options_for(budget(1)));
-  const auto message = [&](const std::function<void()>& call) -> std::string {
-    try {
-      call();
-    } catch (const InputError& error) {
-      return error.what();
-    } catch (const std::exception& error) {
-      return std::string("not an InputError: ") + error.what();
-    }
-    return "nothing was thrown";
-  };
-  EXPECT_NE(message([&] { module.forward({}); }).find("'x'"), std::string::npos);
-  EXPECT_NE(message([&] { module.forward({rows(), rows()}); }).find("Expected at most"), std::string::npos);
-  EXPECT_NE(message([&] { module.forward({3}); }).find("'x'"), std::string::npos);
-  EXPECT_NE(message([&] { module.forward({rows()}, {{"y", 1}}); }).find('y'), std::string::npos);
-  EXPECT_NE(message([&] { module.run_method("backward", {}); }).find("'backward'"), std::string::npos);
-  EXPECT_NE(message([&] { module.attr("w7"); }).find("'w7'"), std::string::npos);
-  Options options = options_for(0);
-  EXPECT_NE(message([&] { wrap(make(1, chain(1)), options); }).find("vram_budget is 0"), std::string::npos);
-  options = options_for(budget(1));
-  options.concurrency = 0;
-  EXPECT_NE(message([&] { wrap(make(1, chain(1)), options); }).find("concurrency"), std::string::npos);
-}
-
-TEST(Module, AttributesAreHostCopies) {
-  const torch::jit::Module module = make(2, chain(2));
-  const Module offloaded = wrap(module.deepcopy(), options_for(budget(1)));
-  const at::Tensor copy = offloaded.attr("w1").toTensor();
-  EXPECT_TRUE(copy.device().is_cpu());
-  EXPECT_TRUE(copy.equal(module.attr("w1").toTensor()));
-  EXPECT_FALSE(offloaded.attr("training").toBool());
-}
-
 TEST(Module, AFlippedBitOfAStreamedWeightShows) {
   const torch::jit::Module module = make(3, chain(3));
   torch::jit::Module flipped = module.deepcopy();
   flipped.attr("w1").toTensor().view(at::kByte)[100][13].bitwise_xor_(1);
-  Reference reference(Pair::on_device(module.deepcopy()), kDevice);
+  Reference reference(module.deepcopy(), kDevice);
   Module offloaded = wrap(flipped, options_for(budget(1)));
   const at::Tensor x = rows();
   EXPECT_NE(tools::first_difference(offloaded.forward({x}), reference.run("forward", {x})), "");
@@ -370,6 +225,29 @@ TEST(Module, ManyThreadsShareIt) {
   }
 }
 
+TEST(Module, StatsMayBeAskedWhileTheBudgetChanges) {
+  constexpr int kCount = 6;
+  Options options = options_for(budget(3));
+  options.example_calls.push_back({"forward", {rows()}, {}});
+  Module offloaded = wrap(make(kCount, chain(kCount)), options);
+  std::atomic<bool> changing = true;
+  std::thread owner([&] {
+    for (int i = 0; i < 20; ++i) {
+      offloaded.set_vram_budget(budget(i % 2 == 0 ? 4 : 3));
+      offloaded.forward({rows()});
+    }
+    changing = false;
+  });
+  Stats before;
+  while (changing) {
+    const Stats now = offloaded.stats();
+    EXPECT_GE(now.calls, before.calls);
+    EXPECT_GE(now.misses, before.misses);
+    before = now;
+  }
+  owner.join();
+}
+
 TEST(Module, DestroyedWithWorkInFlight) {
   const torch::jit::Module module = make(6, chain(6));
   for (int round = 0; round < 5; ++round) {
@@ -395,4 +273,4 @@ TEST(Module, NothingStreamsWhenAllFits) {
 }
 
 } // namespace
-} // namespace offload
+} // namespace offload::test

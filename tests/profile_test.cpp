@@ -8,7 +8,7 @@
 namespace offload {
 namespace {
 
-MachineProfile profile() { return {"a machine", 24000, 10, 12000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
+MachineProfile profile() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
 
 nlohmann::json json() { return nlohmann::json::parse(to_json(profile())); }
 

@@ -122,29 +122,5 @@ TEST(StagedStore, IsDestroyedWithWorkInFlight) {
 
 TEST(StagedStore, IsDestroyedUnused) { Streaming device(staged({1}, 1)); }
 
-/// Bytes in the middle of nothing, to see what was written beside them.
-TEST(CopyPastCache, WritesExactlyItsBytesAtEveryAlignment) {
-  constexpr std::size_t kMargin = 64;
-  std::vector<std::byte> source(kMargin + 400);
-  for (std::size_t i = 0; i < source.size(); ++i) {
-    source[i] = static_cast<std::byte>(i * 7 + 1);
-  }
-  for (std::size_t to = 0; to < 17; ++to) {
-    for (std::size_t from = 0; from < 17; ++from) {
-      for (const std::size_t bytes : {0, 1, 5, 15, 16, 17, 63, 64, 65, 79, 80, 127, 128, 129, 257, 300}) {
-        alignas(64) std::array<std::byte, kMargin + 400 + kMargin> target;
-        target.fill(std::byte{0xEE});
-        copy_past_cache(target.data() + kMargin + to, source.data() + from, bytes);
-        const auto begin = target.begin() + kMargin + static_cast<std::ptrdiff_t>(to);
-        const auto end = begin + static_cast<std::ptrdiff_t>(bytes);
-        const auto untouched = [](std::byte b) { return b == std::byte{0xEE}; };
-        ASSERT_TRUE(std::equal(begin, end, source.begin() + static_cast<std::ptrdiff_t>(from)));
-        ASSERT_TRUE(std::all_of(target.begin(), begin, untouched));
-        ASSERT_TRUE(std::all_of(end, target.end(), untouched));
-      }
-    }
-  }
-}
-
 } // namespace
 } // namespace offload::test

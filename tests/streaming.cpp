@@ -37,13 +37,13 @@ Streaming::Streaming(const Shape& shape) : link_(shape.lanes, shape.order, shape
   const Unit* next = host_.data();
   std::vector<bool> direct;
   for (const std::uint64_t units : shape.units) {
-    weights_.push_back(next->bytes);
+    weights_.push_back(in_memory(next->bytes));
     bytes_.push_back(units * kUnit);
     config.names.push_back("w" + std::to_string(config.names.size()));
     direct.push_back(shape.host == Host::mixed && direct.size() % 2 == 0);
     next += units;
     if (shape.host != Host::direct && !direct.back()) {
-      link_.forbid(weights_.back(), bytes_.back());
+      link_.forbid(weights_.back().memory, bytes_.back());
     }
   }
   auto* ring = reinterpret_cast<std::byte*>(ring_.data());
@@ -73,7 +73,7 @@ Streaming::~Streaming() {
 
 void Streaming::read(int lane, const Step& step) {
   for (const WeightId weight : step) {
-    link_.read(lane, streamer_->address(weight), weights_[weight], bytes_[weight], "w" + std::to_string(weight));
+    link_.read(lane, streamer_->address(weight), weights_[weight].memory, bytes_[weight], "w" + std::to_string(weight));
   }
 }
 

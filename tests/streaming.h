@@ -51,7 +51,7 @@ class Streaming {
   void end(int lane) { streamer_->end(lane); }
   void acquire(int lane, const Step& step) { streamer_->acquire(lane, step); }
   void read(int lane, const Step& step); ///< enqueues kernels that check every byte
-  void release(int lane, const Step& step) { streamer_->release(lane, step.data(), step.size()); }
+  void release(int lane, const Step& step) { streamer_->release(lane, step); }
   void visit(int lane, const Step& step);
 
   /// A call that expects `sequence` and executes `steps`.
@@ -73,7 +73,7 @@ class Streaming {
   std::vector<Unit> host_;
   std::vector<Unit> ring_;
   std::vector<Unit> staging_;
-  std::vector<const std::byte*> weights_;
+  HostPlaces weights_;
   std::vector<std::uint64_t> bytes_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Streamer> streamer_;

@@ -15,6 +15,7 @@
 #include <offload/preview.h>
 #include <tools/bench_cases.h>
 #include <tools/bench_measure.h>
+#include <tools/bench_models.h>
 #include <tools/bench_report.h>
 #include <tools/cli.h>
 
@@ -28,6 +29,7 @@ struct Arguments {
   std::string tables;
   std::string rows;
   bool staged = false;
+  std::vector<std::string> models;
   std::string against = "auto,gpu,cpu";
   std::string format = "table";
   std::string ring;
@@ -37,10 +39,14 @@ struct Arguments {
   std::string output_dir;
 
   void add_to(CLI::App& app) {
-    app.add_option("--table", tables,
-                   "tables of the record, as in 1,2; or all. Without --table, --rows and --staged: everything");
+    app.add_option(
+        "--table", tables,
+        "tables of the record, as in 1,2; or all. Without --table, --rows, --staged and --model: all but models");
     app.add_option("--rows", rows, "stacks of 64 layers of 4096 x 4096 with so many rows of input, as in 1,16,64");
     app.add_flag("--staged", staged, "the first table, all streamed, with 256 MiB page-locked");
+    app.add_option("--model", models, "an archive with NAME.inputs.pt beside it, at a tenth of its size; once for each")
+        ->take_all()
+        ->allow_extra_args(false);
     app.add_option("--against", against, "what stands beside our time")->capture_default_str();
     app.add_option("--format", format, "table, json, svg")->check(CLI::IsMember({"table", "json", "svg"}));
     app.add_option("--ring", ring,
@@ -86,18 +92,14 @@ struct Arguments {
   }
 };
 
-/// Of the machine: sizes for a host without a GPU are far below what a container of it may take.
-std::uint64_t free_host_bytes() {
-  return static_cast<std::uint64_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
-Report measure(const Selection& selection, const MeasureOptions& options) {
+Report measure(const Selection& selection, const std::vector<std::string>& models, MeasureOptions options) {
   Report report;
   report.setup = describe_setup(options.device);
+  options.link_bytes_per_us = report.setup.link_bytes_per_us;
   const bool host_only = report.setup.host_only();
   for (Case stack : make_cases(selection)) {
     if (host_only) {
-      stack = reduce(stack, free_host_bytes());
+      stack = reduce(stack, free_bytes(c10::kCPU));
     }
     const auto same = std::find_if(report.tables.begin(), report.tables.end(),
                                    [&](const TableResult& table) { return table.stack.same_work(stack); });
@@ -114,6 +116,9 @@ Report measure(const Selection& selection, const MeasureOptions& options) {
     Case stack = record_case(1);
     stack.layers_on_gpu = {0};
     report.staged = measure_staged(stack, kStagedPinned, options);
+  }
+  for (const std::string& model : models) {
+    report.models.push_back(measure_model(model, options));
   }
   return report;
 }
@@ -132,10 +137,15 @@ int main(int argc, char** argv) {
   Arguments arguments;
   arguments.add_to(app);
   return run_command(app, argc, argv, [&] {
-    const Selection selection = parse_selection(arguments.tables, arguments.rows, arguments.staged);
+    const bool only_models =
+        !arguments.models.empty() && arguments.tables.empty() && arguments.rows.empty() && !arguments.staged;
+    const Selection selection =
+        only_models ? Selection() : parse_selection(arguments.tables, arguments.rows, arguments.staged);
     MeasureOptions options = arguments.options();
     if (arguments.profile) {
-      std::cout << offload::to_json(offload::measure_machine(options.device)) << '\n';
+      offload::MachineProfile profile = offload::measure_machine(options.device);
+      profile.file_bytes_per_us = offload::measure_file_reads(std::filesystem::temp_directory_path().string());
+      std::cout << offload::to_json(profile) << '\n';
       return kDone;
     }
     const std::filesystem::path folder = arguments.output_dir;
@@ -143,11 +153,14 @@ int main(int argc, char** argv) {
     if (!folder.empty() && !std::filesystem::create_directories(folder, error) && error) {
       throw offload::InputError("--output-dir '" + arguments.output_dir + "': " + error.message());
     }
+    if (!folder.empty() && !std::ofstream(folder / "bench.md", std::ios::app)) { // now, not after all is measured
+      throw offload::InputError("--output-dir '" + arguments.output_dir + "': can not be written");
+    }
     const bool terminal = isatty(STDERR_FILENO) == 1;
     if (terminal) {
       options.progress = [](const std::string& what) { std::cerr << "\r\033[K" << what << std::flush; };
     }
-    Report report = measure(selection, options);
+    Report report = measure(selection, arguments.models, options);
     if (terminal) {
       std::cerr << "\r\033[K";
     }

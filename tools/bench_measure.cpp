@@ -2,26 +2,20 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/cuda/CUDAContextLight.h>
-#include <ATen/cuda/CUDAEvent.h>
 #include <ATen/ops/add.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAFunctions.h>
-#include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #include <torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <memory>
-#include <numeric>
 #include <thread>
 
 #include <offload/bytes.h>
@@ -36,53 +30,11 @@ namespace offload::tools {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double since_us(Clock::time_point begin) {
-  return std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
-}
-
-/// Until the output of the last call is there. The link may go on with what the next call reads.
-void wait_for_call(c10::Device device) {
-  if (device.is_cuda()) {
-    c10::cuda::getCurrentCUDAStream(device.index()).synchronize();
-  }
-}
-
-/// Until nothing is under way on any stream.
-void wait_until_idle(c10::Device device) {
-  if (device.is_cuda()) {
-    c10::cuda::device_synchronize();
-  }
-}
-
-template <typename Call>
-Times time_calls(int warm_up, int calls, c10::Device device, const Call& call) {
-  Times times;
-  for (int i = -warm_up; i < calls; ++i) {
-    wait_for_call(device);
-    const auto begin = Clock::now();
-    call();
-    wait_for_call(device);
-    if (i >= 0) {
-      times.push_back(since_us(begin));
-    }
-  }
-  return times;
-}
-
-struct DriverBytes {
-  std::size_t free = 0;
-  std::size_t used = 0;
-};
-
-DriverBytes driver_bytes(c10::Device device) {
+/// Bytes of the device that are taken, as the driver counts them.
+std::int64_t driver_bytes(c10::Device device) {
   std::size_t free = 0;
   std::size_t total = 0;
-  if (device.is_cuda() && cudaMemGetInfo(&free, &total) != cudaSuccess) {
-    return {};
-  }
-  return {free, total - free};
+  return device.is_cuda() && cudaMemGetInfo(&free, &total) == cudaSuccess ? static_cast<std::int64_t>(total - free) : 0;
 }
 
 std::string cpu_name() {
@@ -106,26 +58,6 @@ std::string driver_name() {
   int cuda = 0;
   static_cast<void>(cudaDriverGetVersion(&cuda));
   return "for CUDA " + std::to_string(cuda / 1000) + "." + std::to_string(cuda % 1000 / 10);
-}
-
-/// By events of the device, so that what a call of the host costs is not taken for the link.
-double link_bytes_per_us(c10::Device device) {
-  constexpr std::int64_t kBytes = 256LL << 20;
-  const at::Tensor host = at::empty({kBytes}, at::TensorOptions(at::kByte).pinned_memory(true)).fill_(1);
-  const at::Tensor there = at::empty({kBytes}, at::TensorOptions(at::kByte).device(device));
-  Times times;
-  for (int i = 0; i < 21; ++i) {
-    at::cuda::CUDAEvent begin(cudaEventDefault);
-    at::cuda::CUDAEvent end(cudaEventDefault);
-    begin.record();
-    there.copy_(host, /*non_blocking=*/true);
-    end.record();
-    end.synchronize();
-    if (i > 0) {
-      times.push_back(begin.elapsed_time(end) * 1e3);
-    }
-  }
-  return static_cast<double>(kBytes) / median(times);
 }
 
 models::StackOptions stack_options(const Case& stack, std::int64_t layers) {
@@ -173,10 +105,9 @@ RowResult row_of(const Case& stack, std::int64_t on_gpu, std::uint64_t ring) {
   return row;
 }
 
-/// Sets the budget of the row and times its calls, from an idle link to an idle link. Where nothing streams, in turn
-/// with those of `plain`, if that is given.
+/// Sets the budget of the row and times its calls.
 void measure_row(Module& model, const at::Tensor& input, const at::Tensor& expected, int calls,
-                 std::int64_t driver_before, Reference* plain, RowResult& row) {
+                 const Yardstick& yardstick, std::int64_t driver_before, RowResult& row) {
   const c10::Device device = model.device();
   {
     const Budget budget = model.placement().budget;
@@ -194,29 +125,15 @@ void measure_row(Module& model, const at::Tensor& input, const at::Tensor& expec
   row.identical = model.forward({input}).toTensor().equal(expected);
   wait_until_idle(device);
   const Stats before = model.stats();
-  const bool in_turn = plain && row.planned_bytes == 0;
-  const auto begin = Clock::now();
-  for (int i = 0; i < (in_turn ? 4 * calls : calls); ++i) {
-    const auto call_begin = Clock::now();
-    const c10::IValue output = model.forward({input});
-    wait_for_call(device);
-    row.call_us.push_back(since_us(call_begin));
-    if (in_turn) {
-      const auto plain_begin = Clock::now();
-      const c10::IValue plain_output = plain->run("forward", {input});
-      wait_for_call(device);
-      row.plain_us.push_back(since_us(plain_begin));
-    }
-  }
-  wait_until_idle(device); // what was prefetched for a call that does not come was put under way in the window, too
-  row.window_us = since_us(begin) - std::accumulate(row.plain_us.begin(), row.plain_us.end(), 0.0);
+  row.blocks = measure_blocks([&] { model.forward({input}); }, calls, row.planned_bytes > 0, yardstick);
   const Stats after = model.stats();
   row.issued_bytes = after.bytes_streamed - before.bytes_streamed;
+  row.used_bytes = row.issued_bytes + before.bytes_ahead - after.bytes_ahead;
   row.misses = after.misses - before.misses;
   row.stall_us = after.stall_us - before.stall_us;
   row.peak_device_bytes = after.peak_device_bytes;
   row.identical = row.identical && model.forward({input}).toTensor().equal(expected);
-  row.driver_bytes = static_cast<std::int64_t>(driver_bytes(device).used) - driver_before;
+  row.driver_bytes = driver_bytes(device) - driver_before;
 }
 
 /// A model that is about to be loaded, what it is compared with, and what its calls will take.
@@ -232,6 +149,14 @@ struct Prepared {
   Times cpu_us;
   std::vector<Times> auto_us;           ///< by share
   std::unique_ptr<Reference> reference; ///< on the device beside ours, where both find room
+
+  Yardstick yardstick(const MeasureOptions& with, bool staged) const {
+    Yardstick yardstick{with.device, {}, plain_us, with.link_bytes_per_us, staged};
+    if (reference) {
+      yardstick.plain = [this] { reference->run("forward", {input}); };
+    }
+    return yardstick;
+  }
 
   /// Loads with the budget of the smallest share, so that no high-water mark is above it.
   Module load(const RowResult& row) {
@@ -274,7 +199,7 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
             time_calls(1, 2, device, [&] { load_and_unload(host_weights, weights, resident, prepared.input); }));
       }
     }
-    if (against && device.is_cuda() && driver_bytes(device).free > stack.weight_bytes() + 4_GiB) {
+    if (device.is_cuda() && free_bytes(device) > stack.weight_bytes() + 4_GiB) {
       prepared.reference = std::move(reference);
     }
   }
@@ -318,7 +243,7 @@ Setup describe_setup(c10::Device device) {
   if (device.is_cuda()) {
     setup.gpu = at::cuda::getDeviceProperties(device.index())->name;
     setup.driver = driver_name();
-    setup.link_bytes_per_us = link_bytes_per_us(device);
+    setup.link_bytes_per_us = link_bytes_per_us(device, 20);
   } else {
     setup.link_bytes_per_us = measure_machine(device).link_bytes_per_us;
   }
@@ -335,13 +260,14 @@ TableResult measure_case(const Case& stack, const MeasureOptions& options) {
   for (const std::int64_t on_gpu : stack.layers_on_gpu) {
     table.rows.push_back(row_of(stack, on_gpu, prepared.ring));
   }
-  const auto driver_before = static_cast<std::int64_t>(driver_bytes(options.device).used);
+  const auto driver_before = driver_bytes(options.device);
   options.tell(stack, "loading");
   Module model = prepared.load(table.rows.front());
+  const Yardstick yardstick = prepared.yardstick(options, false);
   for (std::size_t i = 0; i < table.rows.size(); ++i) {
     RowResult& row = table.rows[i];
     options.tell(stack, std::to_string(row.layers_on_gpu) + " layers on the device");
-    measure_row(model, prepared.input, prepared.expected, options.calls, driver_before, prepared.reference.get(), row);
+    measure_row(model, prepared.input, prepared.expected, options.calls, yardstick, driver_before, row);
     row.auto_us = i < prepared.auto_us.size() ? prepared.auto_us[i] : Times();
   }
   table.plain_us = std::move(prepared.plain_us);
@@ -352,25 +278,18 @@ TableResult measure_case(const Case& stack, const MeasureOptions& options) {
 
 StagedResult measure_staged(const Case& stack, std::uint64_t pinned_bytes, const MeasureOptions& options) {
   const at::NoGradGuard no_grad;
-  const c10::Device device = options.device;
   const c10::OptionalDeviceGuard guard(options.device);
   StagedResult staged;
   staged.stack = stack;
   staged.pinned_bytes = pinned_bytes;
   Prepared prepared = prepare(stack, options, false);
   prepared.options.pinned_budget = pinned_bytes;
-  staged.plain_us = median(prepared.plain_us);
   staged.row = row_of(stack, 0, prepared.ring);
-  const auto driver_before = static_cast<std::int64_t>(driver_bytes(options.device).used);
+  const auto driver_before = driver_bytes(options.device);
   options.tell(stack, "loading for staging");
   Module model = prepared.load(staged.row);
-  const auto measure_rates = [&] { // machines share their memory with others: now, not some minutes ago
-    staged.link_bytes_per_us += link_bytes_per_us(device) / 2;
-    staged.host_copy_bytes_per_us += measure_machine(device).host_copy_bytes_per_us / 2;
-  };
-  measure_rates();
-  measure_row(model, prepared.input, prepared.expected, options.calls, driver_before, nullptr, staged.row);
-  measure_rates();
+  measure_row(model, prepared.input, prepared.expected, options.calls, prepared.yardstick(options, true), driver_before,
+              staged.row);
   return staged;
 }
 

@@ -14,6 +14,7 @@ struct MeasureOptions {
   c10::Device device{c10::kCPU};
   std::optional<std::uint64_t> ring_bytes; ///< default: default_ring_bytes() of the stack
   int calls = 20;                          ///< of ours, at each budget
+  double link_bytes_per_us = 0;            ///< of a host, where it is not measured again for each row
   bool against_auto = true;
   bool against_gpu = true; ///< printed; it is measured in any case, since the limit and the check need it
   bool against_cpu = true;

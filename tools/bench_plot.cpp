@@ -59,12 +59,12 @@ std::string number(double value) {
   return text;
 }
 
-std::array<std::vector<Point>, kSeries> points_of(const Setup& setup, const TableResult& table) {
+std::array<std::vector<Point>, kSeries> points_of(const TableResult& table) {
   std::array<std::vector<Point>, kSeries> points;
   for (const RowResult& row : table.rows) {
     const double percent = 100.0 * static_cast<double>(row.layers_on_gpu) / static_cast<double>(table.stack.layers);
-    points[kOurs].push_back({percent, row.time_us() / 1e3});
-    points[kLimit].push_back({percent, table.limit_us(row, setup.link_bytes_per_us) / 1e3});
+    points[kOurs].push_back({percent, row.blocks.time_us() / 1e3});
+    points[kLimit].push_back({percent, row.blocks.limit_us(table.bytes_beyond(row)) / 1e3});
     if (!row.auto_us.empty()) {
       points[kAuto].push_back({percent, median(row.auto_us) / 1e3});
     }
@@ -203,7 +203,7 @@ std::string to_svg(const Report& report) {
   std::vector<bool> shown(kSeries, false);
   for (std::size_t i = 0; i < count; ++i) {
     const TableResult& table = report.tables[i];
-    const auto points = points_of(setup, table);
+    const auto points = points_of(table);
     for (std::size_t series = 0; series < kSeries; ++series) {
       shown[series] = shown[series] || !points[series].empty();
     }

@@ -1,3 +1,4 @@
+#include <tools/bench_models.h>
 #include <tools/bench_report.h>
 
 #include <algorithm>
@@ -10,50 +11,24 @@
 
 namespace offload::tools {
 
-double median(Times times) {
-  if (times.empty()) {
-    return 0;
-  }
-  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
-  std::nth_element(times.begin(), middle, times.end());
-  return *middle;
-}
-
 std::string Setup::hardware() const {
   const std::uint64_t gigabytes = (memory_bytes + (1_GiB / 2)) / 1_GiB;
   return cpu + ", " + std::to_string(gigabytes) + "GB memory" + (host_only() ? "" : ", " + gpu);
 }
 
-double RowResult::time_us() const {
-  if (!plain_us.empty()) {
-    return median(call_us);
-  }
-  const double calls = static_cast<double>(std::max<std::size_t>(1, call_us.size()));
-  return std::max(median(call_us), window_us / calls);
-}
-
 namespace {
 
-double limit_with(const TableResult& table, const RowResult& row, std::uint64_t device_bytes,
-                  double link_bytes_per_us) {
+std::uint64_t beyond(const TableResult& table, std::uint64_t device_bytes) {
   const std::uint64_t weights = table.stack.weight_bytes();
-  const double beyond = device_bytes < weights ? static_cast<double>(weights - device_bytes) : 0;
-  return std::max(median(row.plain_us.empty() ? table.plain_us : row.plain_us), beyond / link_bytes_per_us);
+  return weights - std::min(weights, device_bytes);
 }
 
 } // namespace
 
-double TableResult::limit_us(const RowResult& row, double link_bytes_per_us) const {
-  return limit_with(*this, row, row.share_bytes, link_bytes_per_us);
-}
+std::uint64_t TableResult::bytes_beyond(const RowResult& row) const { return beyond(*this, row.share_bytes); }
 
-double TableResult::limit_ring_counted_us(const RowResult& row, double link_bytes_per_us) const {
-  return limit_with(*this, row, row.share_bytes + row.spare_bytes, link_bytes_per_us);
-}
-
-double StagedResult::limit_us() const {
-  const double rate = std::min(link_bytes_per_us, host_copy_bytes_per_us);
-  return std::max(plain_us, static_cast<double>(row.planned_bytes) / rate);
+std::uint64_t TableResult::bytes_beyond_ring(const RowResult& row) const {
+  return beyond(*this, row.share_bytes + row.spare_bytes);
 }
 
 namespace {
@@ -77,20 +52,21 @@ std::string failure_of(const RowResult& row) {
     return "the output is not that of the reference";
   }
   if (!row.bytes_as_planned()) {
-    return std::to_string(row.issued_bytes) + " bytes were streamed in " + std::to_string(row.call_us.size()) +
+    return std::to_string(row.used_bytes) + " streamed bytes were used in " + std::to_string(row.blocks.calls()) +
            " calls where the plan said " + std::to_string(row.planned_bytes) + " a call";
   }
   return "";
 }
 
 constexpr const char* kHowToRead =
-    R"(A budget is the share of the weights, a ring (stated with each table), and what activations take. average_ms is the
-window from idle link to idle link divided by its calls, every byte that it put under way included; median_ms is that of the
-single calls. The limit is the larger of the plain time and the weights beyond the share over the link; the ratio takes the
-larger of average and median. Where all is resident, plain calls were made in turn with ours, and the ratio is that of the
-medians. "Ring counted" takes the ring, too, off what has to cross the link: stricter, and where the link
-is the limit out of reach of anything that streams through a ring. Auto is the record's way, measured here: each layer that is
-not on the GPU is brought there by a synchronous copy, used, and dropped.
+    R"(A budget is the share of the weights, a ring (stated with each table), and what activations take. Calls are made in blocks,
+from an idle link to an idle link, and what is said of a row is the median of its blocks. average_ms is a block's time divided by
+its calls, every byte that it put under way included; median_ms is that of all single calls. The limit is the larger of the plain
+time and the weights beyond the share over the link; plain calls and the link are measured right before and after each block,
+since clocks drift and machines share their links. The ratio takes the larger of average and median. Where all is resident, plain
+calls were made in turn with ours, and the ratio is that of the medians. "Ring counted" takes the ring, too, off what has to cross
+the link: stricter, and where the link is the limit out of reach of anything that streams through a ring. Auto is the record's
+way, measured here: each layer that is not on the GPU is brought there by a synchronous copy, used, and dropped.
 )";
 
 void write_setup(const Report& report, std::ostream& out) {
@@ -139,18 +115,18 @@ double record_ms(const TableResult& table, Residence residence, std::int64_t on_
 
 void write_row(const Setup& setup, const TableResult& table, const RowResult& row, std::ostream& out) {
   const Case& stack = table.stack;
-  const double average_us = row.window_us / static_cast<double>(std::max<std::size_t>(1, row.call_us.size()));
+  const double average_us = row.blocks.window_us() / static_cast<double>(std::max<std::size_t>(1, row.blocks.calls()));
   write_record_columns(setup, table,
                        {"Offload", std::to_string(row.layers_on_gpu), std::to_string(stack.layers - row.layers_on_gpu),
                         average_us, 100.0 * static_cast<double>(row.layers_on_gpu) / static_cast<double>(stack.layers),
                         record_ms(table, Residence::partly, row.layers_on_gpu)},
                        out);
-  const double limit = table.limit_us(row, setup.link_bytes_per_us);
-  const double strict = table.limit_ring_counted_us(row, setup.link_bytes_per_us);
+  const std::uint64_t bytes = table.bytes_beyond(row);
   const std::string failure = failure_of(row);
-  out << ' ' << ms(median(row.call_us)) << " | " << ms(limit) << " | " << format("%.3f", row.time_us() / limit) << " | "
-      << format("%.3f", row.time_us() / strict) << " | " << ms(row.predicted_us) << " | "
-      << format("%.3f", static_cast<double>(row.planned_bytes) / 1e9) << " | ";
+  out << ' ' << ms(median(row.blocks.call_us())) << " | " << ms(row.blocks.limit_us(bytes)) << " | "
+      << format("%.3f", row.blocks.ratio_to_limit(bytes)) << " | "
+      << format("%.3f", row.blocks.ratio_to_limit(table.bytes_beyond_ring(row))) << " | " << ms(row.predicted_us)
+      << " | " << format("%.3f", static_cast<double>(row.planned_bytes) / 1e9) << " | ";
   if (!setup.host_only()) {
     out << ms(median(row.auto_us)) << " | ";
   }
@@ -209,22 +185,22 @@ void write_table(const Setup& setup, const TableResult& table, std::ostream& out
 }
 
 void write_staged(const StagedResult& staged, std::ostream& out) {
-  // The plan may keep some layers where the ring needs less than it was given.
-  const double streamed = static_cast<double>(staged.row.planned_bytes);
-  const double limit = staged.limit_us();
-  const double ours = staged.row.time_us();
-  const std::string failure = failure_of(staged.row);
+  const RowResult& row = staged.row;
+  const Blocks& blocks = row.blocks;
+  const double streamed = static_cast<double>(row.planned_bytes); // some layers may stay where the ring needs less
+  const std::string failure = failure_of(row);
   out << "\n## Staged: weights in ordinary memory, " << format_bytes(staged.pinned_bytes) << " page-locked\n\n"
       << staged.stack.title
       << ", all streamed. The limit is what streams over the slower of link and host copy, "
-         "each\nmeasured before and after the calls.\n\n"
+         "each\nmeasured before and after each block.\n\n"
       << "| average_ms | median_ms | limit_ms | ours GB/s | link GB/s | host copy GB/s | our rate over the limit's | "
          "misses | "
          "check |\n|---:|---:|---:|---:|---:|---:|---:|---:|---|\n| "
-      << ms(staged.row.window_us / static_cast<double>(std::max<std::size_t>(1, staged.row.call_us.size()))) << " | "
-      << ms(median(staged.row.call_us)) << " | " << ms(limit) << " | " << format("%.2f", streamed / ours / 1e3) << " | "
-      << format("%.2f", staged.link_bytes_per_us / 1e3) << " | " << format("%.2f", staged.host_copy_bytes_per_us / 1e3)
-      << " | " << format("%.3f", limit / ours) << " | " << staged.row.misses << " | "
+      << ms(blocks.window_us() / static_cast<double>(std::max<std::size_t>(1, blocks.calls()))) << " | "
+      << ms(median(blocks.call_us())) << " | " << ms(blocks.limit_us(row.planned_bytes)) << " | "
+      << format("%.2f", streamed / blocks.time_us() / 1e3) << " | " << format("%.2f", blocks.link_bytes_per_us() / 1e3)
+      << " | " << format("%.2f", blocks.host_copy_bytes_per_us() / 1e3) << " | "
+      << format("%.3f", 1 / blocks.ratio_to_limit(row.planned_bytes)) << " | " << row.misses << " | "
       << (failure.empty() ? "bits and bytes right" : "**" + failure + "**") << " |\n";
 }
 
@@ -240,19 +216,21 @@ Json row_json(const RowResult& row) {
           {"fixed_bytes", row.fixed_bytes},
           {"peak_device_bytes", row.peak_device_bytes},
           {"driver_bytes", row.driver_bytes},
-          {"time_us", row.time_us()},
-          {"median_us", median(row.call_us)},
-          {"window_us", row.window_us},
-          {"call_us", row.call_us},
+          {"time_us", row.blocks.time_us()},
+          {"median_us", median(row.blocks.call_us())},
+          {"window_us", row.blocks.window_us()},
+          {"call_us", row.blocks.call_us()},
+          {"plain_us", row.blocks.plain_us()},
           {"predicted_us", row.predicted_us},
           {"planned_bytes_per_call", row.planned_bytes},
           {"issued_bytes", row.issued_bytes},
+          {"used_bytes", row.used_bytes},
           {"misses", row.misses},
           {"stall_us", row.stall_us},
           {"identical", row.identical},
           {"bytes_as_planned", row.bytes_as_planned()},
           {"auto_us", row.auto_us},
-          {"plain_us", row.plain_us}};
+          {"blocks", blocks_json(row.blocks)}};
 }
 
 Json case_json(const Case& stack) {
@@ -277,6 +255,14 @@ std::string Report::first_failure() const {
       }
     }
   }
+  for (const ModelResult& model : models) {
+    if (!model.right()) {
+      return model.name + (model.identical
+                               ? ": " + std::to_string(model.used_bytes) + " bytes were used where the plan said " +
+                                     std::to_string(model.planned_bytes) + " a call"
+                               : ": the output is not that of the reference");
+    }
+  }
   return staged && !staged->row.right() ? "staged: " + failure_of(staged->row) : "";
 }
 
@@ -288,6 +274,9 @@ std::string to_markdown(const Report& report) {
   }
   if (report.staged) {
     write_staged(*report.staged, out);
+  }
+  if (!report.models.empty()) {
+    write_models(report.models, out);
   }
   return out.str();
 }
@@ -324,12 +313,10 @@ std::string to_json(const Report& report) {
     entry["rows"] = Json::array();
     for (const RowResult& row : table.rows) {
       Json line = row_json(row);
-      const double limit = table.limit_us(row, setup.link_bytes_per_us);
-      const double strict = table.limit_ring_counted_us(row, setup.link_bytes_per_us);
-      line["limit_us"] = limit;
-      line["ratio_to_limit"] = row.time_us() / limit;
-      line["limit_ring_counted_us"] = strict;
-      line["ratio_ring_counted"] = row.time_us() / strict;
+      line["limit_us"] = row.blocks.limit_us(table.bytes_beyond(row));
+      line["ratio_to_limit"] = row.blocks.ratio_to_limit(table.bytes_beyond(row));
+      line["limit_ring_counted_us"] = row.blocks.limit_us(table.bytes_beyond_ring(row));
+      line["ratio_ring_counted"] = row.blocks.ratio_to_limit(table.bytes_beyond_ring(row));
       entry["rows"].push_back(std::move(line));
     }
     json["tables"].push_back(std::move(entry));
@@ -337,13 +324,14 @@ std::string to_json(const Report& report) {
   if (report.staged) {
     json["staged"] = case_json(report.staged->stack);
     json["staged"]["pinned_bytes"] = report.staged->pinned_bytes;
-    json["staged"]["link_bytes_per_us"] = report.staged->link_bytes_per_us;
-    json["staged"]["host_copy_bytes_per_us"] = report.staged->host_copy_bytes_per_us;
-    json["staged"]["plain_us"] = report.staged->plain_us;
-    json["staged"]["limit_us"] = report.staged->limit_us();
-    json["staged"]["rate_over_limit"] = report.staged->limit_us() / report.staged->row.time_us();
-    json["staged"]["row"] = row_json(report.staged->row);
+    const RowResult& row = report.staged->row;
+    json["staged"]["link_bytes_per_us"] = row.blocks.link_bytes_per_us();
+    json["staged"]["host_copy_bytes_per_us"] = row.blocks.host_copy_bytes_per_us();
+    json["staged"]["limit_us"] = row.blocks.limit_us(row.planned_bytes);
+    json["staged"]["rate_over_limit"] = 1 / row.blocks.ratio_to_limit(row.planned_bytes);
+    json["staged"]["row"] = row_json(row);
   }
+  json["models"] = models_json(report.models);
   return json.dump(1) + "\n";
 }
 

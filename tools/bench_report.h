@@ -5,15 +5,10 @@
 #include <string>
 #include <vector>
 
+#include <tools/bench_blocks.h>
 #include <tools/bench_cases.h>
 
 namespace offload::tools {
-
-/// Times of single calls, in the order in which they were made.
-using Times = std::vector<double>;
-
-/// The upper one of the two in the middle where their number is even. 0 for none.
-double median(Times times);
 
 /// The machine and the way a result came about.
 struct Setup {
@@ -33,7 +28,26 @@ struct Setup {
   bool host_only() const { return gpu.empty(); }
 };
 
-/// What a window of calls from an idle link to an idle link gave, at one budget.
+/// A model from a file at a share of its size.
+struct ModelResult {
+  std::string name;
+  std::uint64_t weight_bytes = 0;
+  std::uint64_t budget_bytes = 0; ///< a tenth of the weights, or the least that works, and what activations take
+  std::uint64_t minimum_bytes = 0;
+  std::uint64_t reserve_bytes = 0;
+  std::uint64_t planned_bytes = 0;  ///< over the link, per call
+  std::uint64_t used_bytes = 0;     ///< over the link, used by all calls together
+  std::uint64_t in_place_bytes = 0; ///< of rows that were looked up in host memory, all calls together
+  std::uint64_t peak_device_bytes = 0;
+  std::uint64_t misses = 0;
+  Blocks blocks; ///< bounded by the planned bytes on the link
+  double predicted_us = 0;
+  bool identical = false; ///< each output has the bits of the reference
+
+  bool right() const { return identical && used_bytes == planned_bytes * blocks.calls(); }
+};
+
+/// What calls gave at one budget.
 struct RowResult {
   std::int64_t layers_on_gpu = 0;
   std::uint64_t share_bytes = 0;  ///< of the weights that the row may keep on the device
@@ -44,21 +58,17 @@ struct RowResult {
   std::uint64_t fixed_bytes = 0;
   std::uint64_t peak_device_bytes = 0; ///< as the library counts it, since the model was loaded
   std::int64_t driver_bytes = 0;       ///< as the driver counts it, since before the load; outputs included
-  Times call_us;
-  double window_us = 0;
+  Blocks blocks;
   double predicted_us = 0;
   std::uint64_t planned_bytes = 0; ///< over the link, per call
   std::uint64_t issued_bytes = 0;  ///< over the link, all calls together, counted at the link
+  std::uint64_t used_bytes = 0;    ///< of them and of what was there before, what these calls read
   std::uint64_t misses = 0;
   double stall_us = 0;
   bool identical = false; ///< the output has the bits of the reference
   Times auto_us;          ///< the synchronous load and unload of the record, at the same share
-  Times plain_us;         ///< the reference, called in turn with ours; where nothing streams and both find room
 
-  /// The larger of the median and the window divided by its calls: neither hides what the other shows. The median
-  /// alone where plain calls were made in turn.
-  double time_us() const;
-  bool bytes_as_planned() const { return issued_bytes == planned_bytes * call_us.size(); }
+  bool bytes_as_planned() const { return used_bytes == planned_bytes * blocks.calls(); }
   bool right() const { return identical && bytes_as_planned(); }
 };
 
@@ -71,29 +81,24 @@ struct TableResult {
   std::string measured_as; ///< title of the table with the same work, when it was not measured again
   std::vector<RowResult> rows;
 
-  /// The larger of the plain time and what the weights beyond the row's share take on the link.
-  double limit_us(const RowResult& row, double link_bytes_per_us) const;
-  /// The same with the ring counted as well: less has to cross the link.
-  double limit_ring_counted_us(const RowResult& row, double link_bytes_per_us) const;
+  /// What has to cross the link: the weights beyond the row's share.
+  std::uint64_t bytes_beyond(const RowResult& row) const;
+  /// The same with the ring counted as well: less has to.
+  std::uint64_t bytes_beyond_ring(const RowResult& row) const;
 };
 
 /// All layers streamed through `pinned_bytes` of staging buffers from ordinary memory.
 struct StagedResult {
   Case stack;
   std::uint64_t pinned_bytes = 0;
-  double plain_us = 0;
-  RowResult row;
-  double link_bytes_per_us = 0;      ///< as in Setup; each the mean of one measurement before the calls and one after
-  double host_copy_bytes_per_us = 0; ///< likewise
-
-  /// The larger of the plain time and what the planned bytes take on the slower of link and host copy.
-  double limit_us() const;
+  RowResult row; ///< bounded by the planned bytes on the slower of link and host copy
 };
 
 struct Report {
   Setup setup;
   std::vector<TableResult> tables;
   std::optional<StagedResult> staged;
+  std::vector<ModelResult> models;
 
   /// "TABLE, N layers on the GPU: what is wrong", for the first row that is not what it must be; empty when all are.
   std::string first_failure() const;

@@ -1,7 +1,10 @@
 #include <tools/cli.h>
 
 #include <c10/util/Exception.h>
+#include <dlfcn.h>
 
+#include <cctype>
+#include <cstring>
 #include <iostream>
 
 #include <offload/bytes.h>
@@ -16,6 +19,9 @@ void ModelArguments::add_to(CLI::App& app) {
   app.add_option("--host", host, "bytes of host memory for weights and staging buffers");
   app.add_option("--pinned", pinned, "bytes of it that may be page-locked");
   app.add_option("--device", device, "cuda:0, cpu; default: the first GPU where there is one");
+  app.add_option("--library", libraries, "a shared library that defines operators of the model; once for each")
+      ->take_all()
+      ->allow_extra_args(false);
   app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
       ->take_all()
@@ -25,12 +31,12 @@ void ModelArguments::add_to(CLI::App& app) {
 
 Options ModelArguments::options() const {
   Options options;
-  const auto bytes = [](const std::string& text, const char* option) -> std::optional<std::uint64_t> {
-    if (text.empty()) {
+  const auto bytes = [](const std::optional<std::string>& text, const char* option) -> std::optional<std::uint64_t> {
+    if (!text) {
       return std::nullopt;
     }
     try {
-      return parse_bytes(text);
+      return parse_bytes(*text);
     } catch (const InputError& error) {
       throw InputError(std::string(option) + ": " + error.what());
     }
@@ -39,11 +45,14 @@ Options ModelArguments::options() const {
   options.host_budget = bytes(host, "--host");
   options.pinned_budget = bytes(pinned, "--pinned");
   options.rewrite_devices = !keep_devices;
-  if (!device.empty()) {
+  if (device) {
     try {
-      options.device = c10::Device(device);
+      options.device = c10::Device(*device);
     } catch (const std::exception&) {
-      throw InputError("--device '" + device + "' is not a device: give cuda:0 or cpu");
+      throw InputError("--device '" + *device + "' is not a device: give cuda:0 or cpu");
+    }
+    if (options.device->is_cpu() && options.device->has_index() && options.device->index() != 0) {
+      throw InputError("--device '" + *device + "': there is one cpu; give cpu");
     }
   }
   return options;
@@ -52,9 +61,35 @@ Options ModelArguments::options() const {
 std::vector<c10::IValue> ModelArguments::make_inputs(c10::Device on) const {
   std::vector<c10::IValue> values;
   for (const std::string& input : inputs) {
-    values.emplace_back(make_input(parse_input(input), values.size(), on));
+    try {
+      values.emplace_back(make_input(parse_input(input), values.size(), on));
+    } catch (const c10::Error&) {
+      throw InputError("input '" + input + "': there is no memory for it");
+    }
   }
   return values;
+}
+
+void ModelArguments::load_libraries() const {
+  for (const std::string& library : libraries) {
+    const std::string path = library.find('/') == std::string::npos ? "./" + library : library; // not a search
+    if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
+      throw InputError("--library " + library + ": " + dlerror());
+    }
+  }
+}
+
+const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std::string& method) {
+  const auto found = module.find_method(method);
+  if (!found) {
+    std::string names;
+    for (const auto& known : module.get_methods()) {
+      names += (names.empty() ? "" : ", ") + known.name();
+    }
+    throw InputError("--method '" + method + "': the model has no such method; it has " +
+                     (names.empty() ? "none" : names));
+  }
+  return found->function().getSchema();
 }
 
 namespace {
@@ -70,9 +105,44 @@ int tell(const std::string& what, ExitCode code) {
   return code;
 }
 
+/// The options of the library as those of a command.
+std::string with_options_of_commands(std::string text) {
+  for (const auto& [field, option] : {std::pair("vram_budget", "--vram"), std::pair("host_budget", "--host"),
+                                      std::pair("pinned_budget", "--pinned"), std::pair("example_calls", "--inputs")}) {
+    for (std::size_t at = text.find(field); at != std::string::npos; at = text.find(field, at)) {
+      text.replace(at, std::strlen(field), option);
+    }
+  }
+  return text;
+}
+
+int tell_error_of_model(const std::string& what) {
+  const bool device = what.find("CUDA error") != std::string::npos;
+  return tell((device ? "" : "the model does not take these inputs: ") + last_line(what), device ? kFailed : kBadUsage);
+}
+
 } // namespace
 
+std::string last_line(std::string text) {
+  text = text.substr(0, text.find("\nException raised from"));
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) {
+    text.pop_back();
+  }
+  return text.substr(text.rfind('\n') + 1);
+}
+
+void refuse_empty_values(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    if (option->get_expected_max() > 0 && option->get_items_expected_max() > 0) {
+      option->check([](const std::string& text) {
+        return text.empty() ? std::string("the value is empty: leave the option out, or give one") : std::string();
+      });
+    }
+  }
+}
+
 int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>& command) {
+  refuse_empty_values(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
@@ -83,15 +153,16 @@ int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>
   try {
     return command();
   } catch (const InputError& error) {
-    return tell(error.what(), kBadUsage);
+    return tell(with_options_of_commands(error.what()), kBadUsage);
   } catch (const ArchiveError& error) {
     return tell(error.what(), kBadUsage);
   } catch (const BudgetError& error) {
-    return tell(error.what(), kBadUsage);
+    return tell(with_options_of_commands(error.what()), kBadUsage);
   } catch (const c10::Error& error) {
     return tell(error.what_without_backtrace(), kFailed);
   } catch (const std::exception& error) {
-    return tell(error.what(), kFailed);
+    const bool of_model = std::string(error.what()).find("in the TorchScript interpreter") != std::string::npos;
+    return of_model ? tell_error_of_model(error.what()) : tell(error.what(), kFailed);
   }
 }
 

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <torch/csrc/jit/api/module.h>
+
 #include <CLI/CLI.hpp>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,10 +18,11 @@ enum ExitCode { kDone = 0, kWrongResult = 1, kBadUsage = 2, kFailed = 3 };
 /// The options that plan and run share.
 struct ModelArguments {
   std::string model;
-  std::string vram;
-  std::string host;
-  std::string pinned;
-  std::string device;
+  std::optional<std::string> vram;
+  std::optional<std::string> host;
+  std::optional<std::string> pinned;
+  std::optional<std::string> device;
+  std::vector<std::string> libraries;
   bool keep_devices = false;
   std::vector<std::string> inputs;
   std::string format = "table";
@@ -26,11 +30,24 @@ struct ModelArguments {
   void add_to(CLI::App& app);
   Options options() const;
 
+  /// Loads what defines operators of the model. Throws InputError that names the file.
+  void load_libraries() const;
+
   /// A tensor for each --input.
   std::vector<c10::IValue> make_inputs(c10::Device device) const;
 };
 
-/// Parses the command line and runs `command`: what is thrown becomes one line on standard error and an exit code.
+/// Of what a model raises: what it says comes last, after where in its source that was.
+std::string last_line(std::string text);
+
+/// An empty value of any option is an error that names it: call it when all options are there.
+void refuse_empty_values(CLI::App& app);
+
+/// Throws InputError, saying which there are, when `module` has no such method.
+const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std::string& method);
+
+/// Parses the command line and runs `command`: what is thrown becomes one line on standard error and an exit code. An
+/// error that the model raises counts as one of its inputs.
 int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>& command);
 
 } // namespace offload::tools

@@ -2,12 +2,22 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <bit>
+#include <cstdint>
 #include <cstring>
 #include <sstream>
 
 namespace offload::tools {
 
 namespace {
+
+/// The values that a tensor stands for, one after another in host memory.
+at::Tensor dense_values(const at::Tensor& tensor) {
+  at::Tensor values = tensor.detach().cpu();
+  values = values.layout() == at::kStrided ? values : values.to_dense();
+  values = values.is_quantized() ? values.int_repr() : values;
+  return values.resolve_conj().resolve_neg().contiguous();
+}
 
 std::string tensor_difference(const at::Tensor& actual, const at::Tensor& expected, const std::string& where) {
   if (actual.defined() != expected.defined()) {
@@ -22,11 +32,14 @@ std::string tensor_difference(const at::Tensor& actual, const at::Tensor& expect
          << expected.sizes();
     return text.str();
   }
-  const at::Tensor a = actual.cpu().contiguous();
-  const at::Tensor b = expected.cpu().contiguous();
+  if (actual.layout() != expected.layout() || actual.is_quantized() != expected.is_quantized()) {
+    return where + ": tensors of another kind";
+  }
+  const at::Tensor a = dense_values(actual);
+  const at::Tensor b = dense_values(expected);
   const auto* x = static_cast<const char*>(a.const_data_ptr());
   const auto* y = static_cast<const char*>(b.const_data_ptr());
-  if (std::memcmp(x, y, a.nbytes()) == 0) {
+  if (a.nbytes() == 0 || std::memcmp(x, y, a.nbytes()) == 0) {
     return "";
   }
   std::int64_t differing = 0;
@@ -82,6 +95,17 @@ std::string first_difference(const c10::IValue& actual, const c10::IValue& expec
     }
     return actual.toGenericDict().size() == others.size() ? element_difference(values, others, where)
                                                           : where + ": there are keys too many";
+  }
+  if (actual.isObject() && expected.isObject()) {
+    return element_difference(actual.toObjectRef().slots(), expected.toObjectRef().slots(), where);
+  }
+  if (actual.isDouble() && expected.isDouble()) { // bit by bit: NaN is what it is
+    const auto a = std::bit_cast<std::uint64_t>(actual.toDouble());
+    const auto b = std::bit_cast<std::uint64_t>(expected.toDouble());
+    return a == b ? "" : where + ": values differ";
+  }
+  if (actual.isFuture() && expected.isFuture()) {
+    return first_difference(actual.toFuture()->value(), expected.toFuture()->value(), where);
   }
   if (actual.tagKind() != expected.tagKind()) {
     return where + ": " + actual.tagKind() + " instead of " + expected.tagKind();

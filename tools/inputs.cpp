@@ -7,8 +7,10 @@
 
 #include <array>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <sstream>
 
 #include <offload/error.h>
@@ -47,23 +49,60 @@ std::int64_t parse_number(const std::string& text, std::string_view digits) {
   return value;
 }
 
-c10::IValue to_device(const c10::IValue& value, c10::Device device) {
+c10::IValue fit(const c10::IValue& value, const c10::TypePtr& type, c10::Device device, int depth);
+
+/// The same for an element of a container, which then has to be of that type.
+c10::IValue fit_element(const c10::IValue& value, const c10::TypePtr& type, c10::Device device, int depth) {
+  c10::IValue fitted = fit(value, type, device, depth + 1);
+  if (!fitted.type()->isSubtypeOf(*type)) {
+    throw InputError("expected elements of type " + type->repr_str() + ", found " + fitted.type()->repr_str());
+  }
+  return fitted;
+}
+
+/// The value on `device`, and its containers of `type`: a file does not say what type lists and dicts are of.
+c10::IValue fit(const c10::IValue& value, const c10::TypePtr& type, c10::Device device, int depth) {
+  constexpr int kDeepest = 100;
+  if (depth > kDeepest) {
+    throw InputError("containers are nested more than 100 deep, or hold themselves");
+  }
   if (value.isTensor()) {
     return value.toTensor().to(device);
   }
-  if (value.isTensorList()) {
-    c10::List<at::Tensor> list;
-    for (const at::Tensor& tensor : value.toTensorVector()) {
-      list.push_back(tensor.to(device));
+  if (const auto optional = type->cast<c10::OptionalType>()) {
+    return value.isNone() ? value : fit(value, optional->getElementType(), device, depth);
+  }
+  const auto list_type = type->cast<c10::ListType>();
+  if (value.isList() && (list_type || type->kind() == c10::TypeKind::AnyType)) {
+    const c10::TypePtr element_type = list_type ? list_type->getElementType() : c10::TypePtr(c10::AnyType::get());
+    c10::impl::GenericList list(element_type);
+    for (const c10::IValue& element : value.toListRef()) {
+      list.push_back(fit_element(element, element_type, device, depth));
     }
     return list;
   }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      elements.push_back(to_device(element, device));
+  const auto dict_type = type->cast<c10::DictType>();
+  if (value.isGenericDict() && (dict_type || type->kind() == c10::TypeKind::AnyType)) {
+    const c10::TypePtr key_type = dict_type ? dict_type->getKeyType() : c10::TypePtr(c10::AnyType::get());
+    const c10::TypePtr value_type = dict_type ? dict_type->getValueType() : c10::TypePtr(c10::AnyType::get());
+    c10::impl::GenericDict dict(key_type, value_type);
+    for (const auto& entry : value.toGenericDict()) {
+      dict.insert(fit_element(entry.key(), key_type, device, depth),
+                  fit_element(entry.value(), value_type, device, depth));
     }
-    return c10::ivalue::Tuple::create(std::move(elements));
+    return dict;
+  }
+  const auto tuple_type = type->cast<c10::TupleType>();
+  if (value.isTuple()) {
+    const auto& elements = value.toTupleRef().elements();
+    const bool same_size = tuple_type && tuple_type->elements().size() == elements.size();
+    std::vector<c10::IValue> fitted;
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+      const c10::TypePtr element_type = same_size ? tuple_type->elements()[i] : c10::TypePtr(c10::AnyType::get());
+      fitted.push_back(fit(elements[i], element_type, device, depth + 1));
+    }
+    return same_size && tuple_type->schema() ? c10::ivalue::Tuple::createNamed(std::move(fitted), tuple_type)
+                                             : c10::ivalue::Tuple::create(std::move(fitted));
   }
   return value;
 }
@@ -107,8 +146,10 @@ InputSpec parse_input(const std::string& text) {
       refuse(text, "'" + rest + "' is not understood: only integers have a bound");
     }
     spec.bound = parse_number(text, std::string_view(rest).substr(1));
-    if (spec.bound < 1) {
-      refuse(text, "the bound must be at least 1");
+    const std::size_t bits = 8 * c10::elementSize(spec.dtype) - (spec.dtype == at::kByte ? 0 : 1);
+    const std::int64_t most = bits >= 63 ? std::numeric_limits<std::int64_t>::max() : std::int64_t{1} << bits;
+    if (spec.bound < 1 || spec.bound > most) {
+      refuse(text, "the bound must be 1 to " + std::to_string(most));
     }
   }
   return spec;
@@ -122,7 +163,11 @@ at::Tensor make_input(const InputSpec& spec, std::uint64_t seed, c10::Device dev
   return at::randn(spec.sizes, generator, at::TensorOptions(at::kFloat)).to(device, spec.dtype);
 }
 
-std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::Device device) {
+std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::Device device,
+                                                  const c10::FunctionSchema& schema) {
+  if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) {
+    throw InputError(path + ": is no file that torch.save wrote, but a directory or a device");
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) {
     throw InputError(path + ": can not be opened");
@@ -144,17 +189,24 @@ std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::
           : std::vector<c10::IValue>(value.toTupleRef().elements().begin(), value.toTupleRef().elements().end());
   std::vector<std::vector<c10::IValue>> result;
   for (const c10::IValue& call : calls) {
-    std::vector<c10::IValue> inputs;
+    std::vector<c10::IValue> values = {call};
     if (call.isTuple()) {
-      for (const c10::IValue& input : call.toTupleRef().elements()) {
-        inputs.push_back(to_device(input, device));
-      }
+      values.assign(call.toTupleRef().elements().begin(), call.toTupleRef().elements().end());
     } else if (call.isList()) {
-      for (const c10::IValue& input : call.toListRef()) {
-        inputs.push_back(to_device(input, device));
+      values.assign(call.toListRef().begin(), call.toListRef().end());
+    }
+    std::vector<c10::IValue> inputs;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const bool declared = i + 1 < schema.arguments().size(); // the first is the module
+      const c10::TypePtr type = declared ? schema.arguments()[i + 1].type() : c10::TypePtr(c10::AnyType::get());
+      try {
+        inputs.push_back(fit(values[i], type, device, 0));
+      } catch (const InputError& error) {
+        throw InputError(
+            path + ": call " + std::to_string(result.size()) + ", " +
+            (declared ? "argument '" + schema.arguments()[i + 1].name() + "'" : "argument " + std::to_string(i)) +
+            ": " + error.what());
       }
-    } else {
-      inputs.push_back(to_device(call, device));
     }
     result.push_back(std::move(inputs));
   }
@@ -180,7 +232,11 @@ std::string describe_signature(const c10::FunctionSchema& schema) {
       example += " --input 'float32[1,128]'";
     }
   }
-  text << "); give each tensor as in:" << example << ", or all of them in a file with --inputs FILE.pt";
+  text << "); ";
+  if (!example.empty()) {
+    text << "give each tensor as in:" << example << ", or ";
+  }
+  text << "give all of them in a file with --inputs FILE.pt, as torch.save([[x0, y0], [x1, y1]], 'FILE.pt') writes it";
   return text.str();
 }
 

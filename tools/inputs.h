@@ -24,8 +24,9 @@ InputSpec parse_input(const std::string& text);
 at::Tensor make_input(const InputSpec& spec, std::uint64_t seed, c10::Device device);
 
 /// Calls from a file that `torch.save` wrote: a list of calls, each a list or tuple of values, or one value. Tensors go
-/// to `device`. Throws InputError when it is something else.
-std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::Device device);
+/// to `device`, and lists and dicts become what `schema` declares. Throws InputError when it is something else.
+std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::Device device,
+                                                  const c10::FunctionSchema& schema);
 
 /// "forward(Tensor x, int n) -> Tensor", and an example of the options that would call it.
 std::string describe_signature(const c10::FunctionSchema& schema);

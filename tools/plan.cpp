@@ -41,7 +41,11 @@ int main(int argc, char** argv) {
   return offload::tools::run_command(app, argc, argv, [&] {
     offload::Options options = arguments.options();
     const auto profile = read_machine(machine);
-    torch::jit::Module module = offload::read_archive(arguments.model);
+    arguments.load_libraries();
+    torch::jit::Module module = offload::read_archive(arguments.model, offload::Weights::on_file);
+    if (app.count("--method") > 0 || !arguments.inputs.empty()) {
+      offload::tools::schema_of(module, method);
+    }
     if (!arguments.inputs.empty()) {
       // Shapes, branches and activations show in one call; it is made on the device at hand.
       options.example_calls.push_back({method, arguments.make_inputs(offload::device_of(options)), {}});

@@ -1,5 +1,6 @@
 // run: calls a model under a budget, compares every output with the reference, and reports what was measured.
 
+#include <ATen/Context.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 #include <caffe2/serialize/inline_container.h>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <mutex>
@@ -49,16 +51,12 @@ struct Arguments : offload::tools::ModelArguments {
 };
 
 std::vector<Call> read_calls(const Arguments& arguments, const torch::jit::Module& module, c10::Device device) {
-  const auto method = module.find_method(arguments.method);
-  if (!method) {
-    throw offload::InputError("--method '" + arguments.method + "': the model has no such method");
-  }
-  const c10::FunctionSchema& schema = method->function().getSchema();
+  const c10::FunctionSchema& schema = offload::tools::schema_of(module, arguments.method);
   if (!arguments.inputs_file.empty()) {
     if (!arguments.inputs.empty()) {
       throw offload::InputError("--input and --inputs contradict each other: give one of them");
     }
-    return offload::tools::read_inputs(arguments.inputs_file, device);
+    return offload::tools::read_inputs(arguments.inputs_file, device, schema);
   }
   if (arguments.inputs.empty() && !offload::tools::needs_no_inputs(schema)) {
     throw offload::InputError("the method needs inputs: " + offload::tools::describe_signature(schema));
@@ -92,6 +90,42 @@ void synchronize(c10::Device device) {
   }
 }
 
+/// A model that draws random numbers draws the same in its reference, as long as one thread calls.
+void seed_call(const Arguments& arguments, std::size_t call) {
+  if (arguments.check && arguments.threads == 1) {
+    at::manual_seed(call % 1000);
+  }
+}
+
+/// What torch.load takes by default: containers of no declared type, and tuples and objects as the values in them.
+c10::IValue plain(const c10::IValue& value) {
+  if (value.isList()) {
+    c10::impl::GenericList list(c10::AnyType::get());
+    for (const c10::IValue& element : value.toListRef()) {
+      list.push_back(plain(element));
+    }
+    return list;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      elements.push_back(plain(element));
+    }
+    return c10::ivalue::Tuple::create(std::move(elements));
+  }
+  if (value.isGenericDict()) {
+    c10::impl::GenericDict dict(c10::AnyType::get(), c10::AnyType::get());
+    for (const auto& entry : value.toGenericDict()) {
+      dict.insert(plain(entry.key()), plain(entry.value()));
+    }
+    return dict;
+  }
+  if (value.isObject() || value.isFuture()) {
+    throw offload::InputError("--save: an output is a " + value.tagKind() + ", which torch.load does not take");
+  }
+  return value;
+}
+
 struct Outcome {
   std::vector<double> times_us;
   std::vector<c10::IValue> outputs; // one for each call, in the order of the calls
@@ -120,6 +154,7 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
     }
   };
   if (!writes_state) {
+    seed_call(arguments, 0);
     look_at(0, module.run_method(arguments.method, calls[0]));
     synchronize(module.device());
   }
@@ -129,6 +164,7 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
   const auto work = [&] {
     try {
       for (std::size_t i = next++; i < count; i = next++) {
+        seed_call(arguments, i);
         const auto begin = std::chrono::steady_clock::now();
         c10::IValue output = module.run_method(arguments.method, calls[i % calls.size()]);
         synchronize(module.device());
@@ -169,12 +205,25 @@ std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::ve
   }
   torch::jit::Module module =
       offload::read_archive(arguments.reference.empty() ? arguments.model : arguments.reference);
-  module.to(device);
+  try {
+    offload::tools::schema_of(module, arguments.method);
+  } catch (const offload::InputError& error) {
+    throw offload::InputError("--reference " + arguments.reference + ": " + error.what());
+  }
   using offload::DeviceConstants;
   offload::Reference reference(std::move(module), device,
                                arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite);
   for (std::size_t i = 0; i < count; ++i) {
-    outputs.push_back(reference.run(arguments.method, calls[i % calls.size()]));
+    seed_call(arguments, i);
+    try {
+      outputs.push_back(reference.run(arguments.method, calls[i % calls.size()]).deepcopy());
+    } catch (const std::exception& error) {
+      if (arguments.reference.empty()) {
+        throw;
+      }
+      throw offload::InputError("--reference " + arguments.reference +
+                                ": it does not take these inputs: " + offload::tools::last_line(error.what()));
+    }
   }
   return outputs;
 }
@@ -188,10 +237,10 @@ void save(const std::string& path, const std::vector<Call>& calls, const std::ve
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     c10::impl::GenericList values(c10::AnyType::get());
     for (const c10::IValue& input : calls[i % calls.size()]) {
-      values.push_back(input);
+      values.push_back(plain(input));
     }
     inputs.push_back(values);
-    results.push_back(outputs[i]);
+    results.push_back(plain(outputs[i]));
   }
   c10::impl::GenericDict dict(c10::StringType::get(), c10::AnyType::get());
   dict.insert("inputs", inputs);
@@ -274,7 +323,17 @@ int main(int argc, char** argv) {
   return offload::tools::run_command(app, argc, argv, [&] {
     offload::Options options = arguments.options();
     options.concurrency = std::min(arguments.threads, 4);
-    torch::jit::Module archive = offload::read_archive(arguments.model);
+    if (!arguments.reference.empty() && !arguments.check) {
+      throw offload::InputError("--reference is what --check compares with: give both");
+    }
+    for (const std::string& read : {arguments.model, arguments.inputs_file, arguments.reference}) {
+      std::error_code none;
+      if (!arguments.save.empty() && std::filesystem::equivalent(arguments.save, read, none)) {
+        throw offload::InputError("--save " + arguments.save + ": this file is read, and would be overwritten");
+      }
+    }
+    arguments.load_libraries();
+    torch::jit::Module archive = offload::read_archive(arguments.model, offload::Weights::on_file);
     options.device = offload::device_of(options);
     const std::vector<Call> calls = read_calls(arguments, archive, *options.device);
     const std::size_t count = arguments.calls > 0 ? arguments.calls : arguments.inputs_file.empty() ? 3 : calls.size();
@@ -284,7 +343,7 @@ int main(int argc, char** argv) {
           "--check and --threads: calls of this model change it, so what they give depends on their order; give "
           "--threads 1");
     }
-    for (const Call& call : writes_state ? std::vector<Call>() : distinct_shapes(calls)) {
+    for (const Call& call : distinct_shapes(calls)) {
       options.example_calls.push_back({arguments.method, call, {}});
     }
     offload::Module module = offload::wrap(std::move(archive), options);

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-apt_packages=(g++ python3-venv ccache libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev libfmt-dev)
+apt_packages=(g++ python3-venv ccache libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev libfmt-dev libcpp-httplib-dev zlib1g-dev liburing-dev)
 build_wheels=('cmake>=4,<5' 'ninja==1.13.*')
 # The compiler's version is that of the libraries which torch brings.
 torch_wheels=('torch==2.11.0' 'numpy==2.4.*'

@@ -4,7 +4,10 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <functional>
+#include <set>
+#include <string>
 #include <unordered_map>
+#include <utility>
 
 #include <offload/graph/weights.h>
 
@@ -12,38 +15,20 @@ namespace offload {
 
 /// Calls `visit` for every node, those of nested blocks after the node that holds them. `visit` may insert before the
 /// node that it is given.
-inline void for_each_node(torch::jit::Block* block, const std::function<void(torch::jit::Node*)>& visit) {
-  for (auto node = block->nodes().begin(); node != block->nodes().end();) {
-    torch::jit::Node* current = *node++;
-    visit(current);
-    for (torch::jit::Block* nested : current->blocks()) {
-      for_each_node(nested, visit);
-    }
-  }
-}
+void for_each_node(torch::jit::Block* block, const std::function<void(torch::jit::Node*)>& visit);
+
+/// (type, attribute) pairs.
+using AttributeNames = std::set<std::pair<std::string, std::string>>;
+
+/// Those that some method of the module or of an object below it sets, or a function that it calls.
+AttributeNames written_attributes(const torch::jit::Module& module);
 
 /// What chains of GetAttr in a graph stand for, looked up in the module that is the graph's first input, and in the
-/// holder of its constants if that is its last.
+/// holder of its constants if that is its last. An object in an attribute that is `written` is not known: it may be
+/// another one by then.
 class Attributes {
  public:
-  Attributes(torch::jit::Graph& graph, const Holders& holders) {
-    if (graph.inputs().empty()) {
-      return;
-    }
-    values_[graph.inputs()[0]] = holders.front()._ivalue();
-    if (holders.size() > 1 && graph.inputs().back()->type() == holders.back().type()) {
-      values_[graph.inputs().back()] = holders.back()._ivalue();
-    }
-    for_each_node(graph.block(), [&](torch::jit::Node* node) {
-      if (node->kind() != torch::jit::prim::GetAttr) {
-        return;
-      }
-      const auto object = values_.find(node->input(0));
-      if (object != values_.end() && object->second.isObject()) {
-        values_[node->output()] = object->second.toObject()->getAttr(node->s(torch::jit::attr::name));
-      }
-    });
-  }
+  Attributes(torch::jit::Graph& graph, const Holders& holders, const AttributeNames& written);
 
   /// Null when `value` is no attribute.
   const c10::IValue* value_of(const torch::jit::Value* value) const {

@@ -4,7 +4,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
-#include <vector>
+#include <unordered_set>
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/weights.h>
@@ -90,8 +90,13 @@ void take_constants(Graph& graph, torch::jit::Module& holder) {
   });
 }
 
-void replace_constants(const torch::jit::Module& module, const std::function<at::Tensor(const at::Tensor&)>& replace) {
+std::vector<Node*> large_constants(const torch::jit::Module& module) {
+  std::vector<Node*> constants;
+  std::unordered_set<const void*> seen; // types: modules of one type share its methods
   for (const torch::jit::Module& part : module.modules()) {
+    if (!seen.insert(part.type().get()).second) {
+      continue;
+    }
     for (const auto& method : part.get_methods()) {
       auto* function = torch::jit::tryToGraphFunction(method.function());
       if (!function) {
@@ -100,11 +105,12 @@ void replace_constants(const torch::jit::Module& module, const std::function<at:
       for_each_node(function->graph()->block(), [&](Node* node) {
         if (node->kind() == prim::Constant && node->hasAttribute(attr::value) &&
             node->kindOf(attr::value) == torch::jit::AttributeKind::t && is_large(node->t(attr::value))) {
-          node->t_(attr::value, replace(node->t(attr::value)));
+          constants.push_back(node);
         }
       });
     }
   }
+  return constants;
 }
 
 } // namespace offload

@@ -3,7 +3,7 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
-#include <functional>
+#include <vector>
 
 namespace offload {
 
@@ -12,8 +12,8 @@ namespace offload {
 /// share becomes one attribute.
 void take_constants(torch::jit::Graph& graph, torch::jit::Module& holder);
 
-/// Puts `replace(tensor)` in the place of the constant tensors that take_constants() took from the methods of `module`.
-/// Modules of the same type share their methods, deep copies included.
-void replace_constants(const torch::jit::Module& module, const std::function<at::Tensor(const at::Tensor&)>& replace);
+/// The constant tensors in the methods of `module` that take_constants() takes. Modules of the same type share their
+/// methods, deep copies included.
+std::vector<torch::jit::Node*> large_constants(const torch::jit::Module& module);
 
 } // namespace offload

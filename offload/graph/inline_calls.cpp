@@ -57,7 +57,9 @@ bool is_interface_call(const Node* node) {
 
 class InterfaceCall {
  public:
-  InterfaceCall(Graph& graph, Node* call, const torch::jit::Module& root) : graph_(graph), call_(call), root_(root) {}
+  InterfaceCall(Graph& graph, Node* call, const torch::jit::Module& root, const Attributes& attributes,
+                const AttributeNames& written)
+      : graph_(graph), call_(call), root_(root), attributes_(attributes), written_(written) {}
 
   void replace() {
     const torch::jit::WithInsertPoint at(call_);
@@ -71,15 +73,14 @@ class InterfaceCall {
     std::vector<Target> targets;
     const auto interface = call_->input(0)->type()->expect<c10::InterfaceType>();
     // An attribute that is never assigned, or the children of a container that is indexed; else whatever fits.
-    const Attributes attributes(graph_, {root_});
     const Node* source = call_->input(0)->node();
     while (source->kind() == prim::unchecked_cast) {
       source = source->input(0)->node();
     }
     const c10::IValue* container =
-        source->kind() == prim::ModuleContainerIndex ? attributes.value_of(source->input(0)) : nullptr;
+        source->kind() == prim::ModuleContainerIndex ? attributes_.value_of(source->input(0)) : nullptr;
     const c10::IValue* attribute = source->kind() == prim::GetAttr && !is_assigned(source->s(attr::name))
-                                       ? attributes.value_of(source->output())
+                                       ? attributes_.value_of(source->output())
                                        : nullptr;
     for (const auto& [name, module] : root_.named_modules()) {
       const bool may_be_it = attribute   ? attribute->is(module._ivalue())
@@ -106,18 +107,7 @@ class InterfaceCall {
 
   /// True when some method sets an attribute of this name, on whatever object.
   bool is_assigned(const std::string& name) const {
-    for (const torch::jit::Module& part : root_.modules()) {
-      for (const auto& method : part.get_methods()) {
-        auto* function = torch::jit::tryToGraphFunction(method.function());
-        const auto sets = [&](const Node* node) {
-          return node->kind() == prim::SetAttr && node->s(attr::name) == name;
-        };
-        if (function && !nodes_where(*function->graph(), sets).empty()) {
-          return true;
-        }
-      }
-    }
-    return false;
+    return std::any_of(written_.begin(), written_.end(), [&](const auto& pair) { return pair.second == name; });
   }
 
   Value* choose(const std::vector<Target>& targets, std::size_t from) {
@@ -160,6 +150,8 @@ class InterfaceCall {
   Graph& graph_;
   Node* call_;
   const torch::jit::Module& root_;
+  const Attributes& attributes_; // of the graph before any call was replaced
+  const AttributeNames& written_;
 };
 
 } // namespace
@@ -177,8 +169,12 @@ void inline_calls(const std::shared_ptr<Graph>& graph, const torch::jit::Module&
       inline_fork(*graph, fork);
     }
     inlined += forks.size() + calls.size();
-    for (Node* call : calls) {
-      InterfaceCall(*graph, call, module).replace();
+    if (!calls.empty()) {
+      const AttributeNames written = written_attributes(module);
+      const Attributes attributes(*graph, {module}, written);
+      for (Node* call : calls) {
+        InterfaceCall(*graph, call, module, attributes, written).replace();
+      }
     }
     torch::jit::Inline(*graph);
   }

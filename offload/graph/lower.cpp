@@ -3,10 +3,11 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
-#include <optional>
-#include <unordered_map>
+#include <iterator>
+#include <set>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/operators.h>
 #include <offload/plan/placement.h>
 
 namespace offload {
@@ -16,16 +17,72 @@ using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
 namespace prim = torch::jit::prim;
-namespace aten = torch::jit::aten;
 
 namespace {
 
-const c10::Symbol kLinear = c10::Symbol::fromQualString("offload::linear");
 const c10::Symbol kAcquire = c10::Symbol::fromQualString("offload::acquire");
 const c10::Symbol kAcquireOptional = c10::Symbol::fromQualString("offload::acquire_optional");
+const c10::Symbol kAcquireOptionals = c10::Symbol::fromQualString("offload::acquire_optionals");
+const c10::Symbol kOwn = c10::Symbol::fromQualString("offload::own");
+const c10::Symbol kOwnAll = c10::Symbol::fromQualString("offload::own_all");
 const c10::Symbol kRows = c10::Symbol::fromQualString("offload::rows");
 const c10::Symbol kPlacement = c10::Symbol::attr("placement");
 const c10::Symbol kWeights = c10::Symbol::attr("weights"); // of our nodes: the weights that they may lease
+
+struct Product {
+  c10::Symbol plain;
+  c10::Symbol ours;                                 // the same operator, with the same schema, that leases its inputs
+  std::vector<std::vector<std::size_t>> parts = {}; // positions of inputs that are leased together; empty: all are
+};
+
+const std::vector<Product>& products() {
+  static const std::vector<Product> kProducts = [] {
+    std::vector<Product> list;
+    for (const char* name : {"linear", "matmul", "mm", "bmm", "addmm"}) {
+      list.push_back({c10::Symbol::fromQualString(std::string("aten::") + name),
+                      c10::Symbol::fromQualString(std::string("offload::") + name)});
+    }
+    // Attention and the first norm, the two products, the second norm: as ops/encoder_layer.cpp has them.
+    list.push_back({c10::Symbol::fromQualString("aten::_transformer_encoder_layer_fwd"),
+                    c10::Symbol::fromQualString("offload::_transformer_encoder_layer_fwd"),
+                    {{0, 3, 4, 5, 6, 10, 11, 18}, {14, 15}, {16, 17}, {12, 13}}});
+    return list;
+  }();
+  return kProducts;
+}
+
+/// Null when `node` is no product of matrices, plain or ours.
+const Product* find_product(const Node* node) {
+  const auto found = std::find_if(products().begin(), products().end(), [&](const Product& product) {
+    return product.plain == node->kind() || product.ours == node->kind();
+  });
+  return found == products().end() ? nullptr : &*found;
+}
+
+/// Divides the weights that `reader` takes at once into those that it takes one after another.
+std::vector<Step> parts_of(const Product& product, const Reader& reader, const Step& weights) {
+  if (product.parts.empty()) {
+    return {weights};
+  }
+  std::vector<Step> parts;
+  for (const std::vector<std::size_t>& positions : product.parts) {
+    std::set<WeightId> part;
+    for (const Reader::Input& input : reader.inputs) {
+      if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
+        for (const Step& choice : input.alternatives) {
+          part.insert(choice.begin(), choice.end());
+        }
+      }
+    }
+    Step taken;
+    std::copy_if(weights.begin(), weights.end(), std::back_inserter(taken),
+                 [&](WeightId weight) { return part.count(weight) > 0; });
+    if (!taken.empty()) {
+      parts.push_back(std::move(taken));
+    }
+  }
+  return parts;
+}
 
 /// The trip counts of the loops around a node, as far as they are constants.
 double times_executed(const Node* node) {
@@ -47,14 +104,17 @@ void note_weights(Node* node, const Step& weights) {
   node->is_(kWeights, std::vector<std::int64_t>(weights.begin(), weights.end()));
 }
 
-void lower_linear(Graph& graph, Node* node, const Step& weights) {
+/// The same node as another operator, in its place.
+Node* replace_kind(Graph& graph, Node* node, c10::Symbol kind) {
   const torch::jit::WithInsertPoint at(node);
-  Node* linear = graph.insertNode(graph.create(kLinear, node->inputs(), 1));
-  note_weights(linear, weights);
-  linear->setSourceRange(node->sourceRange());
-  linear->output()->copyMetadata(node->output());
-  node->output()->replaceAllUsesWith(linear->output());
+  Node* replacement = graph.insertNode(graph.create(kind, node->inputs(), node->outputs().size()));
+  replacement->copyMetadata(node);
+  for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+    replacement->output(i)->copyMetadata(node->output(i));
+  }
+  node->replaceAllUsesWith(replacement);
   node->destroy();
+  return replacement;
 }
 
 /// Puts `kind`(input) in the place of one input of a node.
@@ -68,13 +128,26 @@ void wrap_input(Graph& graph, Node* node, std::size_t position, c10::Symbol kind
   node->replaceInput(position, wrapper->output());
 }
 
-/// Of its first input it reads a few rows, wherever that lies.
-bool looks_up_rows(const Node* node) {
-  if (node->kind() == aten::index_select) {
-    const auto dim = torch::jit::toIValue(node->input(1));
-    return dim && dim->isInt() && dim->toInt() == 0;
+void lower_lookup(Graph& graph, Node* node, Value* indices, const Step& weights) {
+  wrap_input(graph, node, 0, kRows, weights);
+  node->input(0)->node()->addInput(indices);
+}
+
+/// A lease ends with the node that needed it.
+void own_outputs(Graph& graph, Node* node, const Step& weights) {
+  const torch::jit::WithInsertPoint at(node->next());
+  for (Value* output : node->outputs()) {
+    const bool list = output->type()->isSubtypeOf(*c10::ListType::ofTensors());
+    if (!list && output->type()->kind() != c10::TypeKind::TensorType) {
+      continue;
+    }
+    Node* own = graph.create(list ? kOwnAll : kOwn, {output}, 1);
+    graph.insertNode(own);
+    own->setSourceRange(node->sourceRange());
+    note_weights(own, weights);
+    own->output()->copyMetadata(output);
+    output->replaceAllUsesAfterNodeWith(own, own->output());
   }
-  return node->kind() == aten::embedding || node->kind() == aten::embedding_bag;
 }
 
 /// One acquire for all weights of a node that are single tensors, and one for each that is a list already, or may be
@@ -84,8 +157,9 @@ void insert_acquires(Graph& graph, Node* node, const std::vector<std::size_t>& p
   std::vector<Value*> values;
   for (const std::size_t position : positions) {
     Value* value = node->input(position);
-    if (value->type()->kind() == c10::TypeKind::ListType) {
-      wrap_input(graph, node, position, kAcquire, weights);
+    if (const auto list = value->type()->cast<c10::ListType>()) {
+      const bool optionals = list->getElementType()->kind() == c10::TypeKind::OptionalType;
+      wrap_input(graph, node, position, optionals ? kAcquireOptionals : kAcquire, weights);
     } else if (value->type()->kind() == c10::TypeKind::OptionalType) {
       wrap_input(graph, node, position, kAcquireOptional, weights);
     } else {
@@ -112,41 +186,70 @@ void insert_acquires(Graph& graph, Node* node, const std::vector<std::size_t>& p
 
 } // namespace
 
+const char* to_string(Taken taken) {
+  switch (taken) {
+    case Taken::product:
+      return "product";
+    case Taken::leased:
+      return "leased";
+    case Taken::rows:
+      return "rows";
+  }
+  return "unknown";
+}
+
 std::vector<LoweredStep> lower(Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays) {
   std::vector<LoweredStep> steps;
+  const auto planned_of = [&](const Step& weights) {
+    Step planned;
+    std::copy_if(weights.begin(), weights.end(), std::back_inserter(planned), [&](WeightId w) { return !stays[w]; });
+    return planned;
+  };
   for (const Reader& reader : trace.readers) {
-    LoweredStep step{{}, reader.node->kind().toQualString(), times_executed(reader.node), false};
-    std::vector<std::size_t> positions;
+    std::vector<std::size_t> positions; // of inputs that may carry planned weights
     for (const Reader::Input& input : reader.inputs) {
-      const std::size_t before = step.weights.size();
-      for (const WeightId weight : input.weights) {
-        if (!stays[weight] && std::find(step.weights.begin(), step.weights.end(), weight) == step.weights.end()) {
-          step.weights.push_back(weight);
-        }
-      }
-      const bool planned =
-          std::any_of(input.weights.begin(), input.weights.end(), [&](WeightId w) { return !stays[w]; });
-      if (planned || step.weights.size() > before) {
+      if (std::any_of(input.alternatives.begin(), input.alternatives.end(),
+                      [&](const Step& weights) { return !planned_of(weights).empty(); })) {
         positions.push_back(input.position);
       }
     }
     Node* node = reader.node;
+    const Product* product = find_product(node);
     if (positions.empty()) {
-      if (node->kind() == aten::linear) {
+      if (product) {
         node->s_(kPlacement, to_string(Mode::resident));
       }
       continue;
     }
-    const bool weights_only = positions.front() > 0;
-    if (node->kind() == aten::linear && weights_only) {
-      lower_linear(graph, node, step.weights);
-    } else if (looks_up_rows(node) && positions == std::vector<std::size_t>{0}) {
-      wrap_input(graph, node, 0, kRows, step.weights);
-      step.rows_only = true;
-    } else {
-      insert_acquires(graph, node, positions, step.weights);
+    std::set<Step> choices;
+    std::set<WeightId> all;
+    for (const Step& weights : reader.alternatives) {
+      const Step planned = planned_of(weights);
+      all.insert(planned.begin(), planned.end());
+      if (!planned.empty()) {
+        choices.insert(planned);
+      }
     }
-    steps.push_back(std::move(step));
+    Value* indices = indices_of_lookup(node);
+    const bool looks_up = indices && positions == std::vector<std::size_t>{0};
+    const Taken taken = product ? Taken::product : looks_up ? Taken::rows : Taken::leased;
+    const double times = times_executed(node) / static_cast<double>(choices.size());
+    for (const Step& weights : choices) {
+      for (Step& part : product ? parts_of(*product, reader, weights) : std::vector<Step>{weights}) {
+        steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken});
+      }
+    }
+    const Step weights(all.begin(), all.end());
+    if (product) {
+      note_weights(replace_kind(graph, node, product->ours), weights);
+    } else if (looks_up) {
+      lower_lookup(graph, node, indices, weights);
+    } else {
+      insert_acquires(graph, node, positions, weights);
+      if (std::any_of(positions.begin(), positions.end(), [&](std::size_t i) { return may_alias_output(node, i); })) {
+        own_outputs(graph, node, weights);
+      }
+    }
   }
   graph.lint();
   return steps;
@@ -184,27 +287,22 @@ std::shared_ptr<Graph> place_weights(Graph& lowered, const std::vector<bool>& re
       return;
     }
     const auto& weights = node->is(kWeights);
-    const auto is_resident = [&](std::int64_t weight) { return resident[weight]; };
-    if (node->kind() == kLinear) {
-      node->s_(kPlacement, to_string(is_resident(weights.front()) ? Mode::resident : Mode::streamed));
+    const bool all = std::all_of(weights.begin(), weights.end(), [&](std::int64_t weight) { return resident[weight]; });
+    if (find_product(node)) {
+      node->s_(kPlacement, to_string(all ? Mode::resident : Mode::streamed));
     }
-    if (std::all_of(weights.begin(), weights.end(), is_resident)) {
+    if (all) {
       raised.push_back(node);
     }
   });
   for (Node* node : raised) {
-    if (node->kind() == kLinear) {
-      const torch::jit::WithInsertPoint at(node);
-      Node* linear = graph->insertNode(graph->create(aten::linear, node->inputs(), 1));
-      linear->copyMetadata(node);
-      linear->s_(kPlacement, node->s(kPlacement));
-      linear->output()->copyMetadata(node->output());
-      node->output()->replaceAllUsesWith(linear->output());
-      node->destroy();
+    if (const Product* product = find_product(node)) {
+      const std::string placement = node->s(kPlacement);
+      replace_kind(*graph, node, product->plain)->s_(kPlacement, placement);
     } else if (node->kind() == kAcquire) {
       bypass_list(node);
     } else {
-      node->output()->replaceAllUsesWith(node->input());
+      node->output()->replaceAllUsesWith(node->input(0));
       node->destroy();
     }
   }

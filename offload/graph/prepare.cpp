@@ -6,10 +6,11 @@
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
-#include <set>
-
 #include <offload/graph/attributes.h>
 #include <offload/graph/inline_calls.h>
+#include <offload/graph/values.h>
+#include <offload/graph/weights.h>
+#include <ops/lease.h>
 
 namespace offload {
 
@@ -28,6 +29,21 @@ std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const st
   return graph;
 }
 
+namespace {
+
+/// True for a tensor, or a container of tensors, of which some are not on `device`.
+bool is_elsewhere(const c10::IValue& value, c10::Device device) {
+  bool elsewhere = false;
+  if (value.isTensor() || value.isTuple() || value.isList() || value.isGenericDict()) {
+    visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) {
+      elsewhere = elsewhere || (tensor.defined() && !tensor.is_meta() && tensor.device() != device);
+    });
+  }
+  return elsewhere;
+}
+
+} // namespace
+
 void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, std::vector<std::string>& rewritten) {
   for_each_node(graph->block(), [&](Node* node) {
     if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
@@ -40,9 +56,13 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, st
     c10::IValue changed;
     if (value->isDevice() && value->toDevice() != device && value->toDevice().is_cpu()) {
       changed = device;
-    } else if (value->isTensor() && value->toTensor().defined() && value->toTensor().device() != device &&
-               !value->toTensor().is_meta()) {
-      changed = value->toTensor().to(device);
+    } else if (is_elsewhere(*value, device)) {
+      changed = map_tensors(
+          *value,
+          [&](const at::Tensor& tensor) {
+            return is_weight_like(tensor) ? copy_bytes(tensor, device) : tensor.is_meta() ? tensor : tensor.to(device);
+          },
+          [](const c10::IValue&) { return false; });
     } else {
       return;
     }
@@ -57,25 +77,6 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, st
 
 namespace {
 
-/// (type, attribute) pairs that some method of the module or of one below it writes.
-std::set<std::pair<std::string, std::string>> written_attributes(const torch::jit::Module& module) {
-  std::set<std::pair<std::string, std::string>> written;
-  for (const torch::jit::Module& part : module.modules()) {
-    for (const auto& method : part.get_methods()) {
-      auto* function = torch::jit::tryToGraphFunction(method.function());
-      if (!function) {
-        continue;
-      }
-      for_each_node(function->graph()->block(), [&](Node* node) {
-        if (node->kind() == prim::SetAttr) {
-          written.emplace(node->input(0)->type()->annotation_str(), node->s(attr::name));
-        }
-      });
-    }
-  }
-  return written;
-}
-
 const c10::Symbol kIsGradEnabled = c10::Symbol::fromQualString("aten::is_grad_enabled");
 
 bool is_simple(const c10::IValue& value) {
@@ -84,9 +85,8 @@ bool is_simple(const c10::IValue& value) {
 
 } // namespace
 
-void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders) {
-  const auto written = written_attributes(holders.front());
-  const Attributes attributes(*graph, holders);
+void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, const AttributeNames& written) {
+  const Attributes attributes(*graph, holders, written);
   bool sets_modes = false; // `with torch.enable_grad():` and the like
   for_each_node(graph->block(), [&](Node* node) { sets_modes = sets_modes || node->kind() == prim::Enter; });
   for_each_node(graph->block(), [&](Node* node) {

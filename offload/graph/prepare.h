@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include <offload/graph/attributes.h>
 #include <offload/graph/weights.h>
 
 namespace offload {
@@ -22,8 +23,8 @@ std::shared_ptr<torch::jit::Graph> prepare_method(const torch::jit::Module& modu
 void rewrite_devices(const std::shared_ptr<torch::jit::Graph>& graph, c10::Device device,
                      std::vector<std::string>& rewritten);
 
-/// Replaces attributes of simple type (bool, int, float, str, None) that no method writes by their values,
+/// Replaces attributes of simple type (bool, int, float, str, None) that are not `written` by their values,
 /// and what a call is always run under (no gradients) by its answer; then removes the branches that this decides.
-void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders);
+void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders, const AttributeNames& written);
 
 } // namespace offload

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
+#include <unordered_map>
 
 #include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
@@ -13,6 +15,16 @@
 namespace offload {
 
 namespace {
+
+/// True when a node asks for the storage behind a tensor.
+bool reaches_past_tensors(torch::jit::Graph& graph) {
+  bool reaches = false;
+  for_each_node(graph.block(), [&](const torch::jit::Node* node) {
+    const std::string_view name = node->kind().toUnqualString();
+    reaches = reaches || name == "as_strided" || name == "storage_offset" || name == "set_";
+  });
+  return reaches;
+}
 
 /// Methods that a program calls; what pickling calls is none of them.
 bool is_callable(const torch::jit::Method& method) {
@@ -36,7 +48,9 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     }
   }
   program.holders = {module, constants};
-  program.weights = find_weights(program.holders);
+  const bool reaches_past =
+      std::any_of(graphs.begin(), graphs.end(), [](const auto& entry) { return reaches_past_tensors(*entry.second); });
+  program.weights = find_weights(program.holders, reaches_past ? Extent::storages : Extent::ranges);
   const std::size_t count = program.weights.weights.size();
   program.stays_because.resize(count);
   program.uses.resize(count);
@@ -52,9 +66,10 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     WeightTrace trace;
   };
   std::map<std::string, Prepared> prepared;
+  const AttributeNames written = written_attributes(module);
   for (auto& [name, graph] : graphs) {
-    fold_attributes(graph, program.holders);
-    WeightTrace trace = trace_weights(*graph, program.holders, program.weights);
+    fold_attributes(graph, program.holders, written);
+    WeightTrace trace = trace_weights(*graph, program.holders, written, program.weights);
     for (const auto& [id, because] : trace.resident_because) {
       program.stays_because[id] = because;
     }
@@ -67,14 +82,12 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     stays.push_back(!because.empty());
   }
   for (auto& [name, method] : prepared) {
-    for (const Reader& reader : method.trace.readers) {
-      for (const Reader::Input& input : reader.inputs) {
-        for (const WeightId id : input.weights) {
-          program.uses[id].emplace_back(reader.node->kind().toQualString());
-        }
+    auto steps = lower(*method.graph, method.trace, stays);
+    for (const LoweredStep& step : steps) {
+      for (const WeightId id : step.weights) {
+        program.uses[id].push_back({step.op, to_string(step.taken)});
       }
     }
-    auto steps = lower(*method.graph, method.trace, stays);
     program.methods.emplace(
         name, LoweredMethod{module.get_method(name).function().getSchema(), method.graph, std::move(steps),
                             method.graph->inputs().back()->type() == constants.type()});
@@ -90,7 +103,23 @@ c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stac
 }
 
 Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants)
-    : module_(std::move(module)), device_(device), constants_(constants) {}
+    : module_(std::move(module)), device_(device), constants_(constants) {
+  // As torch::jit::load(path, device) does: storage by storage, so that views of one storage stay that.
+  std::unordered_map<const void*, c10::Storage> moved;
+  replace_tensors({module_}, [&](const at::Tensor& tensor) {
+    if (!is_weight_like(tensor) || tensor.device() == device_) {
+      return tensor.to(device_);
+    }
+    c10::Storage& storage = moved[tensor.storage().unsafeGetStorageImpl()];
+    if (!storage) {
+      const auto bytes = static_cast<std::int64_t>(tensor.storage().nbytes());
+      const at::Tensor all =
+          at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device())).set_(tensor.storage(), 0, {bytes}, {1});
+      storage = all.to(device_).storage();
+    }
+    return tensor_on(storage, tensor);
+  });
+}
 
 c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> inputs,
                            const std::unordered_map<std::string, c10::IValue>& kwargs) {

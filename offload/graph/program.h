@@ -10,6 +10,7 @@
 #include <offload/export.h>
 #include <offload/graph/lower.h>
 #include <offload/graph/weights.h>
+#include <offload/plan/placement.h>
 
 namespace offload {
 
@@ -24,8 +25,8 @@ struct LoweredMethod {
 /// A module seen as weights and the nodes that read them.
 struct Program {
   ModuleWeights weights;
-  std::vector<std::string> stays_because;     ///< by weight; empty for those that are planned
-  std::vector<std::vector<std::string>> uses; ///< by weight: the operators that read it
+  std::vector<std::string> stays_because; ///< by weight; empty for those that are planned
+  std::vector<std::vector<Use>> uses;     ///< by weight: the operators that read it
   std::map<std::string, LoweredMethod> methods;
   std::vector<std::string> rewritten; ///< constants that were changed for the device
   bool writes_state = false;          ///< some method changes attributes of the module
@@ -44,7 +45,7 @@ Program make_program(const torch::jit::Module& module, c10::Device device,
 c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack);
 
 /// The reference for every promise of exactness: the same graph, not lowered, run on a module that is wholly on its
-/// device.
+/// device. The module that is given is moved there: parameters, buffers and every other tensor.
 class OFFLOAD_API Reference {
  public:
   Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants = DeviceConstants::rewrite);

@@ -1,12 +1,14 @@
 #include <offload/graph/trace_weights.h>
 
 #include <ATen/core/function_schema.h>
-#include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
 #include <unordered_set>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/operators.h>
+#include <offload/graph/types.h>
+#include <offload/graph/values.h>
 
 namespace offload {
 
@@ -18,165 +20,17 @@ namespace prim = torch::jit::prim;
 
 namespace {
 
-using Symbols = std::unordered_set<c10::Symbol>;
+using Set = std::set<WeightId>;
 
-Symbols symbols(std::initializer_list<const char*> names) {
-  Symbols result;
-  for (const char* name : names) {
-    result.insert(c10::Symbol::fromQualString(name));
-  }
-  return result;
-}
-
-/// They ask for what a placeholder knows too.
-bool is_metadata(const Node* node) {
-  static const Symbols kKinds = symbols({"aten::size",
-                                         "aten::dim",
-                                         "aten::numel",
-                                         "aten::stride",
-                                         "aten::storage_offset",
-                                         "aten::len",
-                                         "aten::__is__",
-                                         "aten::__isnot__",
-                                         "aten::is_floating_point",
-                                         "aten::is_complex",
-                                         "aten::is_contiguous",
-                                         "aten::sym_size",
-                                         "aten::element_size",
-                                         "aten::get_device",
-                                         "prim::device",
-                                         "prim::dtype",
-                                         "prim::layout",
-                                         "prim::requires_grad",
-                                         "prim::is_cuda",
-                                         "prim::is_cpu",
-                                         "prim::is_nested",
-                                         "prim::is_sparse",
-                                         "prim::is_quantized",
-                                         "prim::is_meta",
-                                         "prim::is_mkldnn",
-                                         "prim::is_xpu",
-                                         "prim::is_mps",
-                                         "prim::itemsize",
-                                         "prim::ndim",
-                                         "prim::nbytes",
-                                         "prim::isinstance",
-                                         "aten::has_torch_function",
-                                         "prim::type",
-                                         "aten::is_autocast_enabled"});
-  return kKinds.count(node->kind()) > 0;
-}
-
-/// Their outputs are the weight again: views, and containers of it.
-bool passes_on(const Node* node) {
-  static const Symbols kKinds = symbols({"prim::ListConstruct",
-                                         "prim::TupleConstruct",
-                                         "prim::DictConstruct",
-                                         "prim::ListUnpack",
-                                         "prim::TupleUnpack",
-                                         "prim::TupleIndex",
-                                         "prim::TupleSlice",
-                                         "aten::__getitem__",
-                                         "prim::unchecked_cast",
-                                         "aten::list",
-                                         "prim::ConstantChunk",
-                                         "aten::t",
-                                         "aten::numpy_T",
-                                         "aten::transpose",
-                                         "aten::permute",
-                                         "aten::view",
-                                         "aten::slice",
-                                         "aten::select",
-                                         "aten::narrow",
-                                         "aten::unsqueeze",
-                                         "aten::squeeze",
-                                         "aten::expand",
-                                         "aten::chunk",
-                                         "aten::split",
-                                         "aten::split_with_sizes",
-                                         "aten::unbind",
-                                         "aten::detach",
-                                         "aten::alias",
-                                         "aten::swapaxes",
-                                         "aten::movedim",
-                                         "prim::data",
-                                         "prim::Uninitialized"});
-  return kKinds.count(node->kind()) > 0;
-}
-
-/// They may return their input where its schema does not say so.
-bool may_return_input(const Node* node) {
-  static const Symbols kKinds = symbols({"aten::to",
-                                         "aten::contiguous",
-                                         "aten::reshape",
-                                         "aten::reshape_as",
-                                         "aten::type_as",
-                                         "aten::flatten",
-                                         "aten::dropout",
-                                         "aten::feature_dropout",
-                                         "aten::alpha_dropout",
-                                         "aten::expand_as",
-                                         "aten::view_as",
-                                         "aten::cpu",
-                                         "aten::cuda",
-                                         "aten::float",
-                                         "aten::half",
-                                         "aten::_autocast_to_reduced_precision",
-                                         "aten::_autocast_to_full_precision",
-                                         "aten::ravel",
-                                         "aten::real",
-                                         "aten::resolve_conj",
-                                         "aten::resolve_neg",
-                                         "aten::lift_fresh",
-                                         "aten::broadcast_to",
-                                         "aten::pin_memory"});
-  return kKinds.count(node->kind()) > 0;
-}
-
-/// Running statistics are written in training mode without a word in the schema.
-bool writes_in_silence(const Node* node, std::size_t input) {
-  static const Symbols kKinds =
-      symbols({"aten::batch_norm", "aten::native_batch_norm", "aten::_native_batch_norm_legit", "aten::instance_norm",
-               "aten::cudnn_batch_norm", "aten::_batch_norm_impl_index", "aten::sync_batch_norm"});
-  if ((input != 3 && input != 4) || kKinds.count(node->kind()) == 0) {
-    return false;
-  }
-  const auto training = node->inputs().size() > 5 ? torch::jit::toIValue(node->input(5)) : std::nullopt;
-  return !training || !training->isBool() || training->toBool();
-}
-
-bool writes_input(const Node* node, std::size_t input) {
-  const c10::FunctionSchema* schema = node->maybeSchema();
-  const bool annotated = schema && input < schema->arguments().size() && schema->arguments()[input].alias_info() &&
-                         schema->arguments()[input].alias_info()->isWrite();
-  return annotated || writes_in_silence(node, input);
-}
-
-/// A module picked out of a container, and only compared with others: what is left of a call through an interface.
-bool is_index_for_comparison(const Node* node) {
-  static const Symbols kKinds = symbols({"prim::ModuleContainerIndex", "prim::unchecked_cast"});
-  const auto& uses = node->outputs().size() == 1 ? node->output()->uses() : torch::jit::use_list();
-  return kKinds.count(node->kind()) > 0 && std::all_of(uses.begin(), uses.end(), [](const torch::jit::Use& use) {
-           return use.user->kind() == torch::jit::aten::__is__ || is_index_for_comparison(use.user);
-         });
-}
-
-bool can_lease(const c10::TypePtr& type) {
-  if (const auto optional = type->cast<c10::OptionalType>()) {
-    return optional->getElementType()->kind() == c10::TypeKind::TensorType;
-  }
-  if (const auto list = type->cast<c10::ListType>()) {
-    return list->getElementType()->kind() == c10::TypeKind::TensorType;
-  }
-  return type->kind() == c10::TypeKind::TensorType;
-}
+/// What a value may carry: one of these, each a weight or the weights of a container.
+using Alternatives = std::set<Step>;
 
 class Tracer {
  public:
-  Tracer(Graph& graph, const Holders& holders, const ModuleWeights& weights)
-      : graph_(graph), weights_(weights), attributes_(graph, holders) {
+  Tracer(Graph& graph, const Holders& holders, const AttributeNames& written, const ModuleWeights& weights)
+      : graph_(graph), weights_(weights), attributes_(graph, holders, written) {
     for (const torch::jit::Module& holder : holders) {
-      find_objects(holder._ivalue());
+      visit_objects(holder._ivalue(), [&](const c10::IValue& object) { objects_.push_back(object); });
     }
   }
 
@@ -191,35 +45,39 @@ class Tracer {
   }
 
  private:
-  using Set = std::set<WeightId>;
+  template <typename Carried>
+  void add(std::unordered_map<const Value*, Carried>& carried, const Value* to, const Carried& more) {
+    if (more.empty()) {
+      return;
+    }
+    Carried& known = carried[to];
+    const std::size_t before = known.size();
+    known.insert(more.begin(), more.end());
+    changed_ = changed_ || known.size() != before;
+  }
 
-  void add(std::unordered_map<const Value*, Set>& carried, const Value* to, const Set& ids) {
-    Set& set = carried[to];
-    const std::size_t before = set.size();
-    set.insert(ids.begin(), ids.end());
-    changed_ = changed_ || set.size() != before;
+  template <typename Carried>
+  static Carried of(const std::unordered_map<const Value*, Carried>& carried, const Value* value) {
+    const auto found = carried.find(value);
+    return found == carried.end() ? Carried() : found->second;
   }
 
   void flow(const Value* from, const Value* to) {
-    for (auto* carried : {&carries_, &may_alias_}) {
-      if (const auto found = carried->find(from); found != carried->end()) {
-        const Set ids = found->second;
-        add(*carried, to, ids);
-      }
+    add(carries_, to, of(carries_, from));
+    add(may_alias_, to, of(may_alias_, from));
+    flow_origin(from, to);
+  }
+
+  void flow_origin(const Value* from, const Value* to) {
+    if (of_module_.count(from) > 0) {
+      changed_ = of_module_.insert(to).second || changed_;
     }
   }
 
   void pass_on(Block* block) {
     for (Node* node : block->nodes()) {
       if (node->kind() == prim::GetAttr) {
-        const c10::IValue* value = attributes_.value_of(node->output());
-        if (value && !value->isObject()) {
-          const auto ids = weights_.reachable(*value);
-          if (!ids.empty()) {
-            add(carries_, node->output(), Set(ids.begin(), ids.end()));
-            add(may_alias_, node->output(), Set(ids.begin(), ids.end()));
-          }
-        }
+        get_attribute(node);
       } else if (node->kind() == prim::If) {
         for (Block* branch : node->blocks()) {
           pass_on(branch);
@@ -238,46 +96,161 @@ class Tracer {
           flow(node->inputs()[i + 2], node->outputs()[i]);
           flow(body->outputs()[i + 1], node->outputs()[i]);
         }
+      } else if (is_construct(node)) {
+        construct(node);
       } else if (passes_on(node)) {
         for (const Value* input : node->inputs()) {
           for (const Value* output : node->outputs()) {
-            flow(input, output);
+            take_from(node, input, output);
           }
         }
       } else {
+        move_values(node);
         flow_aliases(node);
       }
     }
   }
 
-  /// Outputs that may share the memory that a lease gave: a write to them is a write to the weight.
-  void flow_aliases(Node* node) {
-    const c10::FunctionSchema* schema = node->maybeSchema();
-    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      const auto found = may_alias_.find(node->inputs()[i]);
-      if (found == may_alias_.end()) {
-        continue;
+  /// Of an object that only the run picks, the attribute may be that of any object of the type.
+  void get_attribute(const Node* node) {
+    // Or of an object of the call's own: not told apart.
+    changed_ = of_module_.insert(node->output()).second || changed_;
+    const auto take = [&](const c10::IValue& value) {
+      if (value.isObject()) {
+        return;
       }
-      const bool annotated = schema && i < schema->arguments().size() && schema->arguments()[i].alias_info() != nullptr;
-      if (annotated || may_return_input(node)) {
-        const Set ids = found->second;
-        for (const Value* output : node->outputs()) {
-          add(may_alias_, output, ids);
-        }
+      const Step ids = weights_.reachable(value);
+      if (!ids.empty()) {
+        add(carries_, node->output(), Alternatives{sorted(ids)});
+        add(may_alias_, node->output(), Set(ids.begin(), ids.end()));
+      }
+    };
+    if (const c10::IValue* value = attributes_.value_of(node->output())) {
+      take(*value);
+      return;
+    }
+    const std::string& name = node->s(torch::jit::attr::name);
+    for (const c10::IValue& object : objects_) {
+      const auto type = object.toObjectRef().type();
+      if (type == node->input(0)->type() && type->hasAttribute(name)) {
+        take(object.toObjectRef().getAttr(name));
       }
     }
   }
 
-  void keep(const Set& ids, const std::string& because) {
+  static Step sorted(Step ids) {
+    std::sort(ids.begin(), ids.end());
+    return ids;
+  }
+
+  /// A container carries what its elements do, together: first with first, second with second, and the largest of all.
+  void construct(const Node* node) {
+    std::vector<Alternatives> parts;
+    std::size_t most = 0;
+    for (const Value* input : node->inputs()) {
+      parts.push_back(of(carries_, input));
+      most = std::max(most, parts.back().size());
+      add(may_alias_, node->output(), of(may_alias_, input));
+    }
+    add(carries_, node->output(), combine(parts, most));
+  }
+
+  Alternatives combine(const std::vector<Alternatives>& parts, std::size_t most) const {
+    Alternatives combined;
+    for (std::size_t i = 0; i <= most && most > 0; ++i) {
+      Set together;
+      for (const Alternatives& part : parts) {
+        if (part.empty()) {
+          continue;
+        }
+        const auto chosen =
+            i == most ? std::max_element(part.begin(), part.end(),
+                                         [&](const Step& a, const Step& b) { return bytes_of(a) < bytes_of(b); })
+                      : std::next(part.begin(), static_cast<std::ptrdiff_t>(i % part.size()));
+        together.insert(chosen->begin(), chosen->end());
+      }
+      combined.emplace(together.begin(), together.end());
+    }
+    return combined;
+  }
+
+  std::uint64_t bytes_of(const Step& ids) const {
+    std::uint64_t bytes = 0;
+    for (const WeightId id : ids) {
+      bytes += weights_.weights[id].bytes();
+    }
+    return bytes;
+  }
+
+  /// A view, or what is taken out of a container: if it is one tensor, it is one of those.
+  void take_from(const Node* node, const Value* input, const Value* output) {
+    add(may_alias_, output, of(may_alias_, input));
+    if (!copies_container(node) || holds_containers(output->type())) {
+      flow_origin(input, output);
+    }
+    Alternatives taken;
+    for (const Step& together : of(carries_, input)) {
+      if (is_container(output->type())) {
+        taken.insert(together);
+        continue;
+      }
+      for (const WeightId id : together) {
+        taken.insert({id});
+      }
+    }
+    add(carries_, output, taken);
+  }
+
+  /// Operators on containers: what goes in comes out, or is in the container that was filled from then on.
+  void move_values(const Node* node) {
+    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+      if (!moves_input(node, i)) {
+        continue;
+      }
+      const Value* input = node->inputs()[i];
+      for (const Value* output : node->outputs()) {
+        take_from(node, input, output);
+      }
+      const Alternatives put = of(carries_, input);
+      if (i > 0 && !put.empty() && writes_input(node, 0)) {
+        Set together;
+        for (const Alternatives& alternatives : {put, of(carries_, node->inputs()[0])}) {
+          for (const Step& ids : alternatives) {
+            together.insert(ids.begin(), ids.end());
+          }
+        }
+        add(carries_, node->inputs()[0], Alternatives{Step(together.begin(), together.end())});
+      }
+    }
+  }
+
+  /// Outputs, and containers that are filled, may share the memory that a lease gave: a write to them is a write to the
+  /// weight.
+  void flow_aliases(const Node* node) {
+    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+      const Set ids = of(may_alias_, node->inputs()[i]);
+      if (ids.empty() || !may_alias_output(node, i)) {
+        continue;
+      }
+      for (const Value* output : node->outputs()) {
+        add(may_alias_, output, ids);
+      }
+      if (i > 0 && writes_input(node, 0) && is_container(node->inputs()[0]->type())) {
+        add(may_alias_, node->inputs()[0], ids);
+      }
+    }
+  }
+
+  template <typename Ids>
+  void keep(const Ids& ids, const std::string& because) {
     for (const WeightId id : ids) {
       trace_.resident_because.emplace(id, because);
     }
   }
 
   void look_at(Node* node) {
-    look_at_objects(node);
-    if (node->kind() == prim::GetAttr && !attributes_.value_of(node->output())) {
-      look_at_unknown_object(node);
+    if (!passes_objects_on(node)) {
+      look_at_objects(node);
     }
     if (node->kind() == prim::SetAttr) {
       // Objects that the call makes for itself, as for `with torch.autocast`, are gone with it.
@@ -285,105 +258,104 @@ class Tracer {
       look_at_set_attribute(node);
       return;
     }
-    const c10::FunctionSchema* schema = node->maybeSchema();
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      const bool is_attribute = attributes_.value_of(node->inputs()[i]) != nullptr;
-      trace_.writes_state = trace_.writes_state || (is_attribute && writes_input(node, i));
-      const auto found = may_alias_.find(node->inputs()[i]);
-      if (found == may_alias_.end()) {
+      if (!writes_input(node, i)) {
         continue;
       }
-      if (writes_input(node, i)) {
-        trace_.writes_state = true;
-        keep(found->second, std::string("written by ") + node->kind().toQualString());
+      const Set ids = of(may_alias_, node->inputs()[i]);
+      const bool of_module = of_module_.count(node->inputs()[i]) > 0;
+      const bool writes_tensors = !is_container(node->inputs()[i]->type()) || writes_elements(node, i);
+      trace_.writes_state = trace_.writes_state || of_module || (writes_tensors && !ids.empty());
+      if (writes_tensors) {
+        keep(ids, std::string("written by ") + node->kind().toQualString());
+      } else if (of_module) { // what is put into a container of the module stays there
+        for (const Value* input : node->inputs()) {
+          keep(input == node->inputs()[i] ? Set() : of(may_alias_, input), "written to a container of the module");
+        }
       }
     }
-    if (passes_on(node) || is_metadata(node) || node->kind() == prim::If || node->kind() == prim::Loop ||
-        node->kind() == prim::GetAttr) {
-      return;
+    if (node->kind() == torch::jit::aten::set_) { // the one becomes the other
+      for (const Value* input : node->inputs()) {
+        keep(of(may_alias_, input), "written by aten::set_");
+      }
     }
-    Reader reader{node, {}};
+    const bool reads = !passes_on(node) && !is_metadata(node) && node->kind() != prim::If &&
+                       node->kind() != prim::Loop && node->kind() != prim::GetAttr;
+    if (reads) {
+      look_at_reader(node);
+    }
+  }
+
+  void look_at_reader(Node* node) {
+    Reader reader{node, {}, {}};
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      const auto found = carries_.find(node->inputs()[i]);
-      if (found == carries_.end()) {
+      const Alternatives alternatives = of(carries_, node->inputs()[i]);
+      if (alternatives.empty() || moves_input(node, i)) {
         continue;
       }
-      const c10::TypePtr& type = node->inputs()[i]->type();
-      const bool is_list = type->kind() == c10::TypeKind::ListType;
-      if (!schema || !can_lease(type)) {
-        keep(found->second, std::string("handed to ") + node->kind().toQualString());
-      } else if (found->second.size() > 1 && !is_list) {
-        keep(found->second, std::string("picked at run time for ") + node->kind().toQualString());
+      if (writes_input(node, i)) { // a copy of the container with leased tensors would be written instead
+        for (const Step& ids : alternatives) {
+          keep(ids, std::string("written by ") + node->kind().toQualString());
+        }
+      } else if (!node->maybeSchema() || !can_lease(node->inputs()[i]->type())) {
+        for (const Step& ids : alternatives) {
+          keep(ids, std::string("handed to ") + node->kind().toQualString());
+        }
       } else {
-        reader.inputs.push_back({i, Step(found->second.begin(), found->second.end())});
+        reader.inputs.push_back({i, {alternatives.begin(), alternatives.end()}});
       }
     }
     if (!reader.inputs.empty()) {
+      std::vector<Alternatives> parts;
+      std::size_t most = 0;
+      for (const Reader::Input& input : reader.inputs) {
+        parts.emplace_back(input.alternatives.begin(), input.alternatives.end());
+        most = std::max(most, parts.back().size());
+      }
+      const Alternatives combined = combine(parts, most);
+      reader.alternatives.assign(combined.begin(), combined.end());
       trace_.readers.push_back(std::move(reader));
     }
   }
 
   /// What is stored in an attribute, and the weight whose attribute is bound anew.
-  void look_at_set_attribute(Node* node) {
+  void look_at_set_attribute(const Node* node) {
     const std::string& name = node->s(torch::jit::attr::name);
-    if (const auto found = may_alias_.find(node->input(1)); found != may_alias_.end()) {
-      keep(found->second, "stored in attribute " + name);
-    }
-    const c10::IValue* object = attributes_.value_of(node->input(0));
-    if (object && object->isObject()) {
-      const auto ids = weights_.reachable(object->toObject()->getAttr(name));
-      keep(Set(ids.begin(), ids.end()), "attribute " + name + " is assigned");
-    }
-  }
-
-  /// A module that goes anywhere but into GetAttr and SetAttr takes its weights out of sight.
-  void look_at_objects(Node* node) {
-    if (node->kind() == prim::GetAttr || is_metadata(node) || is_index_for_comparison(node)) {
+    keep(of(may_alias_, node->input(1)), "written to attribute " + name);
+    const auto bind_anew = [&](const c10::IValue& object) {
+      if (object.toObjectRef().type()->hasAttribute(name)) {
+        keep(weights_.reachable(object.toObjectRef().getAttr(name)), "written over in attribute " + name);
+      }
+    };
+    if (const c10::IValue* object = attributes_.value_of(node->input(0))) {
+      bind_anew(*object);
       return;
     }
-    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      if (node->kind() == prim::SetAttr && i == 0) {
+    for (const c10::IValue& object : objects_) {
+      if (object.toObjectRef().type() == node->input(0)->type()) {
+        bind_anew(object);
+      }
+    }
+  }
+
+  /// A module that is handed to a call which is not inlined takes its weights out of sight.
+  void look_at_objects(const Node* node) {
+    const std::string because = std::string("handed to ") + node->kind().toQualString();
+    for (const Value* input : node->inputs()) {
+      if (const c10::IValue* value = attributes_.value_of(input)) {
+        if (value->isObject()) {
+          keep(weights_.reachable(*value), because);
+        }
         continue;
       }
-      const c10::IValue* value = attributes_.value_of(node->inputs()[i]);
-      if (value && value->isObject()) {
-        const auto ids = weights_.reachable(*value);
-        keep(Set(ids.begin(), ids.end()), std::string("reached through ") + node->kind().toQualString());
+      const auto kind = input->type()->kind();
+      if (kind != c10::TypeKind::ClassType && kind != c10::TypeKind::InterfaceType) {
+        continue;
       }
-    }
-  }
-
-  /// An attribute of an object that only the run picks: it may be that of any object of the type.
-  void look_at_unknown_object(Node* node) {
-    const std::string& name = node->s(torch::jit::attr::name);
-    for (const c10::IValue& object : objects_) {
-      const auto type = object.toObjectRef().type();
-      if (type == node->input(0)->type() && type->hasAttribute(name)) {
-        const auto ids = weights_.reachable(object.toObjectRef().getAttr(name));
-        keep(Set(ids.begin(), ids.end()), "belongs to an object that is picked at run time");
-      }
-    }
-  }
-
-  void find_objects(const c10::IValue& value) {
-    if (value.isObject()) {
-      if (seen_.insert(value.toObject().get()).second) {
-        objects_.push_back(value);
-        for (const c10::IValue& slot : value.toObjectRef().slots()) {
-          find_objects(slot);
+      for (const c10::IValue& object : objects_) {
+        if (object.type()->isSubtypeOf(*input->type())) {
+          keep(weights_.reachable(object), because);
         }
-      }
-    } else if (value.isList()) {
-      for (const c10::IValue& element : value.toListRef()) {
-        find_objects(element);
-      }
-    } else if (value.isTuple()) {
-      for (const c10::IValue& element : value.toTupleRef().elements()) {
-        find_objects(element);
-      }
-    } else if (value.isGenericDict()) {
-      for (const auto& entry : value.toGenericDict()) {
-        find_objects(entry.value());
       }
     }
   }
@@ -391,18 +363,19 @@ class Tracer {
   Graph& graph_;
   const ModuleWeights& weights_;
   std::vector<c10::IValue> objects_; // all that the holders reach
-  std::unordered_set<const void*> seen_;
   const Attributes attributes_;
-  std::unordered_map<const Value*, Set> carries_;   // values that are weights, as placeholders
-  std::unordered_map<const Value*, Set> may_alias_; // and those that may share their memory
+  std::unordered_map<const Value*, Alternatives> carries_; // values that are weights, as placeholders
+  std::unordered_map<const Value*, Set> may_alias_;        // and those that may share their memory
+  std::unordered_set<const Value*> of_module_;             // attributes, and what is taken out of them
   bool changed_ = false;
   WeightTrace trace_;
 };
 
 } // namespace
 
-WeightTrace trace_weights(Graph& graph, const Holders& holders, const ModuleWeights& weights) {
-  return Tracer(graph, holders, weights).run();
+WeightTrace trace_weights(Graph& graph, const Holders& holders, const AttributeNames& written,
+                          const ModuleWeights& weights) {
+  return Tracer(graph, holders, written, weights).run();
 }
 
 } // namespace offload

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include <offload/graph/attributes.h>
 #include <offload/graph/weights.h>
 
 namespace offload {
@@ -16,10 +17,14 @@ namespace offload {
 struct Reader {
   struct Input {
     std::size_t position;
-    Step weights; ///< that it carries: one, or for a list any number
+    std::vector<Step> alternatives; ///< what it may carry: a weight, or the weights of a list
   };
   torch::jit::Node* node;
   std::vector<Input> inputs; ///< in the order of their positions
+
+  /// What it may read at once, through all inputs: where the run picks, every weight is in one of them, and the largest
+  /// combination is among them.
+  std::vector<Step> alternatives;
 };
 
 /// How the weights of a module travel through a graph.
@@ -36,7 +41,9 @@ struct WeightTrace {
   bool writes_state = false;
 };
 
-/// `graph` is prepared: its first input is the module. Nothing is changed.
-WeightTrace trace_weights(torch::jit::Graph& graph, const Holders& holders, const ModuleWeights& weights);
+/// `graph` is prepared: its first input is the module. `written` are the attributes that methods set. Nothing is
+/// changed.
+WeightTrace trace_weights(torch::jit::Graph& graph, const Holders& holders, const AttributeNames& written,
+                          const ModuleWeights& weights);
 
 } // namespace offload

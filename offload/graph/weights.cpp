@@ -4,82 +4,40 @@
 #include <functional>
 #include <unordered_set>
 
+#include <offload/graph/values.h>
+
 namespace offload {
-
-namespace {
-
-using Visit = std::function<void(const std::string& name, const c10::IValue& value)>;
-
-/// Calls `visit` for every tensor below `value`, each object once.
-void visit_tensors(const std::string& name, const c10::IValue& value, std::unordered_set<const void*>& seen,
-                   const Visit& visit) {
-  const auto below = [&](const std::string& part) { return name.empty() ? part : name + "." + part; };
-  if (value.isTensor()) {
-    visit(name, value);
-  } else if (value.isObject()) {
-    const auto object = value.toObject();
-    if (!seen.insert(object.get()).second) {
-      return;
-    }
-    for (std::size_t slot = 0; slot < object->slots().size(); ++slot) {
-      visit_tensors(below(object->type()->getAttributeName(slot)), object->getSlot(slot), seen, visit);
-    }
-  } else if (value.isList()) {
-    const auto list = value.toListRef();
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      visit_tensors(below(std::to_string(i)), list[i], seen, visit);
-    }
-  } else if (value.isTuple()) {
-    const auto& elements = value.toTupleRef().elements();
-    for (std::size_t i = 0; i < elements.size(); ++i) {
-      visit_tensors(below(std::to_string(i)), elements[i], seen, visit);
-    }
-  } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) {
-      visit_tensors(below(entry.key().isString() ? entry.key().toStringRef() : "item"), entry.value(), seen, visit);
-    }
-  }
-}
-
-} // namespace
 
 bool is_weight_like(const at::Tensor& tensor) {
   return tensor.defined() && tensor.layout() == at::kStrided && tensor.has_storage() && !tensor.is_quantized() &&
          !tensor.is_meta();
 }
 
-std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor) {
-  const std::uint64_t item = tensor.element_size();
-  const std::uint64_t begin = tensor.storage_offset() * item;
-  if (tensor.numel() == 0) {
-    return {begin, begin};
-  }
-  std::uint64_t last = tensor.storage_offset();
-  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
-    last += (tensor.size(dim) - 1) * tensor.stride(dim);
-  }
-  return {begin, (last + 1) * item};
-}
-
-ModuleWeights find_weights(const Holders& holders) {
+ModuleWeights find_weights(const Holders& holders, Extent extent) {
   struct Found {
     std::string name;
     at::Tensor tensor;
     std::uint64_t begin;
     std::uint64_t end;
+    std::uint64_t first_byte;
     std::size_t order;
   };
   std::vector<Found> found;
-  std::unordered_set<const void*> seen;
-  const auto take = [&](const std::string& name, const c10::IValue& value) {
-    const at::Tensor& tensor = value.toTensor();
+  std::vector<OtherTensor> others;
+  const auto take = [&](const std::string& name, const at::Tensor& tensor) {
     if (is_weight_like(tensor)) {
       const auto [begin, end] = byte_range(tensor);
-      found.push_back({name, tensor, begin, end, found.size()});
+      const std::uint64_t storage_end = std::max<std::uint64_t>(end, tensor.storage().nbytes());
+      const bool whole = extent == Extent::storages;
+      // What is read out of place begins where it would begin in memory.
+      found.push_back(
+          {name, tensor, whole ? 0 : begin / kAlignment * kAlignment, whole ? storage_end : end, begin, found.size()});
+    } else if (tensor.defined()) {
+      others.push_back({name, tensor});
     }
   };
   for (const torch::jit::Module& holder : holders) {
-    visit_tensors(&holder == holders.data() ? "" : "constants", holder._ivalue(), seen, take);
+    visit_tensors(&holder == holders.data() ? "" : "constants", holder._ivalue(), take);
   }
 
   std::unordered_set<std::string> parameters;
@@ -128,89 +86,43 @@ ModuleWeights find_weights(const Holders& holders) {
         weight.aliases.push_back(found[i].name);
       }
       weight.is_parameter = weight.is_parameter || parameters.count(found[i].name) > 0;
-      result.ids[{storage_of(i), found[i].begin}] = static_cast<WeightId>(result.weights.size());
+      result.ids[{storage_of(i), found[i].first_byte}] = static_cast<WeightId>(result.weights.size());
     }
     result.weights.push_back(std::move(weight));
   }
+  result.others = std::move(others);
   return result;
 }
 
-WeightId ModuleWeights::id_of(const at::Tensor& tensor) const {
-  return ids.at({tensor.storage().unsafeGetStorageImpl(), byte_range(tensor).first});
+std::optional<WeightId> ModuleWeights::find(const at::Tensor& tensor) const {
+  if (!is_weight_like(tensor)) {
+    return std::nullopt;
+  }
+  const auto found = ids.find({tensor.storage().unsafeGetStorageImpl(), byte_range(tensor).first});
+  return found == ids.end() ? std::nullopt : std::optional(found->second);
 }
 
 std::vector<WeightId> ModuleWeights::reachable(const c10::IValue& value) const {
   std::vector<WeightId> found;
-  std::unordered_set<const void*> seen;
-  visit_tensors("", value, seen, [&](const std::string&, const c10::IValue& tensor) {
-    if (is_weight_like(tensor.toTensor())) {
-      const WeightId id = id_of(tensor.toTensor());
-      if (std::find(found.begin(), found.end(), id) == found.end()) {
-        found.push_back(id);
-      }
+  visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) {
+    const auto id = find(tensor);
+    if (id && std::find(found.begin(), found.end(), *id) == found.end()) {
+      found.push_back(*id);
     }
   });
   return found;
 }
 
-namespace {
-
-c10::IValue replaced(const c10::IValue& value, std::unordered_set<const void*>& seen,
-                     const std::function<at::Tensor(const at::Tensor&)>& replace) {
-  if (value.isTensor()) {
-    return is_weight_like(value.toTensor()) ? c10::IValue(replace(value.toTensor())) : value;
+std::uint64_t OtherTensor::bytes() const {
+  if (tensor.layout() == at::kSparse) {
+    return tensor._indices().nbytes() + tensor._values().nbytes();
   }
-  if (value.isObject()) {
-    const auto object = value.toObject();
-    if (seen.insert(object.get()).second) {
-      for (std::size_t slot = 0; slot < object->slots().size(); ++slot) {
-        object->setSlot(slot, replaced(object->getSlot(slot), seen, replace));
-      }
-    }
-    return value;
-  }
-  if (value.isTensorList()) {
-    auto list = value.toTensorList(); // shared with whoever holds it: replaced in place
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      list.set(i, replaced(list.get(i), seen, replace).toTensor());
-    }
-    return value;
-  }
-  if (value.isList()) {
-    auto list = value.toList();
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      list.set(i, replaced(list.get(i), seen, replace));
-    }
-    return value;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      elements.push_back(replaced(element, seen, replace));
-    }
-    const auto type = value.toTupleRef().type<c10::TupleType>();
-    return type->schema() ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
-                          : c10::ivalue::Tuple::create(std::move(elements));
-  }
-  if (value.isGenericDict()) {
-    auto dict = value.toGenericDict();
-    std::vector<std::pair<c10::IValue, c10::IValue>> entries;
-    for (const auto& entry : dict) {
-      entries.emplace_back(entry.key(), entry.value());
-    }
-    for (const auto& [key, entry] : entries) {
-      dict.insert_or_assign(key, replaced(entry, seen, replace));
-    }
-  }
-  return value;
+  return tensor.is_meta() || !tensor.has_storage() ? 0 : tensor.storage().nbytes();
 }
 
-} // namespace
-
 void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace) {
-  std::unordered_set<const void*> seen;
   for (const torch::jit::Module& holder : holders) {
-    replaced(holder._ivalue(), seen, replace);
+    map_tensors(holder._ivalue(), replace, [](const c10::IValue&) { return true; });
   }
 }
 

@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <offload/stream/scheduler.h>
+#include <ops/lease.h>
 
 namespace offload {
 
@@ -25,12 +27,22 @@ struct Weight {
   std::uint64_t bytes() const { return end - begin; }
 };
 
+/// A tensor that is no range of bytes: sparse, quantised, or of another kind. It stays on the device as it is.
+struct OtherTensor {
+  std::string name;
+  at::Tensor tensor;
+
+  std::uint64_t bytes() const;
+};
+
 /// The weights of a module and where its attributes refer to them.
 struct ModuleWeights {
   std::vector<Weight> weights; ///< index = WeightId; in the order of attributes
+  std::vector<OtherTensor> others;
 
-  /// Identity of a tensor that a module holds: its storage and first byte.
-  WeightId id_of(const at::Tensor& tensor) const;
+  /// Identity of a tensor that a module holds: its storage and first byte. None when it is no weight.
+  std::optional<WeightId> find(const at::Tensor& tensor) const;
+  WeightId id_of(const at::Tensor& tensor) const { return find(tensor).value(); }
 
   /// All weights that are reachable from a value: a tensor, a container, an object.
   std::vector<WeightId> reachable(const c10::IValue& value) const;
@@ -44,19 +56,19 @@ using Holders = std::vector<torch::jit::Module>;
 /// Weights below this size are resident: a lease costs more than they do.
 constexpr std::uint64_t kSmallBytes = 16ULL << 10;
 
+/// What of a storage belongs to a weight: the ranges that tensors of the module use, or all of it, where a graph may
+/// reach past them.
+enum class Extent { ranges, storages };
+
 /// Walks every attribute: parameters, buffers, tensors in lists, tuples, dicts, optionals and objects. Tensors of one
-/// storage whose byte ranges overlap are one weight. Tensors without dense strided storage (sparse, quantised, meta)
-/// are left out.
-ModuleWeights find_weights(const Holders& holders);
+/// storage whose byte ranges overlap are one weight. A range begins at a multiple of kAlignment. Tensors without dense
+/// strided storage (sparse, quantised, meta) are `others`.
+ModuleWeights find_weights(const Holders& holders, Extent extent = Extent::ranges);
 
 /// True for tensors that find_weights takes.
 bool is_weight_like(const at::Tensor& tensor);
 
-/// First and last byte (exclusive) of a tensor in its storage.
-std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor);
-
-/// Puts `replace(tensor)` in the place of every tensor that the holders have in attributes and containers.
-/// Tensors that are not weight-like stay.
+/// Puts `replace(tensor)` in the place of every defined tensor that the holders have in attributes and containers.
 void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace);
 
 } // namespace offload

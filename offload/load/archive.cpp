@@ -4,54 +4,160 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/import.h>
 
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
+#include <algorithm>
+#include <string_view>
+#include <unordered_map>
 
 #include <offload/error.h>
+#include <offload/graph/values.h>
+#include <offload/graph/weights.h>
+#include <offload/load/file_bytes.h>
+#include <offload/load/outline.h>
+#include <offload/load/pickle.h>
+#include <offload/load/records.h>
 
 namespace offload {
 
 namespace {
 
-/// Refuses what can not be an archive, with the reason that a reader of zip files would hide.
-void look_at_file(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) {
-    throw ArchiveError(path + ": no such file");
+/// What torch says of an archive, without where in its sources that was, and with what to do where that is known.
+std::string explain(std::string message) {
+  constexpr std::string_view kUnknown = "Unknown builtin op: ";
+  if (const std::size_t at = message.find(kUnknown); at != std::string::npos) {
+    const std::size_t begin = at + kUnknown.size();
+    const std::string name = message.substr(begin, message.find_first_of(".\n ", begin) - begin);
+    return "it needs the operator " + name +
+           ", which is not registered: load the library that defines it first (--library of the tools)";
   }
-  if (fs::is_directory(status)) {
-    throw ArchiveError(path + ": is a directory, not a TorchScript archive");
+  if (const std::size_t plea = message.find(" (Could this error message be improved?"); plea != std::string::npos) {
+    message.resize(plea);
   }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    throw ArchiveError(path + ": can not be opened: " + std::strerror(errno));
+  if (const std::size_t end = message.find("] . ");
+      message.starts_with("[enforce fail at ") && end != std::string::npos) {
+    message.erase(0, end + 4);
   }
-  std::array<char, 4> magic{};
-  file.read(magic.data(), magic.size());
-  if (file.gcount() == 0) {
-    throw ArchiveError(path + ": is empty");
+  return message;
+}
+
+/// Records that hold tensors, by their numbers, and which of them may be left out.
+using TensorRecords = std::unordered_map<std::size_t, bool>;
+
+/// What `pickle` says of the tensors in `folder`. Throws ArchiveError where a record has less than they need. False
+/// when it holds what may read them while they are taken in.
+bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors) {
+  std::optional<PickleSummary> summary;
+  try {
+    summary = read_pickle(records.read(pickle), pickle);
+  } catch (const ArchiveError& error) {
+    throw ArchiveError(records.path() + ": is damaged: " + error.what());
   }
-  if (std::memcmp(magic.data(), "PK\3\4", magic.size()) != 0) {
-    throw ArchiveError(path +
-                       ": is not a TorchScript archive; make one with torch.jit.script(model.eval()).save(path)");
+  if (!summary) {
+    return false;
   }
+  bool plain = true;
+  for (const std::string& global : summary->globals) {
+    const bool makes_tensors = global.starts_with("torch._utils ") || global.starts_with("torch._tensor ");
+    plain = plain && (!makes_tensors || global == "torch._utils _rebuild_tensor_v2") &&
+            global.find("torch.classes") == std::string::npos;
+  }
+  for (const PickledStorage& storage : summary->storages) {
+    const std::uint64_t element = element_bytes(storage.type);
+    plain = plain && element > 0;
+    if (storage.numel == 0) {
+      continue;
+    }
+    const std::string name = folder + storage.key;
+    const auto number = records.find(name);
+    if (!number) {
+      throw ArchiveError(records.path() + ": is damaged: the tensor " + name + " is not there");
+    }
+    const std::uint64_t held = records.all()[*number].bytes;
+    if (storage.numel > held / std::max<std::uint64_t>(element, 1)) {
+      throw ArchiveError(records.path() + ": is damaged: record " + name + " has " + std::to_string(held) +
+                         " bytes for " + std::to_string(storage.numel) + " elements of " + storage.type);
+    }
+    // The importer compares constants by their values.
+    const bool may_be_left = folder == "data/" && storage.numel * element >= kSmallBytes;
+    const auto record = tensors.emplace(*number, may_be_left).first;
+    record->second = record->second && may_be_left;
+  }
+  return plain;
+}
+
+/// What somebody put beside the model; the importer reads it only for those who ask.
+bool is_extra(const ZipRecord& record) {
+  return std::string_view(record.name).substr(record.name.find('/') + 1).starts_with("extra/");
+}
+
+/// The archive for the importer. Tensors are left out where nothing may read them while it works.
+std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
+  TensorRecords tensors;
+  const bool is_known = records.has("constants.pkl") && !records.has("model.json"); // since PyTorch 1.4
+  bool may_leave = weights == Weights::on_file && is_known;
+  if (is_known) {
+    may_leave &= add_tensors(records, "constants.pkl", "constants/", tensors);
+    may_leave &= add_tensors(records, "data.pkl", "data/", tensors);
+  }
+  std::unordered_map<std::size_t, std::string> held; // what is packed, and what is no tensor
+  for (std::size_t i = 0; i < records.all().size(); ++i) {
+    const ZipRecord& record = records.all()[i];
+    if (is_extra(record)) {
+      continue;
+    }
+    if (!record.is_stored() || (is_known && tensors.count(i) == 0)) {
+      const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
+      if (record.name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
+        may_leave = false; // it runs while the module is taken in
+      }
+    }
+  }
+  auto outline = std::make_shared<Outline>(records.file());
+  for (std::size_t i = 0; i < records.all().size(); ++i) {
+    const ZipRecord& record = records.all()[i];
+    const auto tensor = tensors.find(i);
+    if (is_extra(record)) {
+      continue;
+    }
+    if (const auto bytes = held.find(i); bytes != held.end()) {
+      outline->add(record.name, std::move(bytes->second), record.crc);
+    } else if (may_leave && tensor != tensors.end() && tensor->second) {
+      outline->add_mark(record.name, i);
+    } else {
+      outline->add_from_file(record.name, record.offset, record.bytes, record.crc);
+    }
+  }
+  outline->finish();
+  return outline;
+}
+
+/// Storages that begin with a mark get the place of their bytes instead.
+void leave_marked(const torch::jit::Module& module, const Records& records, const Outline& outline) {
+  visit_tensors("", module._ivalue(), [&](const std::string& name, const at::Tensor& tensor) {
+    if (!is_weight_like(tensor) || tensor.storage().nbytes() < kSmallBytes || file_bytes(tensor.storage())) {
+      return;
+    }
+    if (const auto number = outline.number_at(tensor.storage().data())) {
+      leave_on_file(tensor.storage(), {records.file(), records.all()[*number].offset, tensor.storage().nbytes()}, name);
+    }
+  });
 }
 
 } // namespace
 
-torch::jit::Module read_archive(const std::string& path) {
-  look_at_file(path);
+torch::jit::Module read_archive(const std::string& path, Weights weights) {
+  const Records records(path);
   try {
-    return torch::jit::load(path, c10::Device(c10::kCPU));
+    const std::shared_ptr<Outline> outline = make_outline(records, weights);
+    torch::jit::Module module = torch::jit::load(outline, c10::Device(c10::kCPU));
+    leave_marked(module, records, *outline);
+    records.file()->check_unchanged();
+    return module;
+  } catch (const ArchiveError&) {
+    throw;
   } catch (const c10::Error& error) {
-    throw ArchiveError(path + ": can not be loaded as TorchScript: " + error.what_without_backtrace());
+    throw ArchiveError(path + ": can not be loaded as TorchScript: " + explain(error.what_without_backtrace()));
   } catch (const std::exception& error) {
-    throw ArchiveError(path + ": can not be loaded as TorchScript: " + error.what());
+    throw ArchiveError(path + ": can not be loaded as TorchScript: " + explain(error.what()));
   }
 }
 

@@ -34,13 +34,14 @@ std::string modes_of(const PlacedWeight& weight) {
   return modes;
 }
 
-/// The operators of a weight, each once: "aten::embedding, offload::linear x2".
+/// The operators of a weight, each once: "aten::embedding (rows), aten::linear x2".
 std::string uses_of(const PlacedWeight& weight) {
   std::vector<std::pair<std::string, int>> counts;
-  for (const std::string& use : weight.uses) {
-    const auto same = std::find_if(counts.begin(), counts.end(), [&](const auto& c) { return c.first == use; });
+  for (const Use& use : weight.uses) {
+    const std::string name = use.op + (use.taken == "product" ? "" : " (" + use.taken + ")");
+    const auto same = std::find_if(counts.begin(), counts.end(), [&](const auto& c) { return c.first == name; });
     if (same == counts.end()) {
-      counts.emplace_back(use, 1);
+      counts.emplace_back(name, 1);
     } else {
       ++same->second;
     }
@@ -98,7 +99,8 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
       << "  ring      " << format_bytes(budget.ring) << '\n'
       << "  reserve   " << format_bytes(budget.reserve) << " for workspaces and activations, "
       << (budget.reserve_measured ? "measured" : "a default until a call has been measured") << '\n'
-      << "  host      " << format_bytes(budget.host) << ", " << format_bytes(budget.pinned) << " of it pinned\n"
+      << "  host      " << format_bytes(budget.host) << ", " << format_bytes(budget.pinned) << " of it pinned; "
+      << format_bytes(budget.file) << " stay on the file\n"
       << "  predicted " << milliseconds(placement.predicted.time_us) << " a call, "
       << format_bytes(placement.predicted.streamed_bytes) << " streamed, peak "
       << format_bytes(placement.predicted.peak_device_bytes) << '\n';
@@ -165,10 +167,17 @@ std::string to_json(const Placement& placement) {
                           {"offset", segment.offset},
                           {"bytes", segment.bytes}});
     }
+    Json ops = Json::array();
+    Json taken = Json::array();
+    for (const Use& use : weight.uses) {
+      ops.push_back(use.op);
+      taken.push_back(use.taken);
+    }
     weights.push_back({{"name", weight.name},
                        {"aliases", weight.aliases},
                        {"bytes", weight.bytes},
-                       {"uses", weight.uses},
+                       {"uses", std::move(ops)},
+                       {"taken", std::move(taken)},
                        {"segments", std::move(segments)}});
   }
   Json because = Json::array();
@@ -191,7 +200,8 @@ std::string to_json(const Placement& placement) {
         {"ring", budget.ring},
         {"reserve", budget.reserve},
         {"reserve_measured", budget.reserve_measured},
-        {"pinned", budget.pinned}}},
+        {"pinned", budget.pinned},
+        {"file", budget.file}}},
       {"predicted",
        {{"time_us", placement.predicted.time_us},
         {"peak_device_bytes", placement.predicted.peak_device_bytes},

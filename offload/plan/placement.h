@@ -25,11 +25,19 @@ struct Segment {
   std::uint64_t bytes;
 };
 
+/// An operator that reads a weight, and how it takes it.
+struct Use {
+  std::string op;    ///< "aten::conv2d"
+  std::string taken; ///< "product": inside an operator that multiplies matrices; "leased" before it; "rows" of it
+
+  bool operator==(const Use&) const = default;
+};
+
 struct PlacedWeight {
   std::string name;                 ///< qualified name of the attribute, as in `named_parameters`
   std::vector<std::string> aliases; ///< other names of the same bytes (tied weights, views)
   std::uint64_t bytes = 0;          ///< of the weight itself
-  std::vector<std::string> uses;    ///< operators that read it, in the order of execution
+  std::vector<Use> uses;            ///< operators that read it, in the order of execution
   std::vector<Segment> segments;    ///< cover the weight in order, without gaps
 };
 
@@ -51,6 +59,7 @@ struct Budget {
   bool reserve_measured = false; ///< from a call that ran; otherwise a default
   std::uint64_t host = 0;        ///< bytes of host memory that weights and staging take
   std::uint64_t pinned = 0;      ///< of these, page-locked
+  std::uint64_t file = 0;        ///< bytes of weights that stay on the file, and are read when they are needed
 };
 
 struct Prediction {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace offload {
 
@@ -9,21 +10,50 @@ namespace {
 
 using Order = std::vector<WeightId>;
 
-std::uint64_t smallest_ring(const Pass& pass, const std::vector<bool>& resident) {
-  std::uint64_t ring = 0;
-  const auto look_at = [&](const Step& step) {
-    std::uint64_t bytes = 0;
-    for (const WeightId weight : step) {
-      bytes += resident[weight] ? 0 : pass.bytes[weight];
+/// What each step needs in the ring while weights become resident, one after another, and the most of all.
+class RingNeeds {
+ public:
+  explicit RingNeeds(const Pass& pass) : bytes_(pass.bytes), steps_of_(pass.bytes.size()) {
+    for (const PlanStep& step : pass.steps) {
+      add(step.weights);
     }
-    ring = std::max(ring, bytes);
-  };
-  for (const PlanStep& step : pass.steps) {
-    look_at(step.weights);
+    std::for_each(pass.other_steps.begin(), pass.other_steps.end(), [&](const Step& step) { add(step); });
+    sorted_.insert(needs_.begin(), needs_.end());
   }
-  std::for_each(pass.other_steps.begin(), pass.other_steps.end(), look_at);
-  return ring;
-}
+
+  std::uint64_t most() const { return sorted_.empty() ? 0 : *sorted_.rbegin(); }
+
+  void make_resident(WeightId weight) {
+    change(weight, [&](std::uint64_t need) { return need - bytes_[weight]; });
+  }
+  void make_streamed(WeightId weight) {
+    change(weight, [&](std::uint64_t need) { return need + bytes_[weight]; });
+  }
+
+ private:
+  void add(const Step& step) {
+    std::uint64_t need = 0;
+    for (const WeightId weight : step) {
+      need += bytes_[weight];
+      steps_of_[weight].push_back(needs_.size());
+    }
+    needs_.push_back(need);
+  }
+
+  template <typename Changed>
+  void change(WeightId weight, Changed changed) {
+    for (const std::size_t step : steps_of_[weight]) {
+      sorted_.erase(sorted_.find(needs_[step]));
+      needs_[step] = changed(needs_[step]);
+      sorted_.insert(needs_[step]);
+    }
+  }
+
+  const std::vector<std::uint64_t>& bytes_;
+  std::vector<std::vector<std::size_t>> steps_of_; // by weight
+  std::vector<std::uint64_t> needs_;               // by step
+  std::multiset<std::uint64_t> sorted_;
+};
 
 /// Uses of each weight in one pass. A weight without any takes no room, whatever its mode.
 std::vector<std::uint64_t> count_uses(const Pass& pass) {
@@ -38,22 +68,23 @@ std::vector<std::uint64_t> count_uses(const Pass& pass) {
 
 /// Weights are made resident in `order` while they leave a ring of `ring` bytes, or of what the largest remaining step
 /// needs if that is more. The rest of the capacity goes to the ring.
-Residency fill(const Pass& pass, std::uint64_t capacity, const Order& order, std::uint64_t ring) {
+Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const Order& order, std::uint64_t ring) {
   Residency residency{std::vector<bool>(pass.bytes.size(), false), 0};
   std::uint64_t taken = 0;
   for (const WeightId weight : order) {
     if (taken + pass.bytes[weight] > capacity) {
       continue;
     }
-    residency.resident[weight] = true;
-    const std::uint64_t needed = std::max(smallest_ring(pass, residency.resident), std::min(ring, capacity));
+    needs.make_resident(weight);
+    const std::uint64_t needed = std::max(needs.most(), std::min(ring, capacity));
     if (taken + pass.bytes[weight] + needed > capacity && needed > 0) {
-      residency.resident[weight] = false;
+      needs.make_streamed(weight);
       continue;
     }
+    residency.resident[weight] = true;
     taken += pass.bytes[weight];
   }
-  residency.ring_bytes = smallest_ring(pass, residency.resident) == 0 ? 0 : capacity - taken;
+  residency.ring_bytes = needs.most() == 0 ? 0 : capacity - taken;
   return residency;
 }
 
@@ -138,12 +169,10 @@ Order used_in_order(const Pass& pass) {
 
 } // namespace
 
-std::uint64_t minimum_capacity(const Pass& pass) {
-  return smallest_ring(pass, std::vector<bool>(pass.bytes.size(), false));
-}
+std::uint64_t minimum_capacity(const Pass& pass) { return RingNeeds(pass).most(); }
 
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
-  return evaluate(pass, fill(pass, capacity, largest_first(pass, used_in_order(pass)), 0), machine);
+  return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine);
 }
 
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
@@ -158,7 +187,8 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
                                      spread(used), used, backwards};
   // The ring that pays is a few batches, or a few of the largest steps; more of it is worth less than weights that
   // stay.
-  const std::uint64_t largest = minimum_capacity(pass);
+  const RingNeeds needs(pass);
+  const std::uint64_t largest = needs.most();
   std::vector<std::uint64_t> rings = {0,           kBatchBytes, 2 * kBatchBytes, 4 * kBatchBytes,
                                       largest * 2, largest * 3, largest * 4,     8 * kBatchBytes};
   std::sort(rings.begin(), rings.end());
@@ -168,7 +198,7 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
       if (ring > capacity) {
         continue;
       }
-      Plan candidate = evaluate(pass, fill(pass, capacity, order, ring), machine);
+      Plan candidate = evaluate(pass, fill(pass, needs, capacity, order, ring), machine);
       if (better(pass, candidate, best)) {
         best = std::move(candidate);
       }

@@ -15,10 +15,11 @@ struct Key {
   double MachineProfile::* value;
 };
 
-constexpr std::array<Key, 8> kKeys = {{
+constexpr std::array<Key, 9> kKeys = {{
     {"link_bytes_per_us", &MachineProfile::link_bytes_per_us},
     {"copy_overhead_us", &MachineProfile::copy_overhead_us},
     {"host_copy_bytes_per_us", &MachineProfile::host_copy_bytes_per_us},
+    {"file_bytes_per_us", &MachineProfile::file_bytes_per_us},
     {"memory_bytes_per_us", &MachineProfile::memory_bytes_per_us},
     {"fp64_flops_per_us", &MachineProfile::fp64_flops_per_us},
     {"fp32_flops_per_us", &MachineProfile::fp32_flops_per_us},

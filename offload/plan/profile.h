@@ -13,6 +13,7 @@ struct MachineProfile {
   double link_bytes_per_us = 0;      ///< host memory to ring, large copies
   double copy_overhead_us = 0;       ///< of each copy, whatever its size
   double host_copy_bytes_per_us = 0; ///< ordinary memory to staging buffers, all threads together
+  double file_bytes_per_us = 0;      ///< a file that is not cached, several reads in flight
   double memory_bytes_per_us = 0;    ///< device memory, read once
   double fp64_flops_per_us = 0;      ///< large matrix products
   double fp32_flops_per_us = 0;

@@ -20,8 +20,8 @@ double at_us(const Fence& fence) { return static_cast<const Moment&>(fence).at_u
 /// Two clocks, one of the copy stream and one of the only lane. The host is taken to be ahead of both.
 class ClockLink final : public Link {
  public:
-  ClockLink(const MachineProfile& machine, std::uint64_t pinned_bytes)
-      : machine_(machine), pinned_bytes_(pinned_bytes) {}
+  ClockLink(const MachineProfile& machine, std::uint64_t pinned_bytes, std::uint64_t memory_bytes)
+      : machine_(machine), pinned_bytes_(pinned_bytes), memory_bytes_(memory_bytes) {}
 
   void wait(const Fence& used) override { copy_us_ = std::max(copy_us_, at_us(used)); }
   FencePtr record_arrived() override { return std::make_shared<Moment>(Fence::kLink, copy_us_); }
@@ -30,6 +30,8 @@ class ClockLink final : public Link {
     compute_us_ = std::max(compute_us_, at_us(arrived));
   }
   FencePtr record_used(int lane) override { return std::make_shared<Moment>(lane, compute_us_); }
+  void settle(const Fence&) override {}
+  bool reached(const Fence&) override { return true; }
   void synchronize(const Fence&) override {}
   double stall_us() override { return stall_us_; }
 
@@ -38,15 +40,18 @@ class ClockLink final : public Link {
 
  protected:
   void enqueue_copy(void*, const void* src, std::size_t bytes) override {
-    const bool pinned = reinterpret_cast<std::uint64_t>(src) + bytes <= pinned_bytes_;
-    const double rate =
-        pinned ? machine_.link_bytes_per_us : std::min(machine_.link_bytes_per_us, machine_.host_copy_bytes_per_us);
+    const std::uint64_t end = reinterpret_cast<std::uint64_t>(src) + bytes;
+    const double source = end > memory_bytes_   ? machine_.file_bytes_per_us
+                          : end > pinned_bytes_ ? machine_.host_copy_bytes_per_us
+                                                : machine_.link_bytes_per_us;
+    const double rate = std::min(machine_.link_bytes_per_us, source);
     copy_us_ += machine_.copy_overhead_us + static_cast<double>(bytes) / rate;
   }
 
  private:
   const MachineProfile& machine_;
   const std::uint64_t pinned_bytes_;
+  const std::uint64_t memory_bytes_; // what lies beyond is in a file
   double copy_us_ = 0;
   double compute_us_ = 0;
   double stall_us_ = 0;
@@ -77,23 +82,34 @@ std::vector<std::uint64_t> lay_out(const Pass& pass) {
       end += pass.bytes[weight];
     }
   };
-  for (const PlanStep& step : pass.steps) {
-    std::for_each(step.weights.begin(), step.weights.end(), place);
-  }
-  for (WeightId weight = 0; weight < offsets.size(); ++weight) {
-    place(weight);
+  for (const bool in_file : {false, true}) {
+    const auto place_if = [&](WeightId weight) {
+      if (pass.lies_in_file(weight) == in_file) {
+        place(weight);
+      }
+    };
+    for (const PlanStep& step : pass.steps) {
+      std::for_each(step.weights.begin(), step.weights.end(), place_if);
+    }
+    for (WeightId weight = 0; weight < offsets.size(); ++weight) {
+      place_if(weight);
+    }
   }
   return offsets;
 }
 
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine) {
   const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency.resident));
-  ClockLink link(machine, pass.pinned_bytes);
+  std::uint64_t memory_bytes = 0;
+  for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
+    memory_bytes += pass.lies_in_file(weight) ? 0 : pass.bytes[weight];
+  }
+  ClockLink link(machine, pass.pinned_bytes, memory_bytes);
   // Addresses that nobody reads, as far apart as the bytes will be.
   const std::byte* nowhere = nullptr;
-  HostBytes host;
+  HostPlaces host;
   for (const std::uint64_t offset : lay_out(pass)) {
-    host.push_back(nowhere + offset);
+    host.push_back(in_memory(nowhere + offset));
   }
   const auto store = make_direct_store(link, std::move(host), nullptr);
   StreamerConfig config;
@@ -107,10 +123,8 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
   }
   Streamer streamer(std::move(config));
 
-  // The first pass fills the ring; the second and third are what a row of calls looks like.
-  constexpr int kPasses = 3;
-  Simulated simulated;
-  for (int i = 0; i < kPasses; ++i) {
+  std::vector<Simulated> passes;
+  const auto run_pass = [&] {
     const double begin_us = link.now_us();
     const double stall_us = link.stall_us();
     const std::uint64_t bytes = link.bytes() - streamer.bytes_ahead();
@@ -125,14 +139,36 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
       }
       link.compute(std::max(step.compute_us, machine.node_overhead_us));
       if (streams) {
-        streamer.release(0, streamed->data(), streamed->size());
+        streamer.release(0, *streamed);
         ++streamed;
       }
     }
     streamer.end(0);
-    simulated = {link.now_us() - begin_us, link.stall_us() - stall_us, link.bytes() - streamer.bytes_ahead() - bytes};
+    passes.push_back(
+        {link.now_us() - begin_us, link.stall_us() - stall_us, link.bytes() - streamer.bytes_ahead() - bytes});
+  };
+  // The first pass fills the ring. Once one ends as an earlier one did, all that comes repeats what came between.
+  constexpr std::size_t kMost = 24;
+  std::vector<std::vector<std::uint64_t>> layouts;
+  std::size_t period = 0;
+  while ((period == 0 || passes.size() < 3) && passes.size() < kMost) {
+    run_pass();
+    const auto now = streamer.layout();
+    if (const auto same = std::find(layouts.begin(), layouts.end(), now); period == 0 && same != layouts.end()) {
+      period = static_cast<std::size_t>(layouts.end() - same);
+    }
+    layouts.push_back(now);
   }
-  return simulated;
+  period = std::max<std::size_t>(period, 1);
+  Simulated mean;
+  for (std::size_t i = passes.size() - period; i < passes.size(); ++i) {
+    mean.time_us += passes[i].time_us / static_cast<double>(period);
+    mean.stall_us += passes[i].stall_us / static_cast<double>(period);
+    mean.streamed_bytes += passes[i].streamed_bytes;
+  }
+  mean.streamed_bytes /= period;
+  mean.period = period;
+  return mean;
 }
 
 } // namespace offload

@@ -20,6 +20,9 @@ struct Pass {
   std::vector<PlanStep> steps;
   std::vector<Step> other_steps;      ///< that a call may execute too: their weights must find room, but cost no time
   std::uint64_t pinned_bytes = ~0ULL; ///< of host memory as lay_out() fills it: what lies beyond has to be staged
+  std::vector<bool> in_file;          ///< by weight: not in host memory at all; none where it is empty
+
+  bool lies_in_file(WeightId weight) const { return weight < in_file.size() && in_file[weight]; }
 };
 
 /// Which weights stay on the device, and how many bytes the others pass through.
@@ -28,11 +31,12 @@ struct Residency {
   std::uint64_t ring_bytes = 0;
 };
 
-/// One call in a row of calls.
+/// One call in a row of calls: the mean of those after which the row repeats itself.
 struct Simulated {
   double time_us = 0;
   double stall_us = 0;
   std::uint64_t streamed_bytes = 0;
+  std::size_t period = 1; ///< calls after which the row repeats itself
 };
 
 /// Copies are gathered to about this many bytes: a 16 MiB copy reaches 99% of the link, a 1 MiB copy 84%.
@@ -46,7 +50,8 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
 Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident);
 
 /// The order in which weights lie in host memory, as offsets by weight: that of first use, so that what is fetched
-/// together lies together. Weights that no step reads come last.
+/// together lies together. Weights that no step reads come after those, and weights that lie in a file after all that
+/// is in memory, as if the file followed it.
 std::vector<std::uint64_t> lay_out(const Pass& pass);
 
 } // namespace offload

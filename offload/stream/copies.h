@@ -3,6 +3,7 @@
 #include <exception>
 #include <vector>
 
+#include <offload/error.h>
 #include <offload/stream/store.h>
 
 namespace offload {
@@ -10,19 +11,20 @@ namespace offload {
 /// Bytes that are contiguous on both sides.
 struct Copy {
   std::uint64_t place; ///< offset in the ring
-  const std::byte* src;
+  HostPlace src;
   std::uint64_t bytes;
   WeightId first; ///< of the weights that it carries
 };
 
 /// The copies of a batch, neighbours joined where `alike(a, b)` holds for their weights.
 template <typename Alike>
-std::vector<Copy> merge_neighbours(const Batch& batch, const HostBytes& host, Alike alike) {
+std::vector<Copy> merge_neighbours(const Batch& batch, const HostPlaces& host, Alike alike) {
   std::vector<Copy> copies;
   for (const Fetch& fetch : batch.fetches) {
-    const std::byte* src = host[fetch.weight];
-    if (!copies.empty() && copies.back().place + copies.back().bytes == fetch.place &&
-        copies.back().src + copies.back().bytes == src && alike(copies.back().first, fetch.weight)) {
+    const HostPlace& src = host[fetch.weight];
+    const bool is_next = !copies.empty() && copies.back().place + copies.back().bytes == fetch.place;
+    if (is_next && !src.in_file() && !copies.back().src.in_file() &&
+        copies.back().src.memory + copies.back().bytes == src.memory && alike(copies.back().first, fetch.weight)) {
       copies.back().bytes += fetch.bytes;
     } else {
       copies.push_back({fetch.place, src, fetch.bytes, fetch.weight});
@@ -41,6 +43,7 @@ inline void wait_for_readers(Link& link, const Batch& batch) {
 /// Tells the arrival that `batch` will not come. Later batches count on this one having waited for its readers, so now
 /// the host waits for them.
 inline void fail(Link& link, const Batch& batch, const std::exception& error) {
+  batch.arrival->of_archive = dynamic_cast<const ArchiveError*>(&error) != nullptr;
   batch.arrival->failure = *error.what() ? error.what() : "unknown error"; // empty would mean that it went well
   for (const FencePtr& reader : batch.readers) {
     try {

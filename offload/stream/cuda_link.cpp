@@ -162,6 +162,22 @@ class CudaLink final : public Link {
     read_stalls();
   }
 
+  void settle(const Fence& used) override {
+    const DeviceScope scope(device_);
+    event_of(used);
+  }
+
+  bool reached(const Fence& arrived) override {
+    try {
+      const DeviceScope scope(device_);
+      const bool reached = cudaEventQuery(event_of(arrived)) == cudaSuccess;
+      static_cast<void>(cudaGetLastError()); // "not ready" is no error; others will be found by the next command
+      return reached;
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
   void synchronize(const Fence& fence) override {
     const DeviceScope scope(device_);
     check_cuda(cudaEventSynchronize(event_of(fence)), "waiting for the device");

@@ -7,13 +7,13 @@ namespace {
 
 class DirectStore final : public Store {
  public:
-  DirectStore(Link& link, HostBytes host, std::byte* ring) : link_(link), host_(std::move(host)), ring_(ring) {}
+  DirectStore(Link& link, HostPlaces host, std::byte* ring) : link_(link), host_(std::move(host)), ring_(ring) {}
 
   void issue(Batch batch) override {
     try {
       wait_for_readers(link_, batch);
       for (const Copy& copy : merge_neighbours(batch, host_, [](WeightId, WeightId) { return true; })) {
-        link_.copy(ring_ + copy.place, copy.src, copy.bytes);
+        link_.copy(ring_ + copy.place, copy.src.memory, copy.bytes);
       }
     } catch (const std::exception& error) {
       fail(link_, batch, error);
@@ -26,13 +26,13 @@ class DirectStore final : public Store {
 
  private:
   Link& link_;
-  HostBytes host_;
+  HostPlaces host_;
   std::byte* ring_;
 };
 
 } // namespace
 
-std::unique_ptr<Store> make_direct_store(Link& link, HostBytes host, std::byte* ring) {
+std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring) {
   return std::make_unique<DirectStore>(link, std::move(host), ring);
 }
 

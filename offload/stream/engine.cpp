@@ -3,7 +3,7 @@
 #include <c10/cuda/CUDAGuard.h>
 
 #include <algorithm>
-#include <thread>
+#include <cstring>
 
 #include <offload/bytes.h>
 #include <offload/stream/cuda_link.h>
@@ -24,6 +24,9 @@ Engine::Engine(Config config) : config_(std::move(config)), lanes_(make_lanes(co
   } else {
     link_ = make_host_link();
   }
+  if (config_.file) {
+    reader_ = std::make_unique<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
+  }
 }
 
 Engine::~Engine() { clear(); }
@@ -34,10 +37,25 @@ void Engine::clear() {
   } catch (const std::exception&) { // a device that is gone reads nothing
   }
   config_.lender->detach();
-  misses_before_ = misses();
-  streamer_.reset();
+  std::unique_ptr<Streamer> gone;
+  {
+    const std::lock_guard lock(mutex_);
+    misses_before_ += streamer_ ? streamer_->misses() : 0;
+    gone = std::move(streamer_);
+  }
+  gone.reset();
   store_.reset();
   slab_ = DeviceMemory();
+}
+
+std::uint64_t Engine::bytes_ahead() const {
+  const std::lock_guard lock(mutex_);
+  return streamer_ ? streamer_->bytes_ahead() : 0;
+}
+
+std::uint64_t Engine::misses() const {
+  const std::lock_guard lock(mutex_);
+  return misses_before_ + (streamer_ ? streamer_->misses() : 0);
 }
 
 std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes) {
@@ -49,26 +67,58 @@ std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vecto
 }
 
 bool Engine::reads_in_place(WeightId weight) const {
-  return config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.host.pinned();
+  return !in_file(weight) &&
+         (config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.host.pinned());
 }
 
 std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
-  HostBytes host;
+  HostPlaces host;
   std::vector<bool> direct;
   bool all_direct = true;
   for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
     const bool streams = config_.bytes[weight] > 0;
-    host.push_back(streams ? host_bytes(weight) : nullptr);
+    host.push_back(!streams          ? HostPlace()
+                   : in_file(weight) ? HostPlace{nullptr, config_.offsets[weight], config_.in_file[weight]}
+                                     : in_memory(host_bytes(weight)));
     direct.push_back(!streams || reads_in_place(weight));
     all_direct = all_direct && direct.back();
   }
   if (all_direct) {
     return make_direct_store(*link_, std::move(host), ring);
   }
-  const StagingBuffers buffers{config_.staging.data(), kStagingBufferBytes,
-                               static_cast<int>(config_.staging.bytes() / kStagingBufferBytes)};
-  const int threads = std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, 16);
-  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads);
+  StagingBuffers buffers{nullptr, 0, 0}; // the host's ring is filled in place
+  if (config_.device.is_cuda()) {
+    buffers = {config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
+  }
+  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, staging_threads(), reader_.get());
+}
+
+void Engine::copy_to_host(WeightId weight, std::byte* to) const {
+  if (in_file(weight)) {
+    reader_->read_all(to, config_.offsets[weight], config_.in_file[weight]);
+  } else {
+    std::memcpy(to, host_bytes(weight), config_.bytes[weight]);
+  }
+}
+
+/// To its place in the slab.
+void Engine::upload(WeightId weight, std::uint64_t offset) {
+  if (!in_file(weight)) {
+    slab_.upload(offset, host_bytes(weight), config_.bytes[weight]);
+    return;
+  }
+  if (config_.device.is_cpu()) {
+    copy_to_host(weight, slab_.data() + offset);
+    return;
+  }
+  constexpr std::uint64_t kPart = 16_MiB;
+  const std::uint64_t bytes = config_.in_file[weight];
+  HostMemory part(std::min(kPart, bytes));
+  for (std::uint64_t done = 0; done < bytes; done += kPart) {
+    const std::uint64_t count = std::min(kPart, bytes - done);
+    reader_->read_all(part.data(), config_.offsets[weight] + done, count);
+    slab_.upload(offset + done, part.data(), count);
+  }
 }
 
 /// Where the device finds the bytes that the host has page-locked for it.
@@ -98,7 +148,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
   try {
     for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
       if (residency.resident[weight] && config_.bytes[weight] > 0) {
-        slab_.upload(end, host_bytes(weight), config_.bytes[weight]);
+        upload(weight, end);
         resident[weight] = slab_.data() + end;
         streamed[weight] = 0;
         end += config_.bytes[weight];
@@ -117,7 +167,9 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     config.lanes = config_.lanes;
     config.bytes = std::move(streamed);
     config.names = config_.names;
-    streamer_ = std::make_unique<Streamer>(std::move(config));
+    auto streamer = std::make_unique<Streamer>(std::move(config));
+    const std::lock_guard lock(mutex_);
+    streamer_ = std::move(streamer);
   } catch (...) {
     clear();
     throw;

@@ -3,10 +3,12 @@
 #include <c10/core/Device.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include <offload/plan/simulate.h>
+#include <offload/stream/file_reader.h>
 #include <offload/stream/lanes.h>
 #include <offload/stream/lender.h>
 #include <offload/stream/memory.h>
@@ -16,16 +18,19 @@ namespace offload {
 /// The weights of one module on the move: host store, device slab, link, streamer, lanes. It executes a residency; what
 /// is a good one is the planner's business.
 ///
-/// place() comes when no call runs. The rest may be called from any thread.
+/// place() and clear() come when no call runs, and streamer() and owns() in calls. The rest may be called from any
+/// thread at any time.
 class Engine {
  public:
   struct Config {
-    c10::Device device;
+    c10::Device device = c10::kCPU;
     int lanes = 1;
     std::vector<std::string> names;       ///< by weight
     std::vector<std::uint64_t> bytes;     ///< by weight, aligned to 512; 0 for those that are none of its business
-    std::vector<std::uint64_t> offsets;   ///< by weight, in `host`
-    HostMemory host;                      ///< the bytes of all weights; its first part may be page-locked
+    std::vector<std::uint64_t> offsets;   ///< by weight, in `host`, or in `file` for those that lie there
+    std::vector<std::uint64_t> in_file;   ///< by weight, how many bytes of it are in `file`; 0 for those in `host`
+    HostMemory host;                      ///< the bytes of weights; its first part may be page-locked
+    std::shared_ptr<const File> file;     ///< null when all are in `host`
     HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
     std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
   };
@@ -49,13 +54,15 @@ class Engine {
   /// True for device memory that belongs to weights.
   bool owns(const void* address) const { return slab_.contains(address); }
 
-  const std::byte* host_bytes(WeightId weight) const { return config_.host.data() + config_.offsets[weight]; }
+  /// Copies a weight to host memory of its size. Throws ArchiveError when it can not be read.
+  void copy_to_host(WeightId weight, std::byte* to) const;
+
   std::uint64_t slab_bytes() const { return slab_.bytes(); }
   std::uint64_t bytes_streamed() const { return link_->bytes(); }
-  std::uint64_t bytes_ahead() const { return streamer_ ? streamer_->bytes_ahead() : 0; }
+  std::uint64_t bytes_ahead() const;
   std::uint64_t copies() const { return link_->copies(); }
   double stall_us() const { return link_->stall_us(); }
-  std::uint64_t misses() const { return misses_before_ + (streamer_ ? streamer_->misses() : 0); }
+  std::uint64_t misses() const;
 
   /// True when the device reads this weight by itself where it lies in host memory.
   bool reads_in_place(WeightId weight) const;
@@ -65,21 +72,23 @@ class Engine {
 
  private:
   std::unique_ptr<Store> make_store(std::byte* ring);
+  bool in_file(WeightId weight) const { return config_.in_file[weight] > 0; }
+  const std::byte* host_bytes(WeightId weight) const { return config_.host.data() + config_.offsets[weight]; }
+  void upload(WeightId weight, std::uint64_t offset);
   std::byte* device_address(WeightId weight) const;
 
   const Config config_;
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Link> link_;
-  DeviceMemory slab_; // resident weights, then the ring
+  std::unique_ptr<FileReader> reader_; // null when nothing lies in the file
+  DeviceMemory slab_;                  // resident weights, then the ring
   std::unique_ptr<Store> store_;
+  mutable std::mutex mutex_; // what follows, for those who ask while it is exchanged
   std::unique_ptr<Streamer> streamer_;
   std::uint64_t misses_before_ = 0;
 };
 
 /// The unit in which `device` gives out memory.
 std::uint64_t granularity(c10::Device device);
-
-/// Staging buffers are of this size.
-constexpr std::uint64_t kStagingBufferBytes = 4ULL << 20;
 
 } // namespace offload

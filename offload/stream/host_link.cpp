@@ -7,6 +7,8 @@
 #include <mutex>
 #include <thread>
 
+#include <offload/stream/start_thread.h>
+
 namespace offload {
 
 namespace {
@@ -20,7 +22,7 @@ class CopyCount final : public Fence {
 
 class HostLink final : public Link {
  public:
-  HostLink() : worker_([this] { run(); }) {}
+  HostLink() : worker_(start_thread("copies within the host", [this] { run(); })) {}
 
   ~HostLink() override {
     {
@@ -32,6 +34,7 @@ class HostLink final : public Link {
   }
 
   void wait(const Fence&) override {} // a host lane has done what it enqueued
+  void settle(const Fence&) override {}
   FencePtr record_used(int lane) override { return std::make_shared<CopyCount>(lane, 0); }
 
   FencePtr record_arrived() override {
@@ -50,10 +53,20 @@ class HostLink final : public Link {
     stall_us_ += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
   }
 
+  bool reached(const Fence& arrived) override {
+    const std::lock_guard lock(mutex_);
+    return done_ >= static_cast<const CopyCount&>(arrived).copies;
+  }
+
   void synchronize(const Fence& fence) override {
     const std::uint64_t copies = static_cast<const CopyCount&>(fence).copies;
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return done_ >= copies; });
+  }
+
+  void note_thread_wait(double us) override {
+    const std::lock_guard lock(mutex_);
+    stall_us_ += us;
   }
 
   double stall_us() override {
@@ -88,7 +101,9 @@ class HostLink final : public Link {
       const Copy copy = copies_.front();
       copies_.pop_front();
       lock.unlock();
-      std::memcpy(copy.dst, copy.src, copy.bytes);
+      if (copy.dst != copy.src) { // where the ring was filled in place
+        std::memcpy(copy.dst, copy.src, copy.bytes);
+      }
       lock.lock();
       ++done_;
       changed_.notify_all();

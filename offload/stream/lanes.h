@@ -5,13 +5,33 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include <offload/plan/arena.h>
+
 namespace offload {
 
-/// What calls in flight have to themselves on the device: a compute stream and a pool for activations and workspaces
-/// each. All pools together take at most `reserve` bytes, counted as the driver gives them out.
+/// Device memory for the calls of one lane.
+struct LaneCapacity {
+  std::uint64_t arena = 0; ///< one piece for blocks of more than 1 MiB, workspaces among them
+  std::uint64_t small = 0; ///< for the others, in pieces of 2 MiB
+
+  std::uint64_t total() const { return arena + small; }
+};
+
+/// What one call did with memory.
+struct MeasuredCall {
+  AllocationTrace trace;   ///< of blocks that belong into an arena, without what stays
+  std::uint64_t kept = 0;  ///< bytes of workspaces, which stay
+  std::uint64_t small = 0; ///< of pieces of 2 MiB
+  std::uint64_t state = 0; ///< what keep() holds afterwards
+};
+
+/// What calls in flight have to themselves on the device: a compute stream, and memory for activations and workspaces.
+/// The memory is taken when capacities are set, and not in calls: a call finds it as it was when it was measured, empty
+/// but for workspaces, so that what was enough once is enough again.
 class Lanes {
  public:
   virtual ~Lanes() = default;
@@ -22,26 +42,36 @@ class Lanes {
    public:
     virtual ~Call() = default;
 
+    /// Tensors with the values of `inner`, in memory that outlives calls and counts as state. Before leave().
+    virtual std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) = 0;
+
     /// Ordinary tensors with the values of `inner`, in the caller's memory, on the caller's stream, which from then on
     /// comes after all that the lane did. To be called at the end, with no outputs as well.
     virtual std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) = 0;
   };
   virtual std::unique_ptr<Call> enter(int lane) = 0;
 
-  /// True for memory that a call allocated and that must not leave it.
+  /// True for memory of calls, which must not leave them. What keep() gave is none.
   virtual bool owns(const void* address) const = 0;
 
-  virtual void set_reserve(std::uint64_t bytes) = 0;
-  /// What does not fit the reserve goes to page-locked host memory instead of being refused: slow, right, and it shows
-  /// how large the reserve should have been. reset() afterwards, so that no later call meets that memory again.
-  virtual void allow_overflow(bool allow) = 0;
-  /// Gives back what the pools hold for later calls, and forgets their demand. No call is under way.
-  virtual void reset() = 0;
-  virtual std::uint64_t reserved() const = 0;   ///< bytes that the pools hold now on the device
-  virtual std::uint64_t high_water() const = 0; ///< the most they held, and
-  virtual std::uint64_t demand() const = 0;     ///< the most they held with what overflowed, since reset()
-  /// Bytes that were asked for and refused since this was last asked; 0 when none were.
-  virtual std::uint64_t take_refused() = 0;
+  /// True for what keep() gave.
+  virtual bool keeps(const void* address) const = 0;
+
+  /// Takes `each` for every lane and up to `state` for what is kept, and frees what they had. No call is under way.
+  /// Throws Error when the device has not so much.
+  virtual void set_capacity(const LaneCapacity& each, std::uint64_t state) = 0;
+
+  /// The next call is on lane 0, and may take `bytes` in all; the other lanes have nothing. With `overflow`, what does
+  /// not fit goes to page-locked host memory, and is measured all the same.
+  virtual void begin_measuring(std::uint64_t bytes, bool overflow) = 0;
+
+  /// What that call took. Lanes have nothing then. To be called after exceptions as well.
+  virtual MeasuredCall end_measuring() = 0;
+
+  virtual std::uint64_t held() const = 0; ///< bytes on the device, now
+
+  /// Bytes that the last call on this lane asked for and was refused; 0 when none were.
+  virtual std::uint64_t take_refused(int lane) = 0;
 
   /// Waits until all lanes have done what was enqueued.
   virtual void synchronize() = 0;
@@ -52,5 +82,6 @@ class Lanes {
 
 /// On the CPU a lane is nothing: operators run when they are called, and activations are ordinary memory.
 std::unique_ptr<Lanes> make_lanes(c10::Device device, int count);
+std::unique_ptr<Lanes> make_cuda_lanes(c10::Device device, int count);
 
 } // namespace offload

@@ -6,10 +6,23 @@
 
 namespace offload {
 
-struct WeightLender::Lease {
-  std::shared_ptr<WeightLender> lender;
-  int lane;
-  WeightId weight;
+class WeightLender::StreamedLease final : public Lease {
+ public:
+  StreamedLease(std::shared_ptr<WeightLender> lender, int lane, Step step)
+      : lender_(std::move(lender)), lane_(lane), step_(std::move(step)) {}
+
+  ~StreamedLease() override {
+    if (lender_->streamer_) {
+      lender_->streamer_->release(lane_, step_);
+    }
+  }
+  StreamedLease(const StreamedLease&) = delete;
+  StreamedLease& operator=(const StreamedLease&) = delete;
+
+ private:
+  const std::shared_ptr<WeightLender> lender_;
+  const int lane_;
+  const Step step_;
 };
 
 thread_local WeightLender::Scope* WeightLender::Scope::current = nullptr;
@@ -44,13 +57,6 @@ void WeightLender::detach() {
   resident_tensors_.clear();
 }
 
-void WeightLender::end_lease(void* lease) {
-  const std::unique_ptr<Lease> ended(static_cast<Lease*>(lease));
-  if (Streamer* streamer = ended->lender->streamer_) {
-    streamer->release(ended->lane, &ended->weight, 1);
-  }
-}
-
 at::Tensor WeightLender::resident_tensor(WeightId weight, const at::Tensor& placeholder) const {
   for (const at::Tensor& tensor : resident_tensors_[weight]) {
     if (tensor.dtype() == placeholder.dtype() && tensor.storage_offset() == placeholder.storage_offset() &&
@@ -73,7 +79,7 @@ const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeho
   return *scope;
 }
 
-at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder) {
+at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t rows) {
   const WeightId weight = placeholder_record(placeholder)->weight;
   const Scope& scope = current_scope(placeholder);
   if (resident_[weight] || !in_place_[weight]) {
@@ -82,6 +88,10 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder) {
   if (scope.trace_) {
     scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
   }
+  const std::uint64_t row_bytes = placeholder.dim() > 0 && placeholder.size(0) > 0
+                                      ? placeholder.nbytes() / static_cast<std::uint64_t>(placeholder.size(0))
+                                      : 0;
+  bytes_in_place_ += rows * row_bytes;
   return tensor_on(
       c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(in_place_[weight], device_)),
       placeholder);
@@ -109,11 +119,15 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
   }
   std::vector<c10::Storage> storages(step.size());
   if (!step.empty()) {
-    streamer_->acquire(scope->lane_, step);
+    try {
+      streamer_->acquire(scope->lane_, step);
+    } catch (const ArchiveError&) {
+      scope->archive_failed_ = true;
+      throw;
+    }
+    const auto leased = std::make_shared<StreamedLease>(shared_from_this(), scope->lane_, step);
     for (std::size_t i = 0; i < step.size(); ++i) {
-      auto* lease = new Lease{shared_from_this(), scope->lane_, step[i]};
-      storages[i] = c10::Storage(c10::Storage::use_byte_size_t(), bytes_[step[i]],
-                                 at::DataPtr(streamer_->address(step[i]), lease, &WeightLender::end_lease, device_));
+      storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
     }
   }
   std::vector<at::Tensor> tensors;

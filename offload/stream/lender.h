@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,7 +35,10 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   void detach();
 
   std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
-  at::Tensor lease_rows(const at::Tensor& placeholder) override;
+  at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t rows) override;
+
+  /// Bytes of rows that were read where they lie in host memory.
+  std::uint64_t bytes_in_place() const { return bytes_in_place_; }
 
   /// The weight on the device as `placeholder` describes it; the weight is resident. It is gone with the next detach().
   at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
@@ -46,6 +51,10 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
+    /// True when a weight could not come because of the file that it lies in. The interpreter, which gives errors of
+    /// operators a type of its own, leaves only the text.
+    bool archive_failed() const { return archive_failed_; }
+
    private:
     friend class WeightLender;
     static thread_local Scope* current;
@@ -53,11 +62,11 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     int lane_;
     std::vector<LeasedStep>* trace_;
     Scope* outer_;
+    mutable bool archive_failed_ = false;
   };
 
  private:
-  struct Lease;
-  static void end_lease(void* lease);
+  class StreamedLease;
   const Scope& current_scope(const at::Tensor& placeholder) const;
 
   const c10::Device device_;
@@ -66,6 +75,7 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   std::vector<std::byte*> resident_;
   std::vector<std::byte*> in_place_;
   std::vector<std::uint64_t> bytes_;
+  std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module
 };
 

@@ -64,11 +64,22 @@ class Link {
   virtual void wait_arrived(int lane, const Fence& arrived) = 0;
 
   /// A point after all that `lane` has enqueued so far: the weight it read is *used*. It may lie later, up to where the
-  /// lane is when the fence is first waited for; nothing that waits for a copy after that may be enqueued before.
+  /// lane is when the fence is first waited for, or settled; nothing that waits for a copy after that may be enqueued
+  /// before.
   virtual FencePtr record_used(int lane) = 0;
+
+  /// Fixes where `used` lies: from now on no later than where its lane is now. For those who will wait later than they
+  /// know, while the lane goes on.
+  virtual void settle(const Fence& used) = 0;
+
+  /// True when `fence`, of the copy stream, is known to be reached. Does not wait, does not throw.
+  virtual bool reached(const Fence& arrived) = 0;
 
   /// Blocks the calling thread until `fence` is reached.
   virtual void synchronize(const Fence& fence) = 0;
+
+  /// The thread of a lane waited so long for the store. On the host, where that thread computes, it is a stall.
+  virtual void note_thread_wait(double /*us*/) {}
 
   /// Microseconds that compute has waited for copies, as far as it is known by now; a sample where timing costs time.
   virtual double stall_us() = 0;

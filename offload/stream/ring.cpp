@@ -8,6 +8,7 @@ namespace offload {
 std::optional<std::uint64_t> Ring::allocate(std::uint64_t bytes) {
   assert(bytes > 0);
   const auto take = [&](std::map<std::uint64_t, std::uint64_t>::iterator gap, std::uint64_t offset) {
+    bytes_free_ -= bytes;
     const std::uint64_t begin = gap->first;
     const std::uint64_t end = begin + gap->second;
     gaps_.erase(gap);
@@ -44,6 +45,7 @@ void Ring::free(std::uint64_t offset, std::uint64_t bytes, const std::vector<Fen
   if (!readers.empty()) {
     readers_[offset] = {offset + bytes, readers};
   }
+  bytes_free_ += bytes;
   auto next = gaps_.lower_bound(offset);
   assert(next == gaps_.end() || offset + bytes <= next->first);
   if (next != gaps_.end() && next->first == offset + bytes) {
@@ -87,14 +89,6 @@ void Ring::forget_readers(std::uint64_t offset, std::uint64_t bytes) {
   split_readers_at(offset);
   split_readers_at(offset + bytes);
   readers_.erase(readers_.lower_bound(offset), readers_.lower_bound(offset + bytes));
-}
-
-std::uint64_t Ring::bytes_free() const {
-  std::uint64_t total = 0;
-  for (const auto& [offset, bytes] : gaps_) {
-    total += bytes;
-  }
-  return total;
 }
 
 } // namespace offload

@@ -16,7 +16,7 @@ namespace offload {
 /// bytes are given out again. Not synchronised: the owner's mutex guards it.
 class Ring {
  public:
-  explicit Ring(std::uint64_t bytes) : bytes_(bytes) {
+  explicit Ring(std::uint64_t bytes) : bytes_(bytes), bytes_free_(bytes) {
     if (bytes > 0) {
       gaps_[0] = bytes;
     }
@@ -36,7 +36,7 @@ class Ring {
   void forget_readers(std::uint64_t offset, std::uint64_t bytes);
 
   std::uint64_t bytes() const { return bytes_; }
-  std::uint64_t bytes_free() const;
+  std::uint64_t bytes_free() const { return bytes_free_; }
 
   /// Where the next search begins; saved and restored around an attempt that may be undone.
   std::uint64_t cursor() const { return cursor_; }
@@ -51,6 +51,7 @@ class Ring {
   void split_readers_at(std::uint64_t offset);
 
   std::uint64_t bytes_;
+  std::uint64_t bytes_free_;
   std::uint64_t cursor_ = 0;
   std::map<std::uint64_t, std::uint64_t> gaps_; // offset -> bytes, never adjacent
   std::map<std::uint64_t, Readers> readers_;    // offset -> readers of [offset, end), never overlapping

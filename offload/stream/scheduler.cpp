@@ -8,15 +8,22 @@ namespace offload {
 Scheduler::Scheduler(std::vector<std::uint64_t> bytes, std::uint64_t ring_bytes, std::uint64_t batch_bytes, int lanes)
     : bytes_(std::move(bytes)),
       ring_(ring_bytes),
-      batch_bytes_(std::min(batch_bytes, ring_bytes / 4)),
+      gatherer_(std::min(batch_bytes, ring_bytes / 4), lanes),
       slots_(bytes_.size()),
-      windows_(lanes),
-      waited_(lanes) {}
+      windows_(lanes) {}
 
 std::uint64_t Scheduler::bytes_of(const Step& step) const {
   std::uint64_t total = 0;
   for (const WeightId weight : step) {
     total += bytes_[weight];
+  }
+  return total;
+}
+
+std::uint64_t Scheduler::bytes_of(const std::vector<Fetch>& fetches) {
+  std::uint64_t total = 0;
+  for (const Fetch& fetch : fetches) {
+    total += fetch.bytes;
   }
   return total;
 }
@@ -39,15 +46,20 @@ void Scheduler::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   window = Window{};
   window.active = before.active;
   window.sequence = std::move(sequence);
+  if (window.sequence) {
+    for (const Step& step : *window.sequence) {
+      window.total += bytes_of(step);
+    }
+  }
   claim_what_is_here(window);
-  while (before.head > before.cursor) {
+  while (!before.claims_nothing()) {
     drop_last_claim(before);
   }
 }
 
 void Scheduler::abandon() {
   for (Window& window : windows_) {
-    while (window.head > window.cursor) {
+    while (!window.claims_nothing()) {
       drop_last_claim(window);
     }
   }
@@ -79,26 +91,39 @@ void Scheduler::free_if_idle(WeightId weight) {
   }
 }
 
-void Scheduler::unclaim(const Step& step) {
-  for (const WeightId weight : step) {
-    --slots_[weight]->claims;
-    free_if_idle(weight);
+void Scheduler::note_claim(Window& window, WeightId weight) {
+  ++slots_[weight]->claims;
+  window.ahead += bytes_[weight];
+  if (++window.part == window.at(window.head).size()) {
+    ++window.head;
+    window.part = 0;
   }
 }
 
-void Scheduler::drop_last_claim(Window& window) {
-  --window.head;
-  const Step& step = window.at(window.head);
-  window.ahead -= bytes_of(step);
-  unclaim(step);
+void Scheduler::forget_claim(Window& window, WeightId weight) {
+  --slots_[weight]->claims;
+  window.ahead -= bytes_[weight];
+  free_if_idle(weight);
 }
+
+/// Moves the end of the window to before its last weight, which is returned.
+WeightId Scheduler::step_back(Window& window) {
+  if (window.part == 0) {
+    --window.head;
+    window.part = window.at(window.head).size();
+  }
+  --window.part;
+  return window.at(window.head)[window.part];
+}
+
+void Scheduler::drop_last_claim(Window& window) { forget_claim(window, step_back(window)); }
 
 /// Drops the claim that is needed last, as far as that can be said across lanes: the last one of the longest window.
 bool Scheduler::drop_farthest_claim() {
   const auto longest = std::max_element(windows_.begin(), windows_.end(), [](const Window& a, const Window& b) {
-    return a.head - a.cursor < b.head - b.cursor;
+    return std::pair(a.head - a.cursor, a.part) < std::pair(b.head - b.cursor, b.part);
   });
-  if (longest == windows_.end() || longest->head == longest->cursor) {
+  if (longest == windows_.end() || longest->claims_nothing()) {
     return false;
   }
   drop_last_claim(*longest);
@@ -137,67 +162,49 @@ void Scheduler::roll_back(std::vector<Fetch>& fetches, std::uint64_t ring_cursor
   ring_.set_cursor(ring_cursor);
 }
 
-/// Hands fetches out in batches. A fetch that is large by itself travels alone, so that what is before it need not
-/// wait.
+/// Hands fetches out in batches.
 void Scheduler::commit(const std::vector<Fetch>& fetches, std::vector<Batch>& out) {
-  std::uint64_t gathered = batch_bytes_;
-  for (const Fetch& fetch : fetches) {
-    if (gathered >= batch_bytes_ || fetch.bytes >= batch_bytes_) {
-      out.push_back({{}, {}, std::make_shared<Arrival>()});
-      gathered = 0;
-    }
-    Batch& batch = out.back();
-    batch.fetches.push_back(fetch);
-    gathered += fetch.bytes;
-    slots_[fetch.weight]->arrival = batch.arrival;
-
-    std::vector<FencePtr> readers;
-    ring_.collect_readers(fetch.place, fetch.bytes, readers);
-    ring_.forget_readers(fetch.place, fetch.bytes);
-    for (FencePtr& reader : readers) {
-      // Copies are in order: what an earlier batch has waited for, a later one need not. Of one lane, the latest will
-      // do.
-      std::uint64_t& waited = waited_[reader->lane()];
-      if (reader->order() <= waited) {
-        continue;
-      }
-      waited = reader->order();
-      const auto same_lane = std::find_if(batch.readers.begin(), batch.readers.end(),
-                                          [&](const FencePtr& other) { return other->lane() == reader->lane(); });
-      if (same_lane == batch.readers.end()) {
-        batch.readers.push_back(std::move(reader));
-      } else {
-        *same_lane = std::move(reader);
-      }
+  const auto before = static_cast<std::ptrdiff_t>(out.size());
+  gatherer_.gather(fetches, ring_, out);
+  for (auto batch = out.begin() + before; batch != out.end(); ++batch) {
+    for (const Fetch& fetch : batch->fetches) {
+      slots_[fetch.weight]->arrival = batch->arrival;
     }
   }
 }
 
-/// Claims the step at the head of the window. False, and nothing changed, when its weights find no place.
-bool Scheduler::claim_next(Window& window, std::vector<Fetch>& fetches) {
+/// Claims what is left of the step at the head of the window. False, and nothing changed, when it finds no place.
+bool Scheduler::claim_step(Window& window, std::vector<Fetch>& fetches) {
   const Step& step = window.at(window.head);
   Step missing;
-  std::copy_if(step.begin(), step.end(), std::back_inserter(missing),
+  std::copy_if(step.begin() + static_cast<std::ptrdiff_t>(window.part), step.end(), std::back_inserter(missing),
                [&](WeightId weight) { return !slots_[weight].has_value(); });
   if (!allocate(missing, fetches)) {
     return false;
   }
-  for (const WeightId weight : step) {
-    ++slots_[weight]->claims;
+  for (std::size_t i = window.part; i < step.size(); ++i) {
+    note_claim(window, step[i]);
   }
-  ++window.head;
-  window.ahead += bytes_of(step);
+  return true;
+}
+
+/// Claims the next weight alone.
+bool Scheduler::claim_weight(Window& window, std::vector<Fetch>& fetches) {
+  const WeightId weight = window.at(window.head)[window.part];
+  if (!slots_[weight] && !allocate({weight}, fetches)) {
+    return false;
+  }
+  note_claim(window, weight);
   return true;
 }
 
 void Scheduler::claim_what_is_here(Window& window) {
-  std::vector<Fetch> none;
   while (window.head < window.limit()) {
-    const Step& step = window.at(window.head);
-    if (!std::all_of(step.begin(), step.end(), [&](WeightId weight) { return slots_[weight].has_value(); })) {
+    const WeightId weight = window.at(window.head)[window.part];
+    if (!slots_[weight]) {
       return;
     }
-    claim_next(window, none);
+    note_claim(window, weight);
   }
 }
 
@@ -206,33 +213,36 @@ void Scheduler::prefetch(int lane, std::vector<Batch>& out) {
   while (true) {
     claim_what_is_here(window);
     // A lane with nothing ahead gets its next step at once; otherwise copies wait until they can travel together.
-    const bool starved = window.head == window.cursor;
-    const std::uint64_t wanted = starved ? 1 : batch_bytes_;
-    const std::uint64_t head = window.head;
+    const bool nothing_ahead = starved(lane);
+    const std::uint64_t wanted = nothing_ahead ? 1 : gatherer_.batch_bytes();
+    const std::uint64_t rest = window.total - std::min(window.total, window.ahead);
+    if (!nothing_ahead && rest > wanted && (ring_.bytes_free() < wanted || window.ahead + wanted > share())) {
+      return; // as the attempt would find, step by step
+    }
+    const std::pair<std::uint64_t, std::size_t> end(window.head, window.part);
     const std::uint64_t ring_cursor = ring_.cursor();
     std::vector<Fetch> fetches;
     std::uint64_t gathered = 0;
-    bool blocked = false;
     while (gathered < wanted && window.head < window.limit()) {
+      if (window.part == 0 && window.head % window.sequence->size() == 0) {
+        ring_.set_cursor(0); // each pass places what it brings as the last one did
+      }
       const std::uint64_t step_bytes = bytes_of(window.at(window.head));
-      const bool over_share = !starved && window.ahead + step_bytes > share();
-      if (over_share || !claim_next(window, fetches)) {
-        blocked = true;
+      const bool over_share = !nothing_ahead && window.ahead + step_bytes > share();
+      if (over_share || !claim_step(window, fetches)) {
+        while (nothing_ahead && window.head < window.limit() && claim_weight(window, fetches)) {
+        }
         break;
       }
-      gathered = 0;
-      for (const Fetch& fetch : fetches) {
-        gathered += fetch.bytes;
-      }
+      gathered = bytes_of(fetches);
     }
-    if (blocked && gathered < wanted) {
-      while (window.head > head) {
-        --window.head;
-        const Step& step = window.at(window.head);
-        window.ahead -= bytes_of(step);
-        for (const WeightId weight : step) {
-          --slots_[weight]->claims;
-        }
+    gathered = bytes_of(fetches);
+    const bool enough = gathered >= wanted || window.head == window.limit();
+    if (!enough) {
+      while (std::pair(window.head, window.part) != end) {
+        const WeightId weight = step_back(window);
+        --slots_[weight]->claims;
+        window.ahead -= bytes_[weight];
       }
       roll_back(fetches, ring_cursor);
       return;
@@ -252,21 +262,29 @@ bool Scheduler::follow(Window& window, const Step& step) {
       continue;
     }
     for (; window.cursor < at; ++window.cursor) {
-      if (window.cursor < window.head) {
-        window.ahead -= bytes_of(window.at(window.cursor));
-        unclaim(window.at(window.cursor));
-      }
+      pass_over(window);
     }
-    window.head = std::max(window.head, window.cursor);
     return true;
   }
   return false;
 }
 
+/// Drops the claims of the step at the cursor, which is about to move on.
+void Scheduler::pass_over(Window& window) {
+  const Step& step = window.at(window.cursor);
+  const std::size_t claimed = window.head > window.cursor ? step.size() : window.part;
+  for (std::size_t i = 0; i < claimed; ++i) {
+    forget_claim(window, step[i]);
+  }
+  if (window.head == window.cursor) {
+    ++window.head;
+    window.part = 0;
+  }
+}
+
 bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
   Window& window = windows_[lane];
   const bool expected = follow(window, step);
-  const bool claimed = expected && window.head > window.cursor;
   Step missing;
   for (const WeightId weight : step) {
     if (slots_[weight]) {
@@ -277,12 +295,8 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
     }
   }
   if (expected) {
-    if (claimed) {
-      window.ahead -= bytes_of(step);
-      unclaim(step);
-    }
+    pass_over(window);
     ++window.cursor;
-    window.head = std::max(window.head, window.cursor);
   }
   if (missing.empty()) {
     fetch_what_failed(step, out);
@@ -319,6 +333,7 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
     if (expected) {
       --window.cursor;
       window.head = window.cursor;
+      window.part = 0;
     }
     return false;
   }
@@ -335,13 +350,7 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
 void Scheduler::release(int lane, WeightId weight, FencePtr used) {
   Slot& slot = *slots_[weight];
   --slot.leases;
-  const auto same_lane = [&](const FencePtr& reader) { return reader->lane() == used->lane(); };
-  const auto reader = std::find_if(slot.readers.begin(), slot.readers.end(), same_lane);
-  if (reader == slot.readers.end()) {
-    slot.readers.push_back(std::move(used));
-  } else {
-    *reader = std::move(used);
-  }
+  keep_latest(slot.readers, std::move(used));
   claim_what_is_here(windows_[lane]);
   free_if_idle(weight);
 }
@@ -352,6 +361,19 @@ std::uint64_t Scheduler::bytes_ahead() const {
     total += slots_[weight] && slots_[weight]->fresh ? bytes_[weight] : 0;
   }
   return total;
+}
+
+std::vector<std::uint64_t> Scheduler::layout() const {
+  std::vector<std::uint64_t> layout = {ring_.cursor()};
+  for (const auto& slot : slots_) {
+    layout.push_back(slot ? slot->place : ~0ULL);
+    layout.push_back(slot ? static_cast<std::uint64_t>(slot->claims) : 0);
+  }
+  for (const Window& window : windows_) {
+    const std::uint64_t steps = window.empty() ? 1 : window.sequence->size();
+    layout.insert(layout.end(), {window.cursor % steps, window.head - window.cursor, window.part});
+  }
+  return layout;
 }
 
 std::vector<WeightId> Scheduler::leased() const {

@@ -1,53 +1,23 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
-#include <offload/stream/link.h>
+#include <offload/stream/batch.h>
+#include <offload/stream/gather.h>
 #include <offload/stream/ring.h>
 
 namespace offload {
 
-using WeightId = std::uint32_t;
-
-/// The streamed weights that one node reads, each once.
-using Step = std::vector<WeightId>;
-
-/// The steps of one pass in the order of execution. A pass is expected to be followed by the same pass.
-using Sequence = std::vector<Step>;
-
-/// Copies that travel under one fence. Shared by the slots that they fill.
-struct Arrival {
-  FencePtr fence;                   ///< recorded once the copies are enqueued
-  std::atomic<bool> issued = false; ///< `fence` and `failure` are set and do not change any more
-  std::string failure;              ///< why the copies were not enqueued; empty when they were
-};
-using ArrivalPtr = std::shared_ptr<Arrival>;
-
-/// Bytes of one weight on their way to a place in the ring.
-struct Fetch {
-  WeightId weight;
-  std::uint64_t place; ///< offset in the ring
-  std::uint64_t bytes;
-};
-
-/// Fetches that are issued together, in order, after `readers` have let go of the places.
-struct Batch {
-  std::vector<Fetch> fetches;
-  std::vector<FencePtr> readers;
-  ArrivalPtr arrival;
-};
-
 /// Decides which weights are in the ring and when their copies are issued. It moves nothing: it knows bytes and
 /// numbers, so that the planner can run the very decisions that a device will see.
 ///
-/// Each lane has a window on its sequence, from the step it executes next (cursor) to the last one prefetched (head). A
-/// step in the window has a claim on each of its weights; a weight that is claimed or leased keeps its place. Batches
-/// must be issued in the order in which they are handed out. Not synchronised: the owner's mutex guards it.
+/// Each lane has a window on its sequence, from the step it executes next (cursor) to the last one prefetched (head,
+/// and some weights of the step after it). A step in the window has a claim on each of its weights; a weight that is
+/// claimed or leased keeps its place. Batches must be issued in the order in which they are handed out. Not
+/// synchronised: the owner's mutex guards it.
 class Scheduler {
  public:
   /// `bytes` of each weight as it lies in the ring, aligned by the caller; 0 for weights that never stream.
@@ -65,8 +35,13 @@ class Scheduler {
   /// anew when it is acquired again.
   void abandon();
 
-  /// Extends the window of `lane` as far as places go, and appends what has to be copied.
+  /// Extends the window of `lane` as far as places go, and appends what has to be copied. Steps are claimed as a whole,
+  /// and copies gathered until they can travel together; but where not even the next step finds room, because another
+  /// is in use, as many of its weights as do.
   void prefetch(int lane, std::vector<Batch>& out);
+
+  /// True when the step that `lane` executes next is not wholly on its way.
+  bool starved(int lane) const { return !windows_[lane].empty() && windows_[lane].head == windows_[lane].cursor; }
 
   /// Leases every weight of `step` to `lane`, or none. What is not on its way yet is appended to `out`, and counted as
   /// a miss. False when leases hold too much of the ring; nothing is leased then.
@@ -86,6 +61,9 @@ class Scheduler {
   std::uint64_t bytes_ahead() const;
   const Ring& ring() const { return ring_; }
 
+  /// All that later decisions depend on: two passes that end with the same layout go on alike.
+  std::vector<std::uint64_t> layout() const;
+
  private:
   struct Slot {
     std::uint64_t place;
@@ -100,17 +78,24 @@ class Scheduler {
     std::shared_ptr<const Sequence> sequence;
     std::uint64_t cursor = 0; // steps since `expect` that have been executed
     std::uint64_t head = 0;   // steps since `expect` that have been claimed
-    std::uint64_t ahead = 0;  // bytes of the steps between
+    std::size_t part = 0;     // weights of the step at `head` that have been claimed
+    std::uint64_t ahead = 0;  // bytes of all that is claimed
+    std::uint64_t total = 0;  // bytes of all steps of the sequence
     bool active = false;
     bool empty() const { return !sequence || sequence->empty(); }
     const Step& at(std::uint64_t step) const { return (*sequence)[step % sequence->size()]; }
     std::uint64_t limit() const { return empty() ? cursor : cursor + sequence->size(); }
+    bool claims_nothing() const { return head == cursor && part == 0; }
   };
 
   bool follow(Window& window, const Step& step);
-  bool claim_next(Window& window, std::vector<Fetch>& fetches);
+  bool claim_step(Window& window, std::vector<Fetch>& fetches);
+  bool claim_weight(Window& window, std::vector<Fetch>& fetches);
   void claim_what_is_here(Window& window);
-  void unclaim(const Step& step);
+  void pass_over(Window& window);
+  void note_claim(Window& window, WeightId weight);
+  void forget_claim(Window& window, WeightId weight);
+  WeightId step_back(Window& window);
   void drop_last_claim(Window& window);
   bool drop_farthest_claim();
   void free_if_idle(WeightId weight);
@@ -119,14 +104,14 @@ class Scheduler {
   void roll_back(std::vector<Fetch>& fetches, std::uint64_t ring_cursor);
   void commit(const std::vector<Fetch>& fetches, std::vector<Batch>& out);
   std::uint64_t bytes_of(const Step& step) const;
+  static std::uint64_t bytes_of(const std::vector<Fetch>& fetches);
   std::uint64_t share() const;
 
   std::vector<std::uint64_t> bytes_;
   Ring ring_;
-  std::uint64_t batch_bytes_;
+  Gatherer gatherer_;
   std::vector<std::optional<Slot>> slots_; // by weight
   std::vector<Window> windows_;            // by lane
-  std::vector<std::uint64_t> waited_;      // by lane: order of the latest fence that a batch waits for
   std::uint64_t misses_ = 0;
 };
 

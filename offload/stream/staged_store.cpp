@@ -1,95 +1,43 @@
-#include <emmintrin.h>
-
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
 
-#include <offload/bytes.h>
-#include <offload/stream/copies.h>
+#include <offload/error.h>
+#include <offload/stream/loads.h>
+#include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
 
 namespace offload {
 
-void copy_past_cache(std::byte* dst, const std::byte* src, std::size_t bytes) {
-  const std::size_t head = std::min<std::size_t>(bytes, -reinterpret_cast<std::uintptr_t>(dst) & 15);
-  std::memcpy(dst, src, head);
-  dst += head;
-  src += head;
-  bytes -= head;
-  for (; bytes >= 64; bytes -= 64, dst += 64, src += 64) {
-    const auto* from = reinterpret_cast<const __m128i*>(src);
-    auto* to = reinterpret_cast<__m128i*>(dst);
-    const __m128i a = _mm_loadu_si128(from);
-    const __m128i b = _mm_loadu_si128(from + 1);
-    const __m128i c = _mm_loadu_si128(from + 2);
-    const __m128i d = _mm_loadu_si128(from + 3);
-    _mm_stream_si128(to, a);
-    _mm_stream_si128(to + 1, b);
-    _mm_stream_si128(to + 2, c);
-    _mm_stream_si128(to + 3, d);
-  }
-  std::memcpy(dst, src, bytes);
-  _mm_sfence();
-}
-
 namespace {
 
-/// One part of the memory that a staging buffer gathers, for one thread to copy.
-constexpr std::uint64_t kPieceBytes = 512_KiB;
-
-/// A batch on its way through the staging buffers.
-struct Job {
-  Job(Batch b, const HostBytes& host, const std::vector<bool>& direct)
-      : batch(std::move(b)),
-        copies(merge_neighbours(batch, host, [&](WeightId x, WeightId y) { return direct[x] == direct[y]; })) {}
-
-  Batch batch;
-  std::vector<Copy> copies;
-  std::size_t next = 0;   // the copy that is being cut, and
-  std::uint64_t done = 0; // how far
-  bool begun = false;     // its readers have been waited for
-};
-
-/// Bytes on their way to one contiguous range of the ring: a staging buffer that many threads fill, or, without a
-/// buffer, page-locked bytes that the link reads where they are.
-struct Load {
-  std::shared_ptr<Job> job;
-  std::byte* data = nullptr;
-  int buffer = -1;
-  std::uint64_t place = 0;
-  std::uint64_t bytes = 0;
-  bool last = false; // of its batch
-  int unfilled = 0;  // pieces; under the mutex of the pieces
-};
-
-struct Piece {
-  std::byte* dst;
-  const std::byte* src;
-  std::uint64_t bytes;
-  Load* load;
-};
+/// Where no buffers limit what is under way: at most so many loads.
+constexpr std::size_t kLoadsInPlace = 4;
 
 /// One issuing thread takes batches in order, cuts them into loads, and keeps as many loads filling as there are free
 /// buffers, over the borders of batches; filling threads take pieces of whatever load is open. Nobody waits at a
 /// barrier for the slowest thread.
 class StagedStore final : public Store {
  public:
-  StagedStore(Link& link, HostBytes host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging,
-              int threads)
+  StagedStore(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging,
+              int threads, FileReader* reader)
       : link_(link),
-        host_(std::move(host)),
-        direct_(std::move(direct)),
         ring_(ring),
-        staging_(staging),
+        reader_(reader),
+        cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
     try {
       for (int i = 0; i < threads; ++i) {
-        fillers_.emplace_back([this] { fill(); });
+        fillers_.push_back(start_thread("staging", [this] { fill(); }));
       }
-      issuer_ = std::thread([this] { run(); });
+      issuer_ = start_thread("staging", [this] { run(); });
     } catch (...) {
       stop();
       throw;
@@ -101,7 +49,14 @@ class StagedStore final : public Store {
     stop();
   }
 
+  /// The copies may be enqueued much later: by then lanes are farther, and must not be waited for that far.
   void issue(Batch batch) override {
+    for (const FencePtr& reader : batch.readers) {
+      try {
+        link_.settle(*reader);
+      } catch (const std::exception&) { // whoever waits for it will be told
+      }
+    }
     {
       const std::lock_guard lock(mutex_);
       batches_.push_back(std::move(batch));
@@ -118,16 +73,6 @@ class StagedStore final : public Store {
   void drain() override {
     std::unique_lock lock(mutex_);
     issued_.wait(lock, [&] { return pending_ == 0; });
-    // What is still being read by the link must not be freed with the buffers.
-    for (FencePtr& fence : sent_) {
-      if (fence) {
-        try {
-          link_.synchronize(*fence);
-        } catch (const std::exception&) { // a device that is gone reads nothing
-        }
-        fence.reset();
-      }
-    }
   }
 
  private:
@@ -137,11 +82,11 @@ class StagedStore final : public Store {
       stopping_ = true;
     }
     {
-      const std::lock_guard lock(pieces_mutex_);
-      pieces_stopping_ = true;
+      const std::lock_guard lock(open_mutex_);
+      fillers_stopping_ = true;
     }
     work_.notify_all();
-    pieces_ready_.notify_all();
+    opened_.notify_all();
     if (issuer_.joinable()) {
       issuer_.join();
     }
@@ -152,91 +97,132 @@ class StagedStore final : public Store {
 
   void run() {
     while (true) {
-      if (!loads_.empty() && is_filled(*loads_.front())) {
+      if (!loads_.empty() && loads_.front()->unfilled == 0) {
         send_oldest();
-      } else if (static_cast<int>(loads_.size()) < staging_.count && open_load()) {
+      } else if (may_open() && open_load()) {
         continue;
       } else if (!loads_.empty()) {
-        send_oldest();
-      } else {
-        std::unique_lock lock(mutex_);
-        work_.wait(lock, [&] { return stopping_ || !batches_.empty(); });
-        if (batches_.empty()) {
-          return;
-        }
+        await_filled(*loads_.front());
+      } else if (!await_work()) {
+        break;
+      } else if (!cutter_.fills_in_place() && sent_[next_buffer_]) {
+        await_buffer();
+      }
+    }
+    // What is still being read by the link must not be freed with the buffers.
+    for (std::size_t i = 0; i < sent_.size(); ++i, take_next_buffer()) {
+      if (sent_[next_buffer_]) {
+        await_buffer();
       }
     }
   }
 
-  /// Cuts the next load from the batches that wait, and hands its pieces to the filling threads. False when none waits.
+  /// False when there is none and will be none.
+  bool await_work() {
+    std::unique_lock lock(mutex_);
+    work_.wait(lock, [&] { return stopping_ || cutter_.has_more() || !batches_.empty(); });
+    return cutter_.has_more() || !batches_.empty();
+  }
+
+  /// True when the next staging buffer in turn is free: neither being filled nor, as far as can be seen without a wait,
+  /// being read by the link.
+  bool may_open() {
+    if (cutter_.fills_in_place()) {
+      return held_back_ ? !overlaps_open(*held_back_) : loads_.size() < kLoadsInPlace;
+    }
+    if (loads_.size() >= sent_.size()) {
+      return false;
+    }
+    if (sent_[next_buffer_] && link_.reached(*sent_[next_buffer_])) {
+      sent_[next_buffer_].reset();
+    }
+    return !sent_[next_buffer_];
+  }
+
+  void await_buffer() {
+    try {
+      link_.synchronize(*sent_[next_buffer_]);
+    } catch (const std::exception&) { // the next command tells it; a device that is gone reads nothing
+    }
+    sent_[next_buffer_].reset();
+  }
+
+  /// Where the ring is filled in place, loads are filled in any order: two for the same place must not be open at once.
+  /// (What was prefetched and is not wanted any more may be on its way still.)
+  bool overlaps_open(const Load& load) const {
+    return cutter_.fills_in_place() &&
+           std::any_of(loads_.begin(), loads_.end(), [&](const std::shared_ptr<Load>& other) {
+             return load.place < other->place + other->bytes && other->place < load.place + load.bytes;
+           });
+  }
+
+  /// Cuts the next load from the batches that wait, and lets the filling threads have its pieces. False when none
+  /// waits, or when it has to wait for another.
   bool open_load() {
-    if (!cutting_) {
+    if (held_back_) {
+      open(std::exchange(held_back_, nullptr));
+      return true;
+    }
+    if (!cutter_.has_more()) {
       const std::lock_guard lock(mutex_);
       if (batches_.empty()) {
         return false;
       }
-      cutting_ = std::make_shared<Job>(std::move(batches_.front()), host_, direct_);
+      cutter_.begin(std::move(batches_.front()));
       batches_.pop_front();
     }
-    Job& job = *cutting_;
-    loads_.push_back(std::make_unique<Load>());
-    Load& load = *loads_.back();
-    load.job = cutting_;
-    load.place = job.copies[job.next].place + job.done;
-    std::vector<Piece> pieces;
-    if (direct_[job.copies[job.next].first]) {
-      load.data = const_cast<std::byte*>(job.copies[job.next].src);
-      load.bytes = job.copies[job.next].bytes;
-      ++job.next;
-    } else {
-      load.buffer = next_buffer();
-      load.data = staging_.data + load.buffer * staging_.buffer_bytes;
-      while (job.next < job.copies.size() && load.bytes < staging_.buffer_bytes) {
-        const Copy& copy = job.copies[job.next];
-        if (copy.place + job.done != load.place + load.bytes || direct_[copy.first]) {
-          break;
-        }
-        const std::uint64_t bytes =
-            std::min(std::min(copy.bytes - job.done, staging_.buffer_bytes - load.bytes), kPieceBytes);
-        pieces.push_back({load.data + load.bytes, copy.src + job.done, bytes, &load});
-        load.bytes += bytes;
-        job.done += bytes;
-        if (job.done == copy.bytes) {
-          ++job.next;
-          job.done = 0;
-        }
-      }
+    if (!broken_.empty()) {
+      const Batch batch = cutter_.give_up();
+      fail(link_, batch, Error(broken_));
+      end(batch);
+      return true;
     }
-    load.last = job.next == job.copies.size();
-    if (load.last) {
-      cutting_.reset();
+    const std::shared_ptr<Load> load = cutter_.cut(next_buffer_);
+    if (load->buffer >= 0) {
+      take_next_buffer();
     }
-    {
-      const std::lock_guard lock(pieces_mutex_);
-      load.unfilled = static_cast<int>(pieces.size());
-      pieces_.insert(pieces_.end(), pieces.begin(), pieces.end());
+    if (overlaps_open(*load)) {
+      held_back_ = load;
+      return false;
     }
-    pieces_ready_.notify_all();
+    open(load);
     return true;
   }
 
-  void send_oldest() {
-    const std::unique_ptr<Load> load = std::move(loads_.front());
-    loads_.pop_front();
-    {
-      std::unique_lock lock(pieces_mutex_);
-      filled_.wait(lock, [&] { return load->unfilled == 0; });
+  void open(const std::shared_ptr<Load>& load) {
+    loads_.push_back(load);
+    if (load->unfilled > 0) {
+      {
+        const std::lock_guard lock(open_mutex_);
+        open_.push_back(load);
+      }
+      opened_.notify_all();
     }
+  }
+
+  void take_next_buffer() { next_buffer_ = (next_buffer_ + 1) % static_cast<int>(sent_.size()); }
+
+  void await_filled(const Load& load) {
+    std::unique_lock lock(open_mutex_);
+    filled_.wait(lock, [&] { return load.unfilled == 0; });
+  }
+
+  void send_oldest() {
+    const std::shared_ptr<Load> load = std::move(loads_.front());
+    loads_.pop_front();
     Job& job = *load->job;
     Arrival& arrival = *job.batch.arrival;
     if (arrival.failure.empty()) {
       try {
+        if (!load->failure.empty()) {
+          throw ArchiveError(load->failure);
+        }
         if (!job.begun) {
           wait_for_readers(link_, job.batch);
         }
         link_.copy(ring_ + load->place, load->data, load->bytes);
         if (load->buffer >= 0) {
-          sent_[load->buffer] = link_.record_arrived();
+          remember_sent(load->buffer);
         }
       } catch (const std::exception& error) {
         fail(link_, job.batch, error);
@@ -244,63 +230,109 @@ class StagedStore final : public Store {
       job.begun = true;
     }
     if (load->last) {
-      finish(link_, job.batch);
-      {
-        const std::lock_guard lock(mutex_);
-        --pending_;
-      }
-      issued_.notify_all();
+      end(job.batch);
     }
   }
 
-  /// The next staging buffer in turn, once the link has read what was in it.
-  int next_buffer() {
-    const int index = next_buffer_;
-    next_buffer_ = (next_buffer_ + 1) % staging_.count;
-    if (sent_[index]) {
+  /// The link reads the buffer from now on, until a fence. Where none can be had, nobody knows until when: then now is
+  /// waited for, and where that can not be, no buffer is filled ever again.
+  void remember_sent(int buffer) {
+    try {
+      sent_[buffer] = link_.record_arrived();
+    } catch (const std::exception& refused) {
       try {
-        link_.synchronize(*sent_[index]);
-      } catch (const std::exception&) { // the next command tells it, to whoever needs the bytes
+        link_.synchronize(*link_.record_arrived());
+      } catch (const std::exception&) {
+        broken_ = refused.what();
       }
-      sent_[index].reset();
+      throw;
     }
-    return index;
+  }
+
+  void end(const Batch& batch) {
+    finish(link_, batch);
+    {
+      const std::lock_guard lock(mutex_);
+      --pending_;
+    }
+    issued_.notify_all();
   }
 
   void fill() {
-    std::unique_lock lock(pieces_mutex_);
+    std::shared_ptr<Load> load;
     while (true) {
-      pieces_ready_.wait(lock, [&] { return pieces_stopping_ || !pieces_.empty(); });
-      if (pieces_.empty()) {
-        return;
+      if (!load) {
+        load = next_open();
+        if (!load) {
+          return;
+        }
       }
-      const Piece piece = pieces_.front();
-      pieces_.pop_front();
-      lock.unlock();
-      copy_past_cache(piece.dst, piece.src, piece.bytes);
-      lock.lock();
-      if (--piece.load->unfilled == 0) {
-        filled_.notify_one();
+      const std::size_t piece = load->taken++;
+      if (piece >= load->pieces.size()) {
+        load.reset();
+        continue;
+      }
+      const Piece& part = load->pieces[piece];
+      if (part.src.in_file()) {
+        read(load, part);
+      } else if (part.src.memory) {
+        std::memcpy(part.dst, part.src.memory, part.bytes);
+        fill_one(*load);
+      } else {
+        fill_one(*load); // what lies beyond the weight in the file
       }
     }
   }
 
-  bool is_filled(const Load& load) {
-    const std::lock_guard lock(pieces_mutex_);
-    return load.unfilled == 0;
+  void fill_one(Load& load) {
+    if (--load.unfilled == 0) {
+      {
+        const std::lock_guard lock(open_mutex_);
+      } // the issuer is not between its look and its wait
+      filled_.notify_all();
+    }
+  }
+
+  /// Ends on a thread of the reader, or here. The store is there until all loads are filled and the mutex is free.
+  void read(const std::shared_ptr<Load>& load, const Piece& piece) {
+    reader_->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
+      const std::lock_guard lock(open_mutex_);
+      if (!error.empty()) {
+        load->failure = error;
+      }
+      --load->unfilled;
+      filled_.notify_all();
+    });
+  }
+
+  /// A load with pieces that nobody has taken; waits for one. Null when the store is being destroyed.
+  std::shared_ptr<Load> next_open() {
+    std::unique_lock lock(open_mutex_);
+    while (true) {
+      while (!open_.empty() && open_.front()->taken >= open_.front()->pieces.size()) {
+        open_.pop_front();
+      }
+      if (!open_.empty()) {
+        return open_.front();
+      }
+      if (fillers_stopping_) {
+        return nullptr;
+      }
+      opened_.wait(lock);
+    }
   }
 
   Link& link_;
-  const HostBytes host_;
-  const std::vector<bool> direct_;
   std::byte* const ring_;
-  const StagingBuffers staging_;
+  FileReader* const reader_;
 
-  // The issuing thread's; drain() reads `sent_` when that thread has nothing to do.
+  // The issuing thread's.
+  LoadCutter cutter_;
   std::vector<FencePtr> sent_; // by buffer: after this the link has read it
   int next_buffer_ = 0;
-  std::shared_ptr<Job> cutting_;
-  std::deque<std::unique_ptr<Load>> loads_; // opened and not sent, oldest first
+  std::string broken_;                      // why no buffer may be filled any more; empty while they may
+  std::deque<std::shared_ptr<Load>> loads_; // opened and not sent, oldest first
+  std::shared_ptr<Load> held_back_;         // cut, for a place that an open one still writes
 
   std::mutex mutex_; // batches_, pending_, stopping_
   std::condition_variable work_;
@@ -309,11 +341,11 @@ class StagedStore final : public Store {
   int pending_ = 0;
   bool stopping_ = false;
 
-  std::mutex pieces_mutex_;
-  std::condition_variable pieces_ready_;
+  std::mutex open_mutex_; // open_, fillers_stopping_, failures of loads
+  std::condition_variable opened_;
   std::condition_variable filled_;
-  std::deque<Piece> pieces_;
-  bool pieces_stopping_ = false;
+  std::deque<std::shared_ptr<Load>> open_; // with pieces that nobody has taken
+  bool fillers_stopping_ = false;
 
   std::vector<std::thread> fillers_;
   std::thread issuer_;
@@ -321,9 +353,11 @@ class StagedStore final : public Store {
 
 } // namespace
 
-std::unique_ptr<Store> make_staged_store(Link& link, HostBytes host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads) {
-  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads);
+int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
+
+std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
+                                         StagingBuffers staging, int threads, FileReader* reader) {
+  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads, reader);
 }
 
 } // namespace offload

@@ -1,6 +1,7 @@
 #include <offload/stream/streamer.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
@@ -92,6 +93,9 @@ void Streamer::acquire(int lane, const Step& step) {
       self.blocked = false;
       check();
     }
+    if (scheduler_.starved(lane)) {
+      scheduler_.prefetch(lane, batches); // what fits beside the step that is in use now
+    }
     issue(batches);
     self.leases += static_cast<int>(step.size());
     self.executed.push_back(step);
@@ -102,7 +106,7 @@ void Streamer::acquire(int lane, const Step& step) {
   try {
     wait_arrived(lane, step, arrivals);
   } catch (...) {
-    release(lane, step.data(), step.size());
+    release(lane, step);
     const std::lock_guard lock(mutex_);
     scheduler_.abandon();
     throw;
@@ -113,10 +117,17 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
   for (std::size_t i = 0; i < step.size(); ++i) {
     const Arrival& arrival = *arrivals[i];
     if (!arrival.issued.load(std::memory_order_acquire)) {
+      const auto begin = std::chrono::steady_clock::now();
       config_.store->wait_issued(arrival);
+      const std::chrono::duration<double, std::micro> waited = std::chrono::steady_clock::now() - begin;
+      config_.link->note_thread_wait(waited.count());
     }
     if (!arrival.failure.empty()) {
-      throw Error("streaming " + config_.names[step[i]] + " failed: " + arrival.failure);
+      const std::string what = "streaming " + config_.names[step[i]] + " failed: " + arrival.failure;
+      if (arrival.of_archive) {
+        throw ArchiveError(what);
+      }
+      throw Error(what);
     }
     // Copies are in order, so a stream that waited for a later one has waited for this one.
     std::uint64_t& arrived = lanes_[lane].arrived;
@@ -127,7 +138,7 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
   }
 }
 
-void Streamer::release(int lane, const WeightId* weights, std::size_t count) noexcept {
+void Streamer::release(int lane, const Step& step) noexcept {
   FencePtr used;
   std::string failure;
   try {
@@ -136,10 +147,10 @@ void Streamer::release(int lane, const WeightId* weights, std::size_t count) noe
     failure = error.what();
   }
   const std::lock_guard lock(mutex_);
-  lanes_[lane].leases -= static_cast<int>(count);
+  lanes_[lane].leases -= static_cast<int>(step.size());
   if (used) {
-    for (std::size_t i = 0; i < count; ++i) {
-      scheduler_.release(lane, weights[i], used);
+    for (const WeightId weight : step) {
+      scheduler_.release(lane, weight, used);
     }
     std::vector<Batch> batches;
     scheduler_.prefetch(lane, batches);
@@ -163,8 +174,14 @@ std::uint64_t Streamer::misses() const {
   return scheduler_.misses();
 }
 
+std::vector<std::uint64_t> Streamer::layout() const {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.layout();
+}
+
 std::uint64_t Streamer::bytes_ahead() const {
   const std::lock_guard lock(mutex_);
+  config_.store->drain(); // what is on its way to the link has not been counted there
   return scheduler_.bytes_ahead();
 }
 

@@ -49,15 +49,18 @@ class Streamer {
   /// Throws Error when leases hold the ring, naming their weights, and when a copy fails, naming the weight.
   void acquire(int lane, const Step& step);
 
-  /// Ends leases; what reads the weights has been enqueued on the lane. Never throws: a device that refuses makes every
-  /// later call fail.
-  void release(int lane, const WeightId* weights, std::size_t count) noexcept;
+  /// Ends the leases of one acquire(); what reads the weights has been enqueued on the lane. Never throws: a device
+  /// that refuses makes every later call fail.
+  void release(int lane, const Step& step) noexcept;
 
   /// Where the bytes of a leased weight are on the device.
   std::byte* address(WeightId weight) const;
 
   std::uint64_t misses() const;
-  std::uint64_t bytes_ahead() const; ///< see Scheduler
+
+  /// See Scheduler. Waits until the link has what the store was given, so that both counts speak of the same bytes.
+  std::uint64_t bytes_ahead() const;
+  std::vector<std::uint64_t> layout() const;
 
  private:
   struct Lane {

@@ -4,7 +4,9 @@
 # CUDACXX or CUDAToolkit_ROOT; TORCH_CUDA_ARCH_LIST or CMAKE_CUDA_ARCHITECTURES. Else the virtual environment that tools/setup.sh
 # makes, ahead of what the system has, so that a build is the same on every machine.
 set(OFFLOAD_TORCH_VERSION 2.11)
-file(GLOB venv_packages "${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages")
+if(NOT DEFINED OFFLOAD_TORCH_PACKAGES)
+  file(GLOB OFFLOAD_TORCH_PACKAGES "${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages")
+endif()
 
 # --- CUDA. Before find_package(Torch), which would look for an nvcc of its own.
 set(nvcc_hint "${CMAKE_CUDA_COMPILER}$ENV{CUDACXX}")
@@ -15,7 +17,7 @@ endif()
 if(NOT nvcc_hint AND toolkit_hint)
   set(CMAKE_CUDA_COMPILER "${toolkit_hint}/bin/nvcc")
 elseif(NOT nvcc_hint)
-  foreach(packages IN LISTS venv_packages)
+  foreach(packages IN LISTS OFFLOAD_TORCH_PACKAGES)
     if(EXISTS "${packages}/nvidia/cu13/bin/nvcc")
       set(CMAKE_CUDA_COMPILER "${packages}/nvidia/cu13/bin/nvcc")
     endif()
@@ -53,7 +55,7 @@ find_library(CUDA_CUDART cudart NO_DEFAULT_PATH
 find_package(CUDAToolkit REQUIRED)
 
 # --- LibTorch. The version is checked before anything of another version is run.
-find_package(Torch 999999 QUIET CONFIG HINTS ${venv_packages}) # finds none, but notes what there is
+find_package(Torch 999999 QUIET CONFIG HINTS ${OFFLOAD_TORCH_PACKAGES}) # finds none, but notes what there is
 if(NOT Torch_CONSIDERED_CONFIGS)
   message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_VERSION}, built with CUDA: run tools/setup.sh, which installs "
     "it into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch.")

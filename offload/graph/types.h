@@ -1,0 +1,16 @@
+#pragma once
+
+#include <ATen/core/jit_type.h>
+
+namespace offload {
+
+/// False for a tensor, or none; true for what holds any number of them.
+bool is_container(const c10::TypePtr& type);
+
+/// A tensor, a list of tensors, and where either may be None.
+bool can_lease(const c10::TypePtr& type);
+
+/// Of a container: whether what can be taken out of it can be written itself.
+bool holds_containers(const c10::TypePtr& type);
+
+} // namespace offload

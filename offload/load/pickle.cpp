@@ -1,0 +1,381 @@
+#include <offload/load/pickle.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include <offload/error.h>
+
+namespace offload {
+
+namespace {
+
+constexpr int kMostDepth = 1000; // values are destroyed recursively
+constexpr std::size_t kMostDimensions = 64;
+
+/// As much of a value as is needed to follow tensors.
+struct Value;
+using ValuePtr = std::shared_ptr<Value>;
+struct Value {
+  enum class Kind { other, integer, text, tuple, global, storage } kind = Kind::other;
+  std::int64_t integer = 0;
+  std::string text;               // of a global: module, space, name
+  std::vector<ValuePtr> elements; // of a tuple
+  PickledStorage storage;
+  int depth = 1;
+  bool contained = false; // in another value, which counts on its depth
+};
+
+ValuePtr make_value(Value::Kind kind = Value::Kind::other, std::int64_t integer = 0, std::string text = {}) {
+  auto value = std::make_shared<Value>();
+  value->kind = kind;
+  value->integer = integer;
+  value->text = std::move(text);
+  return value;
+}
+
+/// Follows one pickle.
+class Walk {
+ public:
+  Walk(std::string_view bytes, const std::string& name) : bytes_(bytes), name_(name) {}
+
+  std::optional<PickleSummary> run() {
+    if (byte() != 0x80 || byte() != 2) {
+      refuse("is no pickle of protocol 2");
+    }
+    while (true) {
+      const unsigned char code = byte();
+      if (code == '.') {
+        if (stack_.size() != 1 || !marks_.empty()) {
+          refuse("ends in the middle of a value");
+        }
+        return std::move(summary_);
+      }
+      if (!step(code)) {
+        return std::nullopt;
+      }
+    }
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw ArchiveError("record " + name_ + " " + what + ", at byte " + std::to_string(at_));
+  }
+
+  std::string_view take(std::uint64_t count) {
+    if (bytes_.size() - at_ < count) {
+      refuse("is cut short");
+    }
+    const std::string_view taken = bytes_.substr(at_, count);
+    at_ += count;
+    return taken;
+  }
+  unsigned char byte() { return static_cast<unsigned char>(take(1)[0]); }
+  template <typename Number>
+  Number number() {
+    Number number;
+    std::memcpy(&number, take(sizeof number).data(), sizeof number);
+    return number;
+  }
+  std::string line() {
+    const std::size_t end = bytes_.find('\n', at_);
+    if (end == std::string_view::npos) {
+      refuse("is cut short");
+    }
+    const std::string text(take(end - at_));
+    take(1);
+    return text;
+  }
+
+  /// Values may be taken as far as the last mark.
+  ValuePtr pop() {
+    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) {
+      refuse("takes a value that is not there");
+    }
+    ValuePtr value = std::move(stack_.back());
+    stack_.pop_back();
+    return value;
+  }
+  const ValuePtr& top() {
+    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) {
+      refuse("takes a value that is not there");
+    }
+    return stack_.back();
+  }
+  std::vector<ValuePtr> pop_to_mark() {
+    if (marks_.empty()) {
+      refuse("ends a group that has not begun");
+    }
+    const auto begin = stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back());
+    std::vector<ValuePtr> values(begin, stack_.end());
+    stack_.erase(begin, stack_.end());
+    marks_.pop_back();
+    return values;
+  }
+  void push(ValuePtr value) { stack_.push_back(std::move(value)); }
+
+  void put_into(Value& container, const std::vector<ValuePtr>& values) {
+    if (container.contained && !values.empty()) {
+      refuse("changes a value after it was put into another");
+    }
+    for (const ValuePtr& value : values) {
+      value->contained = true;
+      container.depth = std::max(container.depth, value->depth + 1);
+    }
+    if (container.depth > kMostDepth) {
+      refuse("nests too deep");
+    }
+  }
+  void push_container_of(const std::vector<ValuePtr>& values) {
+    push(make_value());
+    put_into(*stack_.back(), values);
+  }
+  void push_tuple(std::vector<ValuePtr> elements) {
+    push(make_value(Value::Kind::tuple));
+    put_into(*stack_.back(), elements);
+    stack_.back()->elements = std::move(elements);
+  }
+  void push_tuple_of(int count) {
+    std::vector<ValuePtr> elements(count);
+    for (int i = count - 1; i >= 0; --i) {
+      elements[i] = pop();
+    }
+    push_tuple(std::move(elements));
+  }
+  void put(std::uint64_t id) {
+    if (id > memo_.size()) { // writers count up; a gap would be filled
+      refuse("numbers a value " + std::to_string(id) + " where the next is " + std::to_string(memo_.size()));
+    }
+    if (id == memo_.size()) {
+      memo_.emplace_back();
+    }
+    memo_[id] = top();
+  }
+  void get(std::uint64_t id) {
+    if (id >= memo_.size()) {
+      refuse("names value " + std::to_string(id) + " of " + std::to_string(memo_.size()));
+    }
+    push(memo_[id]);
+  }
+
+  /// False when the code is not known here.
+  bool step(unsigned char code) {
+    switch (code) {
+      case ']':
+      case '}':
+      case 'N':
+      case 0x88:
+      case 0x89:
+        push(make_value());
+        return true;
+      case ')':
+        push_tuple({});
+        return true;
+      case 'q':
+        put(number<std::uint8_t>());
+        return true;
+      case 'r':
+        put(number<std::uint32_t>());
+        return true;
+      case 'h':
+        get(number<std::uint8_t>());
+        return true;
+      case 'j':
+        get(number<std::uint32_t>());
+        return true;
+      case '(':
+        marks_.push_back(stack_.size());
+        return true;
+      case 'K':
+        push(make_value(Value::Kind::integer, number<std::uint8_t>()));
+        return true;
+      case 'M':
+        push(make_value(Value::Kind::integer, number<std::uint16_t>()));
+        return true;
+      case 'J':
+        push(make_value(Value::Kind::integer, number<std::int32_t>()));
+        return true;
+      case 0x8a: {
+        const int bytes = number<std::uint8_t>();
+        if (bytes != 8) {
+          refuse("holds an integer of " + std::to_string(bytes) + " bytes");
+        }
+        push(make_value(Value::Kind::integer, number<std::int64_t>()));
+        return true;
+      }
+      case 'G':
+        number<double>();
+        push(make_value());
+        return true;
+      case 'X': {
+        const auto bytes = number<std::uint32_t>();
+        push(make_value(Value::Kind::text, 0, std::string(take(bytes))));
+        return true;
+      }
+      case 't':
+        push_tuple(pop_to_mark());
+        return true;
+      case 0x85:
+      case 0x86:
+      case 0x87:
+        push_tuple_of(code - 0x84);
+        return true;
+      case 'e': {
+        const auto values = pop_to_mark();
+        put_into(*top(), values);
+        return true;
+      }
+      case 'a': {
+        const ValuePtr value = pop();
+        put_into(*top(), {value});
+        return true;
+      }
+      case 'l':
+      case 'd': {
+        const auto values = pop_to_mark();
+        check_pairs(code == 'd', values);
+        push_container_of(values);
+        return true;
+      }
+      case 'u': {
+        const auto values = pop_to_mark();
+        check_pairs(true, values);
+        put_into(*top(), values);
+        return true;
+      }
+      case 's': {
+        const ValuePtr value = pop();
+        const ValuePtr key = pop();
+        put_into(*top(), {key, value});
+        return true;
+      }
+      case 'c': {
+        const std::string module = line();
+        const std::string global = module + " " + line();
+        summary_.globals.insert(global);
+        push(make_value(Value::Kind::global, 0, global));
+        return true;
+      }
+      case 0x81: // makes an object of a class and an empty tuple
+        pop();
+        top();
+        return true;
+      case 'b':
+      case 'R':
+        apply();
+        return true;
+      case 'Q':
+        push_storage(pop());
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  void check_pairs(bool pairs, const std::vector<ValuePtr>& values) const {
+    if (pairs && values.size() % 2 != 0) {
+      refuse("holds a key without a value");
+    }
+  }
+
+  /// What a reader calls a function of, or fills an object with.
+  void apply() {
+    const ValuePtr argument = pop();
+    const ValuePtr function = pop();
+    if (function->kind != Value::Kind::global) {
+      refuse("calls what is no function");
+    }
+    if (function->text == "torch._utils _rebuild_tensor_v2") {
+      check_tensor(*argument);
+    }
+    push_container_of({argument});
+  }
+
+  void push_storage(const ValuePtr& id) {
+    const auto& parts = id->elements;
+    if (id->kind != Value::Kind::tuple || parts.size() < 5 || parts[0]->text != "storage" ||
+        parts[1]->kind != Value::Kind::global || parts[2]->kind != Value::Kind::text ||
+        parts[3]->kind != Value::Kind::text || parts[4]->kind != Value::Kind::integer || parts[4]->integer < 0) {
+      refuse("refers to a storage in a way that is not known");
+    }
+    const std::string& type = parts[1]->text;
+    const ValuePtr value = make_value(Value::Kind::storage);
+    value->storage = {parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)};
+    summary_.storages.push_back(value->storage);
+    push(value);
+  }
+
+  /// (storage, offset, sizes, strides, ...), in elements.
+  void check_tensor(const Value& arguments) {
+    const auto& parts = arguments.elements;
+    if (arguments.kind != Value::Kind::tuple || parts.size() < 4 || parts[0]->kind != Value::Kind::storage ||
+        parts[1]->kind != Value::Kind::integer || parts[2]->kind != Value::Kind::tuple ||
+        parts[3]->kind != Value::Kind::tuple || parts[2]->elements.size() != parts[3]->elements.size()) {
+      refuse("makes a tensor in a way that is not known");
+    }
+    const auto& sizes = parts[2]->elements;
+    const auto& strides = parts[3]->elements;
+    const auto is_count = [](const ValuePtr& v) { return v->kind == Value::Kind::integer && v->integer >= 0; };
+    if (parts[1]->integer < 0 || sizes.size() > kMostDimensions || !std::all_of(sizes.begin(), sizes.end(), is_count) ||
+        !std::all_of(strides.begin(), strides.end(), is_count)) {
+      refuse("makes a tensor of sizes that are none");
+    }
+    const PickledStorage& storage = parts[0]->storage;
+    if (std::any_of(sizes.begin(), sizes.end(), [](const ValuePtr& size) { return size->integer == 0; })) {
+      return;
+    }
+    auto last = static_cast<unsigned __int128>(parts[1]->integer); // of 126 bits at most before it is refused
+    for (std::size_t i = 0; i < sizes.size() && last < storage.numel; ++i) {
+      last += static_cast<unsigned __int128>(sizes[i]->integer - 1) * static_cast<std::uint64_t>(strides[i]->integer);
+    }
+    if (last >= storage.numel) {
+      refuse("makes a tensor that is larger than its storage " + storage.key);
+    }
+  }
+
+  const std::string_view bytes_;
+  const std::string& name_;
+  std::uint64_t at_ = 0;
+  std::vector<ValuePtr> stack_;
+  std::vector<std::size_t> marks_;
+  std::vector<ValuePtr> memo_;
+  PickleSummary summary_;
+};
+
+} // namespace
+
+std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name) {
+  return Walk(bytes, name).run();
+}
+
+std::uint64_t element_bytes(std::string_view type) {
+  static const std::map<std::string_view, std::uint64_t> kBytes = {
+      {"BoolStorage", 1},
+      {"ByteStorage", 1},
+      {"CharStorage", 1},
+      {"ShortStorage", 2},
+      {"IntStorage", 4},
+      {"LongStorage", 8},
+      {"UInt16Storage", 2},
+      {"UInt32Storage", 4},
+      {"UInt64Storage", 8},
+      {"HalfStorage", 2},
+      {"BFloat16Storage", 2},
+      {"FloatStorage", 4},
+      {"DoubleStorage", 8},
+      {"ComplexHalfStorage", 4},
+      {"ComplexFloatStorage", 8},
+      {"ComplexDoubleStorage", 16},
+      {"Float8_e5m2Storage", 1},
+      {"Float8_e4m3fnStorage", 1},
+      {"Float8_e5m2fnuzStorage", 1},
+      {"Float8_e4m3fnuzStorage", 1},
+      {"Float8_e8m0fnuStorage", 1},
+  };
+  const auto known = kBytes.find(type);
+  return known == kBytes.end() ? 0 : known->second;
+}
+
+} // namespace offload

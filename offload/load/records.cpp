@@ -1,0 +1,128 @@
+#include <offload/load/records.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <string_view>
+
+#include <offload/error.h>
+
+namespace offload {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& remedy) {
+  throw ArchiveError(path + ": is " + what + ", not a TorchScript archive; " + remedy);
+}
+
+/// What files begin with that are taken for archives.
+void look_at_beginning(const std::string& path, std::string_view bytes) {
+  const auto begins_with = [&](std::string_view magic) { return bytes.starts_with(magic); };
+  const std::string into_model = std::string("load the tensors into their model and export that: ") + kExport;
+  if (begins_with("PK\3\4")) {
+    return;
+  }
+  if (bytes.size() > 8 && bytes[8] == '{') { // eight bytes of length, then JSON
+    refuse(path, "a safetensors file",
+           "load the tensors into their model, model.load_state_dict(safetensors.torch.load_file(path)), and export "
+           "that: " +
+               std::string(kExport));
+  }
+  if (begins_with("GGUF")) {
+    refuse(path, "a GGUF file", into_model);
+  }
+  if (begins_with("\x89HDF")) {
+    refuse(path, "an HDF5 file", into_model);
+  }
+  if (begins_with("\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.")) {
+    refuse(path, "what torch.save wrote before PyTorch 1.6",
+           std::string("load it in Python with torch.load, and export the model: ") + kExport);
+  }
+  if (begins_with("\x80")) {
+    refuse(path, "a pickle", std::string("load it in Python, and export the model: ") + kExport);
+  }
+  throw ArchiveError(path + ": is not a TorchScript archive; make one with " + kExport);
+}
+
+/// Refuses what can not be an archive, with the reason that a reader of zip files would hide.
+std::shared_ptr<const File> open_file(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    throw ArchiveError(path + ": no such file");
+  }
+  if (fs::is_directory(status)) {
+    throw ArchiveError(path + ": is a directory, not a TorchScript archive");
+  }
+  if (!fs::is_regular_file(status)) { // opening one may wait for ever
+    throw ArchiveError(path + ": is not a regular file, so not a TorchScript archive");
+  }
+  auto file = std::make_shared<const File>(path);
+  if (file->size() == 0) {
+    throw ArchiveError(path + ": is empty");
+  }
+  std::array<char, 64> bytes{};
+  const std::uint64_t count = std::min<std::uint64_t>(file->size(), bytes.size());
+  file->read(bytes.data(), 0, count);
+  look_at_beginning(path, {bytes.data(), count});
+  return file;
+}
+
+} // namespace
+
+Records::Records(const std::string& path) : file_(open_file(path)), records_(read_zip_directory(*file_)) {
+  const std::string folder = records_.empty() ? "" : records_[0].name.substr(0, records_[0].name.find('/') + 1);
+  if (folder.empty()) {
+    refuse(path, "a zip file of another kind", std::string("make one with ") + kExport);
+  }
+  for (std::size_t i = 0; i < records_.size(); ++i) {
+    if (records_[i].name.starts_with(folder)) {
+      numbers_.emplace(records_[i].name.substr(folder.size()), i);
+    }
+  }
+  look_at_kind();
+}
+
+std::optional<std::size_t> Records::find(const std::string& name) const {
+  const auto found = numbers_.find(name);
+  return found == numbers_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::string Records::read(const std::string& name) const {
+  const auto number = find(name);
+  return number ? read_zip_record(*file_, records_[*number]) : "";
+}
+
+/// Refuses zip files of other kinds that PyTorch writes.
+void Records::look_at_kind() const {
+  if (read("byteorder") == "big") {
+    throw ArchiveError(path() + ": was written on a big-endian machine, which this one can not read: export " +
+                       "the model on a little-endian one");
+  }
+  if (has("constants.pkl") || has("model.json")) { // the latter before PyTorch 1.4
+    return;
+  }
+  const auto any = [&](std::string_view part) {
+    return std::any_of(records_.begin(), records_.end(),
+                       [&](const ZipRecord& record) { return record.name.find(part) != std::string::npos; });
+  };
+  if (any("archive_format") || any("serialized_exported_program") || (any("models/") && any(".json"))) {
+    refuse(path(), "a program of torch.export (.pt2)",
+           std::string("export the model that it was made of as TorchScript: ") + kExport);
+  }
+  if (!has("data.pkl")) {
+    refuse(path(), "a zip file of another kind", std::string("make one with ") + kExport);
+  }
+  const std::string pickle = read("data.pkl");
+  // A pickled module names the class of the model; a state dict names containers and tensors only.
+  if (pickle.find("_modules") != std::string_view::npos && pickle.find("_parameters") != std::string_view::npos) {
+    refuse(path(), "a pickled nn.Module",
+           std::string("load it in Python, model = torch.load(path, weights_only=False), and export it: ") + kExport);
+  }
+  refuse(
+      path(), "a state dict, or other values that torch.save wrote",
+      std::string("load them into their model, model.load_state_dict(torch.load(path)), and export that: ") + kExport);
+}
+
+} // namespace offload

@@ -1,0 +1,388 @@
+// How a module is called; see module_impl.h.
+
+#include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+#include <c10/util/hash.h>
+
+#include <algorithm>
+#include <numeric>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+
+#include <offload/graph/values.h>
+#include <offload/module_impl.h>
+
+namespace offload {
+
+const LoweredMethod& Module::Impl::method(const std::string& name) const {
+  const auto found = program_.methods.find(name);
+  if (found == program_.methods.end()) {
+    std::string names;
+    for (const auto& [other, lowered] : program_.methods) {
+      names += (names.empty() ? "" : ", ") + other;
+    }
+    throw InputError("the module has no method '" + name + "'" + (names.empty() ? "" : ": it has " + names));
+  }
+  return found->second;
+}
+
+const c10::FunctionSchema& Module::Impl::schema(const std::string& name) const { return method(name).schema; }
+
+namespace {
+
+/// Tensors on another device would fail deep in the model; here the argument can be named.
+void check_device(const c10::IValue& value, const std::string& argument, c10::Device device) {
+  if (value.isTensor()) {
+    const at::Tensor& tensor = value.toTensor();
+    const bool scalar_on_host = tensor.defined() && tensor.dim() == 0 && tensor.device().is_cpu();
+    if (tensor.defined() && tensor.device() != device && !scalar_on_host) {
+      throw InputError("argument '" + argument + "' is on " + tensor.device().str() + ", the module runs on " +
+                       device.str() + ": move it there with to()");
+    }
+  } else if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      check_device(element, argument, device);
+    }
+  } else if (value.isList()) {
+    for (const c10::IValue& element : value.toListRef()) {
+      check_device(element, argument, device);
+    }
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      check_device(entry.value(), argument, device);
+    }
+  }
+}
+
+/// The same for values that are alike in what decides the memory of a call.
+std::size_t shape_of(const c10::IValue& value) {
+  std::size_t shape = std::hash<std::string>()(value.tagKind());
+  const auto add = [&shape](std::size_t more) { shape = c10::hash_combine(shape, more); };
+  if (value.isTensor() && value.toTensor().defined()) {
+    const at::Tensor& tensor = value.toTensor();
+    add(static_cast<std::size_t>(tensor.scalar_type()));
+    if (tensor.layout() == at::kStrided) {
+      for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
+        add(static_cast<std::size_t>(tensor.size(dim)));
+        add(static_cast<std::size_t>(tensor.stride(dim)));
+      }
+    }
+  } else if (value.isInt() || value.isBool()) {
+    add(static_cast<std::size_t>(value.isInt() ? value.toInt() : static_cast<std::int64_t>(value.toBool())));
+  } else if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      add(shape_of(element));
+    }
+  } else if (value.isList()) {
+    for (const c10::IValue& element : value.toListRef()) {
+      add(shape_of(element));
+    }
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      add(shape_of(entry.value()));
+    }
+  }
+  return shape;
+}
+
+/// `stack` begins with the module, which is the same for all calls.
+std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack) {
+  std::size_t shape = std::hash<std::string>()(method);
+  for (std::size_t i = 1; i < stack.size(); ++i) {
+    shape = c10::hash_combine(shape, stack[i].isObject() ? 0 : shape_of(stack[i]));
+  }
+  return shape;
+}
+
+} // namespace
+
+std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
+                                                  const Kwargs& kwargs) const {
+  std::vector<c10::IValue> stack = {module_._ivalue()};
+  stack.insert(stack.end(), std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
+  try {
+    method.schema.checkAndNormalizeInputs(stack, kwargs);
+  } catch (const c10::Error& error) {
+    throw InputError(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    throw InputError(error.what());
+  }
+  for (std::size_t i = 1; i < stack.size(); ++i) {
+    check_device(stack[i], method.schema.arguments()[i].name(), device_);
+  }
+  if (method.takes_constants) {
+    stack.emplace_back(program_.holders.back()._ivalue());
+  }
+  return stack;
+}
+
+c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
+  const LoweredMethod& lowered = method(name);
+  std::vector<c10::IValue> stack = make_stack(lowered, std::move(inputs), kwargs);
+  while (true) {
+    {
+      const LaneVisit visit(*gate_);
+      bool ready = false;
+      {
+        const std::lock_guard lock(mutex_);
+        ready = settled_;
+      }
+      if (ready) {
+        return run_on(visit.lane(), name, std::move(stack), nullptr);
+      }
+    }
+    const LoneVisit alone(*gate_);
+    if (settled_) {
+      continue; // somebody else was first
+    }
+    const auto before = std::make_tuple(activations_, measured_, planned_method_);
+    try {
+      c10::IValue output = measure(name, std::move(stack));
+      require_minimum();
+      settle();
+      return output;
+    } catch (...) {
+      std::tie(activations_, measured_, planned_method_) = before;
+      throw;
+    }
+  }
+}
+
+/// A call that shows what calls need. The caller holds all lanes.
+c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IValue> stack) {
+  const std::uint64_t least = minimum() - fixed_ - reserve();
+  const std::uint64_t rest = vram_ - fixed_;
+  Lanes& lanes = engine_->lanes();
+  // Half of what is over the minimum makes streaming smoother, unless activations that find no room cannot be measured.
+  const std::uint64_t spare = may_overflow_ && rest > least + reserve() ? (rest - least - reserve()) / 2 : 0;
+  const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+  const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
+  const std::uint64_t ring = least + more / granularity(device_) * granularity(device_);
+  lanes.set_capacity({}, activations_.state);
+  install({std::vector<bool>(bytes_.size(), false), ring});
+  const std::size_t shape = shape_of_call(name, stack);
+  {
+    const std::lock_guard lock(mutex_);
+    plan_.residency = {std::vector<bool>(bytes_.size(), false), ring};
+    sequences_.clear();
+    sequences_by_shape_.clear();
+  }
+  std::vector<LeasedStep> trace;
+  MeasuredCall measured;
+  const auto end_measuring = [&] {
+    note_peak();
+    measured = lanes.end_measuring();
+  };
+  lanes.begin_measuring(rest - engine_->slab_bytes(), may_overflow_);
+  c10::IValue output;
+  try {
+    output = run_on(0, name, std::move(stack), &trace);
+  } catch (...) {
+    end_measuring();
+    throw;
+  }
+  end_measuring();
+  if (device_.is_cuda()) {
+    activations_.add(shape, std::move(measured));
+  }
+  measured_[name] = std::move(trace);
+  planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : name;
+  return output;
+}
+
+/// Refuses the budget if the calls that were measured do not fit it.
+void Module::Impl::require_minimum() const {
+  const std::uint64_t least = minimum();
+  if (vram_ >= least) {
+    return;
+  }
+  throw BudgetError((measured_.empty() ? "" : "activations and workspaces take " + format_bytes(reserve()) + ": ") +
+                        "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
+                        " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
+                    least);
+}
+
+void Module::Impl::refuse_activations(std::uint64_t refused) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t needed = minimum() + align_up(refused, kDeviceGranularity) * static_cast<std::uint64_t>(lanes_);
+  settled_ = false; // the next call is measured anew, with all the budget that there is
+  throw BudgetError("activations and workspaces of this call go over the reserve of " + format_bytes(reserve()) +
+                        " in a vram_budget of " + format_bytes(vram_) + ": it takes up to " + std::to_string(needed) +
+                        " bytes; the next call is measured anew. Name such a call in example_calls to plan for it",
+                    needed);
+}
+
+namespace {
+
+/// Autocast keeps what it casts, and with it the weights that were cast, for later calls: of leases there is no later.
+class NoAutocastCache {
+ public:
+  NoAutocastCache() : before_(at::autocast::is_autocast_cache_enabled()) {
+    at::autocast::set_autocast_cache_enabled(false);
+  }
+  ~NoAutocastCache() { at::autocast::set_autocast_cache_enabled(before_); }
+  NoAutocastCache(const NoAutocastCache&) = delete;
+  NoAutocastCache& operator=(const NoAutocastCache&) = delete;
+
+ private:
+  const bool before_;
+};
+
+} // namespace
+
+c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<c10::IValue> stack,
+                                 std::vector<LeasedStep>* trace) {
+  Streamer& streamer = engine_->streamer();
+  const std::vector<c10::IValue> inputs(stack.begin() + 1,
+                                        stack.end()); // read by the lane until the caller's stream waits
+  const std::size_t shape = shape_of_call(name, stack);
+  const auto expected = sequence_of(name, shape);
+  c10::IValue output;
+  Sequence executed;
+  engine_->lanes().take_refused(lane);
+  try {
+    const at::NoGradGuard no_grad;
+    const NoAutocastCache no_cache;
+    const auto call = engine_->lanes().enter(lane);
+    const WeightLender::Scope scope(engine_->lender(), lane, trace);
+    streamer.begin(lane, expected);
+    try {
+      output = take_out(*call, run_code(codes_.at(name), std::move(stack)), inputs);
+      stack.clear();
+    } catch (const std::exception& error) {
+      streamer.end(lane);
+      if (scope.archive_failed()) {
+        throw ArchiveError(error.what());
+      }
+      throw;
+    }
+    executed = streamer.end(lane);
+  } catch (const std::exception& error) {
+    // The interpreter gives errors of operators a type of its own: the text is what is left of an OutOfMemoryError.
+    const std::uint64_t refused = engine_->lanes().take_refused(lane);
+    if (refused > 0 && std::string_view(error.what()).find("out of memory") != std::string_view::npos) {
+      refuse_activations(refused);
+    }
+    throw;
+  }
+  auto next = expected;
+  {
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+    if (executed != *expected) {
+      next = std::make_shared<const Sequence>(std::move(executed));
+    }
+    note_sequence(name, shape, next);
+  }
+  if (!trace) {
+    streamer.expect(lane, next);
+  }
+  note_peak();
+  return output;
+}
+
+namespace {
+
+/// Lists and dicts below `value`.
+void find_containers(const c10::IValue& value, std::unordered_set<const void*>& found) {
+  if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      find_containers(element, found);
+    }
+  } else if (value.isTensorList() || value.isGenericDict() || (value.isList() && !value.isIntList())) {
+    if (!found.insert(value.internalToPointer()).second) {
+      return;
+    }
+    if (value.isGenericDict()) {
+      for (const auto& entry : value.toGenericDict()) {
+        find_containers(entry.value(), found);
+      }
+    } else {
+      for (const c10::IValue& element : value.toListRef()) {
+        find_containers(element, found);
+      }
+    }
+  }
+}
+
+} // namespace
+
+/// What the call has put into the module moves out of the lane's memory.
+void Module::Impl::keep_state(Lanes::Call& call) {
+  if (!program_.writes_state || !device_.is_cuda()) {
+    return;
+  }
+  std::vector<at::Tensor> written;
+  std::unordered_map<const void*, std::size_t> positions;
+  for (const torch::jit::Module& holder : program_.holders) {
+    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+      if (is_weight_like(tensor) && !placeholder_record(tensor) && engine_->lanes().owns(tensor.storage().data()) &&
+          positions.emplace(tensor.unsafeGetTensorImpl(), written.size()).second) {
+        written.push_back(tensor);
+      }
+    });
+  }
+  if (written.empty()) {
+    return;
+  }
+  const std::vector<at::Tensor> kept = call.keep(written);
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+    const auto position = positions.find(tensor.unsafeGetTensorImpl());
+    return position == positions.end() ? tensor : kept[position->second];
+  });
+}
+
+/// Copies what must not leave the call: memory of its lane, of leases, and weights themselves. It may leave through
+/// `inputs`, too: the containers among them belong to the caller, and the model may have put tensors into them.
+c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
+                                   const std::vector<c10::IValue>& inputs) {
+  std::vector<c10::IValue> values = {output};
+  std::unordered_set<const void*> callers;
+  for (const c10::IValue& input : inputs) {
+    const std::size_t before = callers.size();
+    find_containers(input, callers);
+    if (callers.size() > before) {
+      values.push_back(input);
+    }
+  }
+  const auto belongs_to_caller = [&](const c10::IValue& value) { return callers.count(value.internalToPointer()) > 0; };
+  const auto must_be_copied = [&](const at::Tensor& tensor) {
+    if (!is_weight_like(tensor) || tensor.numel() == 0) {
+      return false;
+    }
+    const void* address = tensor.storage().data();
+    const Lanes& lanes = engine_->lanes();
+    return engine_->owns(address) || fixed_memory_.contains(address) || lanes.owns(address) || lanes.keeps(address);
+  };
+  std::vector<at::Tensor> inner;
+  std::unordered_map<const void*, std::size_t> copied; // their positions: one may be met several times
+  for (c10::IValue& value : values) {
+    value = map_tensors(
+        value,
+        [&](const at::Tensor& tensor) {
+          const at::Tensor filled = placeholder_record(tensor) ? host_copy(tensor).to(device_) : tensor;
+          if (must_be_copied(filled) && copied.emplace(filled.unsafeGetTensorImpl(), inner.size()).second) {
+            inner.push_back(filled);
+          }
+          return filled;
+        },
+        belongs_to_caller);
+  }
+  keep_state(call);
+  const std::vector<at::Tensor> outer = call.leave(inner);
+  for (c10::IValue& value : values) {
+    value = map_tensors(
+        value,
+        [&](const at::Tensor& tensor) {
+          const auto copy = copied.find(tensor.unsafeGetTensorImpl());
+          return copy == copied.end() ? tensor : outer[copy->second];
+        },
+        belongs_to_caller);
+  }
+  return values.front();
+}
+
+} // namespace offload

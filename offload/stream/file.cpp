@@ -1,0 +1,73 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <offload/error.h>
+#include <offload/stream/file.h>
+
+namespace offload {
+
+File::File(std::string path) : path_(std::move(path)) {
+  descriptor_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor_ < 0) {
+    throw ArchiveError(path_ + ": can not be opened: " + std::strerror(errno));
+  }
+  struct stat status{};
+  if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    close(descriptor_);
+    throw ArchiveError(path_ + ": is not a regular file");
+  }
+  size_ = static_cast<std::uint64_t>(status.st_size);
+  modified_ = status.st_mtim;
+  // By its descriptor: the name may be another file's by now.
+  direct_ = open(("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+}
+
+File::~File() {
+  if (direct_ >= 0) {
+    close(direct_);
+  }
+  close(descriptor_);
+}
+
+void File::read(void* dst, std::uint64_t offset, std::uint64_t bytes) const {
+  auto* to = static_cast<std::byte*>(dst);
+  while (bytes > 0) {
+    const ssize_t got = pread(descriptor_, to, std::min<std::uint64_t>(bytes, 1ULL << 30), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      throw ArchiveError(explain(offset, bytes, got < 0 ? -errno : 0));
+    }
+    to += got;
+    offset += static_cast<std::uint64_t>(got);
+    bytes -= static_cast<std::uint64_t>(got);
+  }
+}
+
+std::string File::explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const {
+  const std::string where = path_ + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset);
+  return result < 0 ? where + " can not be read: " + std::strerror(static_cast<int>(-result))
+                    : where + " are not there: the file was cut short";
+}
+
+void File::check_unchanged() const {
+  struct stat status{};
+  if (fstat(descriptor_, &status) != 0) {
+    throw ArchiveError(path_ + ": can not be looked at: " + std::strerror(errno));
+  }
+  if (static_cast<std::uint64_t>(status.st_size) != size_) {
+    throw ArchiveError(path_ + ": was changed while it was in use: it had " + std::to_string(size_) +
+                       " bytes and has " + std::to_string(status.st_size) + "; load it anew");
+  }
+  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec) {
+    throw ArchiveError(path_ + ": was changed while it was in use: load it anew");
+  }
+}
+
+} // namespace offload

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+namespace offload {
+
+/// A regular file that is read by offset, never through a mapping: a file that shrinks or a disk that fails is then an
+/// error, and no signal. It stays the file that was opened, also when another takes its name. Any thread may call.
+class File {
+ public:
+  /// Throws ArchiveError.
+  explicit File(std::string path);
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::uint64_t size() const { return size_; }
+
+  /// For reads past the page cache; -1 where the file system has none.
+  int direct_descriptor() const { return direct_; }
+  int descriptor() const { return descriptor_; }
+
+  /// Reads all of [offset, offset + bytes). Throws ArchiveError when the file ends before, or can not be read.
+  void read(void* dst, std::uint64_t offset, std::uint64_t bytes) const;
+
+  /// Throws ArchiveError when the file is no longer what it was when it was opened, by size and time.
+  void check_unchanged() const;
+
+  /// The error for a read that failed: `result` as the system gave it, a negative error number, or too few bytes.
+  std::string explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const;
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+  int direct_ = -1;
+  std::uint64_t size_ = 0;
+  timespec modified_{};
+};
+
+} // namespace offload

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <offload/stream/disk.h>
+
+namespace offload {
+
+/// Brings ranges of a file to memory, several at a time: from the page cache where it has them, else past it, so that
+/// memory is what we count and not what the cache keeps. Any thread may call.
+class FileReader {
+ public:
+  /// One read; longer ranges are for the caller to cut.
+  static constexpr std::uint64_t kMostBytes = 1ULL << 20;
+  static constexpr int kReadsInFlight = 8;
+
+  /// Memory that it holds: reads past the cache go to buffers that are aligned, and are copied from there.
+  static constexpr std::uint64_t kBufferBytes = kMostBytes + 2 * kDiskBlock;
+  static constexpr std::uint64_t kBytesHeld = kReadsInFlight * kBufferBytes;
+
+  FileReader(std::shared_ptr<const File> file, std::unique_ptr<Disk> disk);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+
+  /// Empty when all went well.
+  using Done = std::function<void(const std::string& error)>;
+
+  /// Reads [offset, offset + bytes), at most kMostBytes, into `dst`. `done` is called once, before this function
+  /// returns or later from another thread; until then `dst` belongs to the reader. Waits while as many reads are in
+  /// flight as may be.
+  void read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done);
+
+  /// Reads a range of any length and waits for it. Throws ArchiveError.
+  void read_all(std::byte* dst, std::uint64_t offset, std::uint64_t bytes);
+
+  const File& file() const { return *file_; }
+
+ private:
+  struct Read {
+    std::byte* dst;
+    std::uint64_t offset;
+    std::uint64_t bytes;
+    Done done;
+    int buffer = 0;
+    std::uint64_t begin = 0; // of what is read, a whole number of blocks
+    std::uint64_t end = 0;
+    std::uint64_t have = 0; // of it so far
+  };
+
+  void start(const std::shared_ptr<Read>& read);
+  void go_on(const std::shared_ptr<Read>& read, std::int64_t result);
+  void finish(const std::shared_ptr<Read>& read, const std::string& error);
+  std::string changed() const;
+  std::byte* buffer(int number) const { return buffers_ + number * kBufferBytes; }
+
+  const std::shared_ptr<const File> file_;
+  std::byte* buffers_ = nullptr;
+  std::mutex mutex_; // free_
+  std::condition_variable freed_;
+  std::vector<int> free_;
+  std::unique_ptr<Disk> disk_; // goes first: it calls back
+};
+
+} // namespace offload

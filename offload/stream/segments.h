@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+
+namespace offload {
+
+/// Device memory that one pool gets from the driver, up to a limit. Shared with the pool, which PyTorch's allocator may
+/// keep longer than its owner. Any thread may call.
+class Segments {
+ public:
+  ~Segments() { free_all(); }
+
+  /// Null when `bytes` more go over the limit, or when the driver has not so much; the caller's device is current.
+  void* allocate(std::size_t bytes);
+
+  /// Does nothing for what free_all() has freed.
+  void free(void* data);
+  void free_all();
+  bool contains(const void* address) const;
+
+  void set_limit(std::uint64_t bytes);
+
+  /// What goes over the limit comes from page-locked host memory, which the device can reach.
+  void allow_overflow();
+  std::uint64_t reserved() const; ///< bytes held now on the device
+  std::uint64_t small() const;    ///< of them and of what overflowed, in pieces of 2 MiB
+
+  /// Bytes that were asked for last and refused; 0 when the last request was granted, or this was asked already.
+  std::uint64_t take_refused();
+
+ private:
+  struct Segment {
+    std::uint64_t bytes = 0;
+    bool on_host = false;
+  };
+
+  mutable std::mutex mutex_;
+  std::map<const std::byte*, Segment> segments_;
+  std::uint64_t limit_ = 0;
+  std::uint64_t reserved_ = 0;
+  std::uint64_t refused_ = 0;
+  bool overflow_ = false;
+};
+
+} // namespace offload

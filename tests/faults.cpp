@@ -1,0 +1,173 @@
+#include "faults.h"
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <execinfo.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+
+namespace offload::test::faults {
+
+namespace {
+
+struct State {
+  std::mutex mutex;
+  std::map<std::string, std::uint64_t> counts;
+  std::map<std::string, std::int64_t> held;
+  std::string function;
+  std::uint64_t number = 0;
+  std::uint64_t left = 0; // of the calls that fail
+};
+
+State& state() {
+  static State* const kState = new State; // calls come until the process has ended
+  return *kState;
+}
+
+bool is_in_library(const void* address) {
+  Dl_info info;
+  return dladdr(address, &info) != 0 && info.dli_fname && std::strstr(info.dli_fname, "torch_offload") != nullptr;
+}
+
+/// Threads are started by the standard library, on behalf of somebody.
+bool is_ours(const void* caller) {
+  if (is_in_library(caller)) {
+    return true;
+  }
+  Dl_info info;
+  if (dladdr(caller, &info) == 0 || !info.dli_fname || std::strstr(info.dli_fname, "libstdc++") == nullptr) {
+    return false;
+  }
+  std::array<void*, 6> frames{};
+  const int count = backtrace(frames.data(), static_cast<int>(frames.size()));
+  return std::any_of(frames.begin(), frames.begin() + count, is_in_library);
+}
+
+/// Counts one call of the library, and says whether it has to fail.
+bool comes(const char* function, const void* caller) {
+  if (!is_ours(caller)) {
+    return false;
+  }
+  State& now = state();
+  const std::lock_guard lock(now.mutex);
+  const std::uint64_t number = now.counts[function]++;
+  const bool fails = now.left > 0 && now.function == function && number >= now.number;
+  now.left -= fails ? 1 : 0;
+  return fails;
+}
+
+void note(const char* function, const void* caller, int change) {
+  if (is_ours(caller)) {
+    State& now = state();
+    const std::lock_guard lock(now.mutex);
+    now.held[function] += change;
+  }
+}
+
+template <class Function>
+Function real(const char* name) {
+  return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
+}
+
+} // namespace
+
+void reset() {
+  State& now = state();
+  const std::lock_guard lock(now.mutex);
+  now.counts.clear();
+  now.function.clear();
+  now.left = 0;
+}
+
+void arm(const std::string& function, std::uint64_t number, std::uint64_t times) {
+  State& now = state();
+  const std::lock_guard lock(now.mutex);
+  now.function = function;
+  now.number = number;
+  now.left = times;
+}
+
+bool fired() {
+  const std::lock_guard lock(state().mutex);
+  return state().left == 0;
+}
+
+std::map<std::string, std::uint64_t> counts() {
+  const std::lock_guard lock(state().mutex);
+  return state().counts;
+}
+
+std::map<std::string, std::int64_t> held() {
+  const std::lock_guard lock(state().mutex);
+  return state().held;
+}
+
+} // namespace offload::test::faults
+
+namespace faults = offload::test::faults;
+
+// NOLINTBEGIN(bugprone-macro-parentheses,readability-inconsistent-declaration-parameter-name): the arguments are
+// types, parameter lists and argument lists, which can not stand in parentheses, and parameters of CUDA have other
+// names
+/// A function that the library calls: `failure` is what it returns when it fails, `change` what a success adds to what
+/// is held of `what`.
+#define OFFLOAD_INTERCEPT(result, name, parameters, arguments, failure, good, what, change) \
+  extern "C" __attribute__((visibility("default"))) result name parameters {                \
+    const void* caller = __builtin_return_address(0);                                       \
+    if (faults::comes(#name, caller)) {                                                     \
+      return failure;                                                                       \
+    }                                                                                       \
+    static const auto real = faults::real<result(*) parameters>(#name);                     \
+    result got = real arguments;                                                            \
+    if (change != 0 && got good) {                                                          \
+      faults::note(what, caller, change);                                                   \
+    }                                                                                       \
+    return got;                                                                             \
+  }
+
+#define OFFLOAD_INTERCEPT_CUDA(name, parameters, arguments, failure, what, change) \
+  OFFLOAD_INTERCEPT(cudaError_t, name, parameters, arguments, failure, == cudaSuccess, what, change)
+
+OFFLOAD_INTERCEPT(void*, mmap,
+                  (void* at, std::size_t bytes, int protection, int flags, int file, off_t offset) noexcept,
+                  (at, bytes, protection, flags, file, offset), (errno = ENOMEM, MAP_FAILED), != MAP_FAILED, "mmap", 1)
+OFFLOAD_INTERCEPT(int, munmap, (void* at, std::size_t bytes) noexcept, (at, bytes), -1, == 0, "mmap", -1)
+OFFLOAD_INTERCEPT_CUDA(cudaMalloc, (void** at, std::size_t bytes), (at, bytes), cudaErrorMemoryAllocation, "cudaMalloc",
+                       1)
+OFFLOAD_INTERCEPT_CUDA(cudaFree, (void* at), (at), cudaErrorInvalidValue, "cudaMalloc", -1)
+OFFLOAD_INTERCEPT_CUDA(cudaHostAlloc, (void** at, std::size_t bytes, unsigned flags), (at, bytes, flags),
+                       cudaErrorMemoryAllocation, "cudaHostAlloc", 1)
+OFFLOAD_INTERCEPT_CUDA(cudaFreeHost, (void* at), (at), cudaErrorInvalidValue, "cudaHostAlloc", -1)
+OFFLOAD_INTERCEPT_CUDA(cudaHostRegister, (void* at, std::size_t bytes, unsigned flags), (at, bytes, flags),
+                       cudaErrorMemoryAllocation, "cudaHostRegister", 1)
+OFFLOAD_INTERCEPT_CUDA(cudaHostUnregister, (void* at), (at), cudaErrorInvalidValue, "cudaHostRegister", -1)
+OFFLOAD_INTERCEPT_CUDA(cudaHostGetDevicePointer, (void** there, void* here, unsigned flags), (there, here, flags),
+                       cudaErrorInvalidValue, "", 0)
+OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags),
+                       cudaErrorMemoryAllocation, "cudaStreamCreateWithFlags", 1)
+OFFLOAD_INTERCEPT_CUDA(cudaStreamDestroy, (cudaStream_t stream), (stream), cudaErrorInvalidValue,
+                       "cudaStreamCreateWithFlags", -1)
+OFFLOAD_INTERCEPT_CUDA(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (event, flags),
+                       cudaErrorMemoryAllocation, "cudaEventCreateWithFlags", 1)
+OFFLOAD_INTERCEPT_CUDA(cudaEventDestroy, (cudaEvent_t event), (event), cudaErrorInvalidValue,
+                       "cudaEventCreateWithFlags", -1)
+OFFLOAD_INTERCEPT_CUDA(cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), (event, stream),
+                       cudaErrorInvalidResourceHandle, "", 0)
+OFFLOAD_INTERCEPT_CUDA(cudaStreamWaitEvent, (cudaStream_t stream, cudaEvent_t event, unsigned flags),
+                       (stream, event, flags), cudaErrorInvalidResourceHandle, "", 0)
+OFFLOAD_INTERCEPT_CUDA(cudaMemcpyAsync,
+                       (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream),
+                       (to, from, bytes, kind, stream), cudaErrorInvalidValue, "", 0)
+OFFLOAD_INTERCEPT_CUDA(cudaMemcpy, (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind),
+                       (to, from, bytes, kind), cudaErrorInvalidValue, "", 0)
+OFFLOAD_INTERCEPT_CUDA(cudaMemGetInfo, (std::size_t* free, std::size_t* total), (free, total), cudaErrorUnknown, "", 0)
+OFFLOAD_INTERCEPT(int, pthread_create,
+                  (pthread_t * thread, const pthread_attr_t* attributes, void* (*run)(void*), void* argument) noexcept,
+                  (thread, attributes, run, argument), EAGAIN, == 0, "", 0)
+// NOLINTEND(bugprone-macro-parentheses,readability-inconsistent-declaration-parameter-name)

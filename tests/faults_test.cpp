@@ -1,0 +1,157 @@
+// Whatever the system and the driver may refuse is refused, one call after another, at load, in the first call, later,
+// and while a budget changes: an offload::Error each time, nothing held afterwards, and a module that works on.
+
+#include <cuda_runtime_api.h>
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/randint.h>
+
+#include "faults.h"
+#include "modules.h"
+
+namespace offload::test {
+namespace {
+
+struct Case {
+  const char* name;
+  int lanes = 1;
+  bool example = false;
+  std::optional<std::uint64_t> pinned = {};
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all = {{"lanes", 2}, {"example", 1, true}};
+  if (kDevice.is_cuda()) { // on the host nothing is page-locked, and nothing staged
+    all.push_back({"staged", 1, false, 4_MiB});
+  }
+  return all;
+}
+
+constexpr int kLayers = 6;
+
+class Faults : public testing::TestWithParam<Case> {
+ protected:
+  Faults()
+      : model_(make(kLayers + 1, "def forward(self, x, i):\n  x = x + torch.embedding(self.w" +
+                                     std::to_string(kLayers) + ", i)\n" +
+                                     chain(kLayers).substr(std::string("def forward(self, x):\n").size()))),
+        x_(rows()),
+        indices_(at::randint(0, kWidth, {3}, at::kLong).to(kDevice)),
+        expected_(Reference(model_.deepcopy(), kDevice).run("forward", {x_, indices_}).toTensor()) {
+    at::set_num_threads(1);
+  }
+
+  /// Runs `step`; false when it was refused. What comes as an exception is ours, and says something.
+  template <class Step>
+  bool attempt(const char* what, Step step) {
+    try {
+      step();
+      return true;
+    } catch (const Error& error) {
+      EXPECT_GT(std::string(error.what()).size(), 20U) << what << ": " << error.what();
+      messages_.emplace_back(error.what());
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << what << ": not an offload::Error: " << error.what();
+    }
+    return false;
+  }
+
+  void call(Module& module) {
+    const at::Tensor output = module.forward({x_, indices_}).toTensor();
+    EXPECT_TRUE(output.equal(expected_));
+  }
+
+  /// The life of a module. Refusals beyond the one that is armed are failures.
+  void live(const Options& options) {
+    int refused = 0;
+    std::optional<Module> module;
+    refused += !attempt("load", [&] { module = wrap(model_.deepcopy(), options); });
+    if (!module) {
+      ASSERT_TRUE(attempt("load again", [&] { module = wrap(model_.deepcopy(), options); }));
+    }
+    for (const char* which : {"the first call", "the second call", "a call"}) {
+      refused += !attempt(which, [&] { call(*module); });
+    }
+    refused += !attempt("more budget", [&] { module->set_vram_budget(*options.vram_budget + kWeightBytes); });
+    refused += !attempt("a call under more", [&] { call(*module); });
+    EXPECT_FALSE(attempt("a budget below the smallest", [&] { module->set_vram_budget(1); }));
+    refused += !attempt("less budget", [&] { module->set_vram_budget(*options.vram_budget); });
+    refused += !attempt("a call under less", [&] { call(*module); });
+    // What was fetched ahead when it happened may be told by the next call; after that all is well.
+    EXPECT_LE(refused, 2) << testing::PrintToString(messages_);
+    ASSERT_TRUE(attempt("a call in the end", [&] { call(*module); }));
+    ASSERT_TRUE(attempt("and one more", [&] { call(*module); }));
+  }
+
+  void expect_each_refusal_survived(const Options& options) {
+    live(options); // what libraries take once
+    faults::reset();
+    const auto before = faults::held();
+    live(options);
+    ASSERT_EQ(faults::held(), before) << "without any fault";
+    const auto calls = faults::counts();
+    std::uint64_t told = 0;
+    for (const auto& [function, count] : calls) {
+      if (function.find("Free") != std::string::npos || function.find("Destroy") != std::string::npos ||
+          function == "munmap" || function == "cudaHostUnregister") {
+        continue; // what fails there is told by nobody, and has no remedy
+      }
+      for (std::uint64_t number = 0; number < count; number += 1 + number / 16) {
+        SCOPED_TRACE(function + " number " + std::to_string(number) + " of " + std::to_string(count));
+        messages_.clear();
+        faults::reset();
+        faults::arm(function, number);
+        live(options);
+        told += messages_.size() > 1; // one is that of the budget
+        EXPECT_EQ(faults::held(), before);
+        if (kDevice.is_cuda()) {
+          EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+        }
+        if (HasFatalFailure()) {
+          return;
+        }
+      }
+    }
+    EXPECT_GT(told, 0U);
+    faults::reset();
+  }
+
+  torch::jit::Module model_;
+  at::Tensor x_;
+  at::Tensor indices_;
+  at::Tensor expected_;
+  std::vector<std::string> messages_;
+};
+
+TEST_P(Faults, AreSurvivedOneByOne) {
+  Options options = options_for(budget(2));
+  options.concurrency = GetParam().lanes;
+  options.pinned_budget = GetParam().pinned;
+  if (GetParam().example) {
+    options.example_calls = {{"forward", {x_, indices_}, {}}};
+  }
+  expect_each_refusal_survived(options);
+}
+
+/// The memory for a new budget is refused, and then that for the one before it, which has been freed.
+TEST_P(Faults, OfABudgetAndOfTheOneBeforeLeaveAModuleThatWorks) {
+  Options options = options_for(budget(2));
+  options.concurrency = GetParam().lanes;
+  options.pinned_budget = GetParam().pinned;
+  Module module = wrap(model_.deepcopy(), options);
+  call(module);
+  faults::reset();
+  faults::arm(kDevice.is_cuda() ? "cudaMalloc" : "mmap", 0, 2);
+  EXPECT_FALSE(attempt("more budget", [&] { module.set_vram_budget(*options.vram_budget + kWeightBytes); }));
+  EXPECT_TRUE(faults::fired());
+  for (const char* which : {"a call", "one more"}) {
+    EXPECT_TRUE(attempt(which, [&] { call(module); })) << testing::PrintToString(messages_);
+  }
+  EXPECT_EQ(module.placement().budget.vram, *options.vram_budget);
+  faults::reset();
+}
+
+INSTANTIATE_TEST_SUITE_P(, Faults, testing::ValuesIn(cases()), [](const auto& drawn) { return drawn.param.name; });
+
+} // namespace
+} // namespace offload::test

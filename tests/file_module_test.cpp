@@ -1,0 +1,152 @@
+// Modules whose weights stay on the file.
+
+#include <offload/load/archive.h>
+#include <offload/stream/store.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include <tests/modules.h>
+#include <tests/temporary_file.h>
+
+namespace offload {
+namespace {
+
+using namespace test;
+
+constexpr int kWeights = 16;
+
+/// On the host weights stay on the file anyway; for a GPU, where host_budget has no room for most of them.
+Options options_on_file(std::uint64_t weights) {
+  Options options = options_for(budget(weights));
+  if (kDevice.is_cuda()) {
+    options.host_budget = kStagingBytes + FileReader::kBytesHeld + (kWeights / 4) * kWeightBytes;
+  }
+  return options;
+}
+
+class FileModule : public testing::Test {
+ protected:
+  FileModule() : module_(make(kWeights, chain(kWeights))), reference_(module_.deepcopy(), kDevice) {
+    module_.save(file_.path());
+  }
+
+  void expect_same(Module& offloaded) {
+    const at::Tensor x = rows();
+    EXPECT_EQ(tools::first_difference(offloaded.forward({x}), reference_.run("forward", {x})), "");
+  }
+
+  TemporaryFile file_;
+  torch::jit::Module module_;
+  Reference reference_;
+};
+
+TEST_F(FileModule, IsBitIdenticalAtEveryBudgetAndMovesWhatThePlanSays) {
+  for (const std::uint64_t weights : {1, 2, 7, kWeights, kWeights + 1}) {
+    Module offloaded = load(file_.path(), options_on_file(weights));
+    for (int i = 0; i < 3; ++i) {
+      expect_same(offloaded);
+    }
+    const auto used = [&] {
+      const Stats stats = offloaded.stats();
+      return stats.bytes_streamed - stats.bytes_ahead;
+    };
+    const std::uint64_t before = used();
+    expect_same(offloaded);
+    const Placement placement = offloaded.placement();
+    EXPECT_EQ(used() - before, placement.predicted.streamed_bytes) << weights << " weights";
+    EXPECT_EQ(placement.predicted.streamed_bytes == 0, weights >= kWeights);
+    EXPECT_GT(placement.budget.file, 0U);
+    EXPECT_LE(offloaded.stats().peak_device_bytes, placement.budget.vram);
+  }
+}
+
+TEST_F(FileModule, GivesAttributesAndTakesAnotherBudgetFromTheFile) {
+  Module offloaded = load(file_.path(), options_on_file(2));
+  expect_same(offloaded);
+  EXPECT_EQ(tools::first_difference(offloaded.attr("w15"), module_.attr("w15")), "");
+  for (const int weights : {kWeights + 1, 1, 4}) {
+    offloaded.set_vram_budget(budget(weights));
+    expect_same(offloaded);
+  }
+}
+
+std::uint64_t bytes_read() {
+  std::ifstream counts("/proc/self/io");
+  std::string key;
+  std::uint64_t bytes = 0;
+  counts >> key >> bytes; // rchar: by system calls, cached or not
+  return bytes;
+}
+
+TEST_F(FileModule, ReadsNoWeightUntilOneIsNeeded) {
+  const std::uint64_t before = bytes_read();
+  const torch::jit::Module archive = read_archive(file_.path(), Weights::on_file);
+  EXPECT_LT(bytes_read() - before, kWeightBytes / 4);
+  const at::Tensor weight = archive.attr("w0").toTensor();
+  EXPECT_EQ(weight.sizes(), c10::IntArrayRef({kWidth, kWidth}));
+  try {
+    weight.sum();
+    FAIL() << "bytes that were not read were used";
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("w0 lies on the file"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(FileModule, TiedWeightsStayOne) {
+  module_.register_parameter("tied", module_.attr("w3").toTensor(), false);
+  module_.save(file_.path());
+  const torch::jit::Module archive = read_archive(file_.path(), Weights::on_file);
+  EXPECT_TRUE(archive.attr("tied").toTensor().storage().is_alias_of(archive.attr("w3").toTensor().storage()));
+}
+
+TEST_F(FileModule, TellsAFileThatIsCutOrOverwrittenAtEveryCallAndNothingElseSuffers) {
+  for (const bool cut : {true, false}) {
+    module_.save(file_.path());
+    Module offloaded = load(file_.path(), options_on_file(2));
+    expect_same(offloaded);
+    if (cut) {
+      std::filesystem::resize_file(file_.path(), std::filesystem::file_size(file_.path()) / 2);
+    } else {
+      std::fstream(file_.path(), std::ios::binary | std::ios::in | std::ios::out).seekp(1 << 20).write("changed", 7);
+      std::filesystem::last_write_time(file_.path(),
+                                       std::filesystem::file_time_type::clock::now() + std::chrono::seconds(1));
+    }
+    int failed = 0;
+    for (int i = 0; i < 4; ++i) { // what was prefetched before is still right
+      try {
+        expect_same(offloaded);
+      } catch (const ArchiveError& error) {
+        EXPECT_NE(std::string(error.what()).find("was changed while it was in use"), std::string::npos) << error.what();
+        ++failed;
+      }
+    }
+    EXPECT_GE(failed, 3);
+    EXPECT_THROW(offloaded.attr("w9"), ArchiveError);
+    EXPECT_THROW(offloaded.set_vram_budget(budget(4)), ArchiveError);
+    EXPECT_THROW(offloaded.forward({rows()}), ArchiveError);
+    Pair other(module_, options_for(budget(2)));
+    other.expect_same({rows()});
+  }
+}
+
+TEST_F(FileModule, RunsOnAFileThatIsGoneOrReplacedByAnother) {
+  Module offloaded = load(file_.path(), options_on_file(2));
+  expect_same(offloaded);
+  std::filesystem::remove(file_.path());
+  expect_same(offloaded);
+  make(2, chain(2)).save(file_.path());
+  expect_same(offloaded);
+}
+
+TEST_F(FileModule, IsRefusedWhereverItWasCut) {
+  const std::uintmax_t size = std::filesystem::file_size(file_.path());
+  for (int i = 1; i < 40; ++i) {
+    module_.save(file_.path());
+    std::filesystem::resize_file(file_.path(), size * i / 40);
+    EXPECT_THROW(load(file_.path(), options_on_file(2)), ArchiveError);
+  }
+}
+
+} // namespace
+} // namespace offload

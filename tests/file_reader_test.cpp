@@ -1,0 +1,269 @@
+#include <gtest/gtest.h>
+#include <offload/error.h>
+#include <offload/stream/file_reader.h>
+#include <offload/stream/host_link.h>
+#include <offload/stream/store.h>
+#include <offload/stream/streamer.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+
+#include <tests/temporary_file.h>
+
+namespace offload {
+namespace {
+
+using test::TemporaryFile;
+
+std::string pattern(std::size_t bytes) {
+  std::string made(bytes, '\0');
+  for (std::size_t i = 0; i < bytes; ++i) {
+    made[i] = static_cast<char>((i * 2654435761U) >> 13);
+  }
+  return made;
+}
+
+enum class Fault { none, fails, comes_short, ends, is_slow, is_interrupted };
+
+/// Reads the file, except that one of its reads goes wrong.
+class FakeDisk final : public Disk {
+ public:
+  FakeDisk(const std::shared_ptr<const File>& file, Fault fault, int which, Reads how = Reads::ring_or_threads)
+      : disk_(make_disk(file, FileReader::kReadsInFlight, how)), fault_(fault), which_(which) {}
+
+  std::int64_t read_cached(std::byte*, std::uint64_t, std::uint64_t) override { return 0; }
+
+  void start(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) override {
+    const Fault fault = reads++ == which_ ? fault_ : Fault::none;
+    disk_->start(dst, offset, bytes, [=, done = std::move(done)](std::int64_t result) {
+      switch (fault) {
+        case Fault::none:
+          return done(result);
+        case Fault::fails:
+          return done(-EIO);
+        case Fault::comes_short:
+          std::memset(dst + result / 2, 0, result - result / 2); // what was not read is not there
+          return done(result / 2);
+        case Fault::ends:
+          return done(0);
+        case Fault::is_slow:
+          std::this_thread::sleep_for(std::chrono::milliseconds(50));
+          return done(result);
+        case Fault::is_interrupted:
+          return done(-EINTR);
+      }
+    });
+  }
+
+  std::atomic<int> reads = 0;
+
+ private:
+  std::unique_ptr<Disk> disk_;
+  const Fault fault_;
+  const int which_;
+};
+
+TEST(FileReader, ReadsAnyRangeCachedOrNot) {
+  const std::string bytes = pattern(3'000'000);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  for (const Reads reads : {Reads::ring_or_threads, Reads::threads}) {
+    FileReader reader(file, make_disk(file, FileReader::kReadsInFlight, reads));
+    FileReader uncached(file, std::make_unique<FakeDisk>(file, Fault::none, 0, reads));
+    for (const auto& [offset, count] : std::initializer_list<std::pair<std::size_t, std::size_t>>{
+             {0, 1}, {0, 4096}, {1, 4096}, {4095, 2}, {777, 1'000'000}, {0, 3'000'000}, {2'999'999, 1}, {64, 0}}) {
+      for (FileReader* each : {&reader, &uncached}) {
+        std::string read(count, '?');
+        each->read_all(reinterpret_cast<std::byte*>(read.data()), offset, count);
+        EXPECT_TRUE(read == bytes.substr(offset, count)) << count << " at " << offset;
+      }
+    }
+  }
+}
+
+TEST(FileReader, IsRightOrAnErrorWhicheverReadGoesWrong) {
+  const std::string bytes = pattern(4'500'000);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  for (const Fault fault : {Fault::fails, Fault::comes_short, Fault::ends, Fault::is_slow, Fault::is_interrupted}) {
+    for (int which = 0; which < 5; ++which) {
+      auto disk = std::make_unique<FakeDisk>(file, fault, which);
+      FakeDisk* fake = disk.get();
+      FileReader reader(file, std::move(disk));
+      const auto read = [&] {
+        std::string got(bytes.size(), '?');
+        reader.read_all(reinterpret_cast<std::byte*>(got.data()), 0, got.size());
+        return got == bytes;
+      };
+      if (fault == Fault::fails || fault == Fault::ends) {
+        EXPECT_THROW(read(), ArchiveError);
+      } else {
+        EXPECT_TRUE(read());
+      }
+      EXPECT_GT(fake->reads, which);
+      for (int i = 0; i < 3; ++i) { // no buffer was lost
+        EXPECT_TRUE(read());
+      }
+    }
+  }
+}
+
+TEST(FileReader, ReadsMoreThanItHasBuffersFor) {
+  constexpr std::size_t kMany = 5 * FileReader::kReadsInFlight;
+  const std::string bytes = pattern(kMany * 10'000);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  std::string read(bytes.size(), '?');
+  std::atomic<std::size_t> failed = 0;
+  {
+    FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0));
+    for (std::size_t i = 0; i < kMany; ++i) {
+      reader.read(reinterpret_cast<std::byte*>(read.data()) + i * 10'000, i * 10'000, 10'000,
+                  [&](const std::string& error) { failed += !error.empty(); });
+    }
+  } // waits for what is under way
+  EXPECT_EQ(failed, 0U);
+  EXPECT_TRUE(read == bytes) << "wrong bytes";
+}
+
+TEST(FileReader, TellsAFileThatWasChanged) {
+  const std::string bytes = pattern(100'000);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
+  std::byte to[100];
+  const auto said = [&](std::uint64_t offset) -> std::string {
+    try {
+      reader.read_all(to, offset, sizeof to);
+      return "";
+    } catch (const ArchiveError& error) {
+      return error.what();
+    }
+  };
+  EXPECT_EQ(said(0), "");
+  std::filesystem::resize_file(made.path(), 5000);
+  EXPECT_NE(said(0).find("it had 100000 bytes and has 5000"), std::string::npos);
+  EXPECT_NE(said(90'000).find("it had 100000 bytes and has 5000"), std::string::npos);
+  std::filesystem::resize_file(made.path(), 100'000);
+  EXPECT_NE(said(0).find("was changed"), std::string::npos);
+}
+
+TEST(FileReader, ReadsTheFileThatWasOpenedAfterItIsGone) {
+  const TemporaryFile made("what was opened");
+  const auto file = std::make_shared<const File>(made.path());
+  FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
+  std::filesystem::remove(made.path());
+  made.write("another one now");
+  std::string read(15, '?');
+  reader.read_all(reinterpret_cast<std::byte*>(read.data()), 0, read.size());
+  EXPECT_EQ(read, "what was opened");
+}
+
+/// A store that fills its ring in place with what lies in a file, and one weight that is in memory.
+TEST(FileStore, IsRightOrAnErrorWhicheverReadGoesWrong) {
+  constexpr std::uint64_t kUnit = 512ULL * 1000; // no multiple of what is read at once
+  constexpr std::uint64_t kTrue = kUnit - 100;   // what of a unit is in the file
+  constexpr std::size_t kWeights = 5;
+  const std::string bytes = pattern(kWeights * kUnit);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  const std::string held = pattern(kUnit);
+  for (const Fault fault : {Fault::none, Fault::fails, Fault::comes_short, Fault::is_slow}) {
+    for (int which = 0; which < 4; ++which) {
+      FileReader reader(file, std::make_unique<FakeDisk>(file, fault, which));
+      const auto link = make_host_link();
+      std::vector<std::byte> ring(kWeights * kUnit);
+      HostPlaces host;
+      std::vector<bool> direct(kWeights, false);
+      for (std::size_t i = 0; i < kWeights; ++i) {
+        host.push_back({nullptr, i * kUnit + 7, kTrue});
+      }
+      host[2] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
+      direct[2] = true;
+      const auto store = make_staged_store(*link, host, direct, ring.data(), {nullptr, 0, 0}, 2, &reader);
+      int failures = 0;
+      for (int pass = 0; pass < 2; ++pass) {
+        std::vector<ArrivalPtr> arrivals;
+        std::fill(ring.begin(), ring.end(), std::byte{0});
+        for (std::size_t i = 0; i < kWeights; ++i) {
+          arrivals.push_back(std::make_shared<Arrival>());
+          store->issue({{{static_cast<WeightId>(i), i * kUnit, kUnit}}, {}, arrivals.back()});
+        }
+        store->drain();
+        for (std::size_t i = 0; i < kWeights; ++i) {
+          ASSERT_TRUE(arrivals[i]->issued);
+          if (!arrivals[i]->failure.empty()) {
+            EXPECT_TRUE(arrivals[i]->of_archive);
+            ++failures;
+            continue;
+          }
+          link->synchronize(*arrivals[i]->fence);
+          const char* expected = i == 2 ? held.data() : bytes.data() + i * kUnit + 7;
+          EXPECT_EQ(std::memcmp(ring.data() + i * kUnit, expected, i == 2 ? kUnit : kTrue), 0) << "weight " << i;
+        }
+      }
+      EXPECT_EQ(failures, fault == Fault::fails ? 1 : 0);
+      EXPECT_EQ(link->bytes(), (2 * kWeights - failures) * kUnit);
+    }
+  }
+}
+
+TEST(FileStore, ComputeThatWaitsForAReadStalls) {
+  constexpr std::uint64_t kUnit = 512ULL * 100;
+  const TemporaryFile made(pattern(kUnit));
+  const auto file = std::make_shared<const File>(made.path());
+  FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0)); // 50 ms
+  const auto link = make_host_link();
+  std::vector<std::byte> ring(kUnit);
+  const auto store = make_staged_store(*link, {{nullptr, 0, kUnit}}, {false}, ring.data(), {nullptr, 0, 0}, 1, &reader);
+  StreamerConfig config;
+  config.link = link.get();
+  config.store = store.get();
+  config.ring = ring.data();
+  config.ring_bytes = kUnit;
+  config.batch_bytes = kUnit;
+  config.bytes = {kUnit};
+  config.names = {"w"};
+  Streamer streamer(std::move(config));
+  streamer.begin(0, std::make_shared<const Sequence>(Sequence{{0}}));
+  streamer.acquire(0, {0});
+  EXPECT_GT(link->stall_us(), 20e3);
+  streamer.release(0, {0});
+  streamer.end(0);
+}
+
+/// What was prefetched and is not wanted any more may still be on its way into a place that something else gets.
+TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
+  constexpr std::uint64_t kUnit = 512ULL * 100;
+  const std::string bytes = pattern(2 * kUnit);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  const std::string held = pattern(kUnit + 1).substr(1);
+  for (const bool second_is_in_memory : {false, true}) {
+    FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0));
+    const auto link = make_host_link();
+    std::vector<std::byte> ring(kUnit);
+    HostPlaces host = {{nullptr, 0, kUnit}, {nullptr, kUnit, kUnit}};
+    if (second_is_in_memory) {
+      host[1] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
+    }
+    const auto store =
+        make_staged_store(*link, host, {false, second_is_in_memory}, ring.data(), {nullptr, 0, 0}, 2, &reader);
+    for (WeightId weight = 0; weight < 2; ++weight) {
+      store->issue({{{weight, 0, kUnit}}, {}, std::make_shared<Arrival>()});
+    }
+    store->drain();
+    link->synchronize(*link->record_arrived());
+    const char* expected = second_is_in_memory ? held.data() : bytes.data() + kUnit;
+    EXPECT_EQ(std::memcmp(ring.data(), expected, kUnit), 0);
+  }
+}
+
+} // namespace
+} // namespace offload

@@ -1,0 +1,110 @@
+#include <gtest/gtest.h>
+#include <offload/error.h>
+#include <offload/load/pickle.h>
+
+namespace offload {
+namespace {
+
+std::string text(const std::string& value) {
+  std::string out = "X";
+  for (int i = 0; i < 4; ++i) {
+    out += static_cast<char>(value.size() >> (8 * i));
+  }
+  return out + value;
+}
+std::string small(int value) { return std::string("K") + static_cast<char>(value); }
+std::string global(const std::string& module, const std::string& name) { return "c" + module + "\n" + name + "\n"; }
+std::string tuple(const std::string& elements) { return "(" + elements + "t"; }
+std::string storage(int numel) {
+  return tuple(text("storage") + global("torch", "FloatStorage") + text("0") + text("cpu") + small(numel)) + "Q";
+}
+std::string tensor(const std::string& of, int offset, const std::string& sizes, const std::string& strides) {
+  return global("torch._utils", "_rebuild_tensor_v2") + tuple(of + small(offset) + tuple(sizes) + tuple(strides)) + "R";
+}
+std::string pickle(const std::string& value) { return "\x80\x02" + value + "."; }
+
+std::string refusal(const std::string& bytes) {
+  try {
+    read_pickle(bytes, "data.pkl");
+    return "";
+  } catch (const ArchiveError& error) {
+    return error.what();
+  }
+}
+void expect_refused(const std::string& value, const std::string& because) {
+  const std::string said = refusal(pickle(value));
+  EXPECT_NE(said.find(because), std::string::npos) << "said: " << said;
+}
+
+TEST(Pickle, FindsTensorsAndWhatTheyLieOn) {
+  const auto summary =
+      read_pickle(pickle(tensor(storage(12), 2, small(2) + small(3), small(4) + small(1))), "data.pkl");
+  ASSERT_TRUE(summary);
+  ASSERT_EQ(summary->storages.size(), 1U);
+  EXPECT_EQ(summary->storages[0].key, "0");
+  EXPECT_EQ(summary->storages[0].numel, 12U);
+  EXPECT_EQ(element_bytes(summary->storages[0].type), 4U);
+  EXPECT_EQ(summary->globals.count("torch._utils _rebuild_tensor_v2"), 1U);
+}
+
+TEST(Pickle, RefusesTensorsLargerThanTheirStorage) {
+  EXPECT_EQ(refusal(pickle(tensor(storage(6), 0, small(6), small(1)))), "");
+  expect_refused(tensor(storage(6), 0, small(7), small(1)), "larger than its storage");
+  expect_refused(tensor(storage(6), 1, small(6), small(1)), "larger than its storage");
+  expect_refused(tensor(storage(6), 0, small(2), small(6)), "larger than its storage");
+  const std::string huge = std::string("\x8a\x08") + std::string(7, '\xFF') + '\x7F'; // 2^63 - 1
+  std::string sizes;
+  for (int i = 0; i < 10; ++i) {
+    sizes += huge;
+  }
+  expect_refused(tensor(storage(6), 0, sizes, sizes), "larger than its storage");
+  EXPECT_EQ(refusal(pickle(tensor(storage(6), 0, small(0) + huge, huge + huge))), ""); // an empty one
+  const std::string negative = "J" + std::string(4, '\xFF');
+  expect_refused(tensor(storage(6), 0, negative, small(1)), "of sizes that are none");
+  expect_refused(tensor(storage(6), 0, small(1), negative), "of sizes that are none");
+}
+
+TEST(Pickle, RefusesWhatWasNotSaidBefore) {
+  expect_refused("t", "a group that has not begun");
+  expect_refused("N\x86", "takes a value that is not there");
+  expect_refused("N(\x85", "takes a value that is not there"); // past a mark
+  expect_refused("h\x01", "names value 1 of 0");
+  expect_refused("Nq\x05", "numbers a value 5");
+  expect_refused("NN", "in the middle of a value");
+  expect_refused("N(", "in the middle of a value");
+  expect_refused("NNR", "no function");
+  expect_refused("(Nd", "key without a value");
+  expect_refused("NQ", "a storage in a way that is not known");
+}
+
+TEST(Pickle, RefusesWhatNestsTooDeep) {
+  std::string deep = "N";
+  for (int i = 0; i < 2000; ++i) {
+    deep += '\x85';
+  }
+  expect_refused(deep, "nests too deep");
+  // From the outside in, through numbers: each list gets the next after it went into another.
+  expect_refused("]q" + std::string(1, '\0') +
+                     "(]q\x01"
+                     "eh\x01(]eN",
+                 "after it was put into another");
+}
+
+TEST(Pickle, LeavesWhatItDoesNotKnowToOthers) { EXPECT_FALSE(read_pickle(pickle("N\x93"), "data.pkl")); }
+
+TEST(Pickle, IsReadOrRefusedWhereverItIsCutAndWhateverByteIsWrong) {
+  const std::string whole = pickle("}q" + std::string(1, '\0') + "(" + text("w") +
+                                   tensor(storage(12), 2, small(2) + small(3), small(4) + small(1)) + text("b") + "Nu");
+  ASSERT_EQ(refusal(whole), "");
+  for (std::size_t at = 0; at < whole.size(); ++at) {
+    EXPECT_NE(refusal(whole.substr(0, at)), "") << "cut at " << at;
+    for (int value = 0; value < 256; ++value) {
+      std::string wrong = whole;
+      wrong[at] = static_cast<char>(value);
+      refusal(wrong); // neither a crash nor another kind of error
+    }
+  }
+}
+
+} // namespace
+} // namespace offload

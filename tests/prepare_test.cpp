@@ -1,0 +1,141 @@
+// What happens to a module before its weights are traced: calls inlined, constants taken out and rewritten, weights
+// found.
+
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/irparser.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <offload/graph/constants.h>
+#include <offload/graph/inline_calls.h>
+#include <offload/graph/prepare.h>
+#include <offload/graph/weights.h>
+
+#include "ir.h"
+
+namespace offload {
+namespace {
+
+TEST(FindWeights, TiesAndOverlappingViewsAreOneWeight) {
+  const at::Tensor base = at::randn({300, 128});
+  torch::jit::Module module("Model");
+  module.register_parameter("q", base.slice(0, 0, 100), false);
+  module.register_parameter("k", base.slice(0, 100, 200), false);
+  module.register_parameter("v", base.slice(0, 150, 300), false);
+  module.register_parameter("tied", base.slice(0, 0, 100), false);
+  const ModuleWeights found = find_weights({module});
+  ASSERT_EQ(found.weights.size(), 2U);
+  EXPECT_EQ(found.weights[0].name, "q");
+  EXPECT_EQ(found.weights[0].aliases, (std::vector<std::string>{"tied"}));
+  EXPECT_EQ(found.weights[1].name, "k");
+  EXPECT_EQ(found.weights[1].aliases, (std::vector<std::string>{"v"}));
+  EXPECT_EQ(found.weights[1].bytes(), 200U * 128U * 4U);
+}
+
+TEST(FindWeights, LooksIntoContainers) {
+  torch::jit::Module module("Model");
+  c10::List<at::Tensor> list({at::randn({8}), at::randn({9})});
+  module.register_attribute("list", c10::ListType::ofTensors(), list);
+  c10::Dict<std::string, at::Tensor> dict;
+  dict.insert("x", at::randn({10}));
+  module.register_attribute("dict", c10::DictType::create(c10::StringType::get(), c10::TensorType::get()), dict);
+  const ModuleWeights found = find_weights({module});
+  ASSERT_EQ(found.weights.size(), 3U);
+  EXPECT_EQ(found.weights[1].name, "list.1");
+  EXPECT_EQ(found.weights[2].name, "dict.x");
+}
+
+TEST(InlineCalls, AForkRunsWhereItStands) {
+  auto body = std::make_shared<torch::jit::Graph>();
+  torch::jit::parseIR("graph(%x : Tensor):\n  %y : Tensor = aten::relu(%x)\n  return (%y)", body.get());
+  auto graph = std::make_shared<torch::jit::Graph>();
+  graph->addInput("self");
+  torch::jit::Node* fork = graph->insertNode(graph->create(torch::jit::prim::fork, {graph->addInput("x")}, 1));
+  fork->g_(torch::jit::attr::Subgraph, body);
+  fork->output()->setType(c10::FutureType::create(c10::TensorType::get()));
+  graph->registerOutput(graph->insert(c10::Symbol::fromQualString("aten::wait"), {fork->output()}));
+  inline_calls(graph, torch::jit::Module("Model"));
+  check(graph->toString(false), [](FileCheck& c) {
+    c.check_not("prim::fork")
+        ->check("aten::relu(%x)")
+        ->check("Future[Tensor] = offload::completed")
+        ->check("aten::wait");
+  });
+}
+
+TEST(InlineCalls, AnInterfaceIsAChoiceAmongModules) {
+  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
+  torch::jit::Module module("Model", unit);
+  for (const char* name : {"first", "second"}) {
+    torch::jit::Module part(std::string("Part") + name, unit);
+    part.register_parameter("w", at::randn({128, 128}), false);
+    part.define("def forward(self, x: Tensor) -> Tensor:\n  return torch.linear(x, self.w)\n");
+    module.register_module(name, part);
+  }
+  const auto interface = c10::InterfaceType::create("__torch__.Step", /*is_module=*/true);
+  interface->addMethod(module.attr("first").toModule().get_method("forward").function().getSchema());
+  auto graph = std::make_shared<torch::jit::Graph>();
+  torch::jit::Value* self = graph->addInput("self");
+  self->setType(module.type());
+  torch::jit::Value* chosen = graph->addInput("chosen");
+  chosen->setType(interface);
+  torch::jit::Value* x = graph->addInput("x");
+  torch::jit::Node* call = graph->insertNode(graph->create(torch::jit::prim::CallMethod, {chosen, x}, 1));
+  call->s_(torch::jit::attr::name, "forward");
+  graph->registerOutput(call->output());
+  inline_calls(graph, module);
+  check(graph->toString(false), [](FileCheck& c) {
+    c.check("GetAttr[name=\"first\"]")
+        ->check("aten::__is__")
+        ->check("prim::If")
+        ->check("aten::linear")
+        ->check("GetAttr[name=\"second\"]")
+        ->check("aten::__is__")
+        ->check("aten::linear")
+        ->check("prim::RaiseException");
+  });
+  check(graph->toString(false), [](FileCheck& c) { c.check_not("prim::CallMethod"); });
+}
+
+TEST(TakeConstants, LargeOnesBecomeAttributesAndSharedOnesOne) {
+  const at::Tensor weight = at::randn({128, 128});
+  auto graph = std::make_shared<torch::jit::Graph>();
+  torch::jit::Value* x = graph->addInput("x");
+  for (int i = 0; i < 2; ++i) {
+    x = graph->insert(torch::jit::aten::matmul, {x, graph->insertConstant(weight)});
+  }
+  x = graph->insert(torch::jit::aten::add, {x, graph->insertConstant(at::randn({128}))});
+  graph->registerOutput(x);
+  torch::jit::Module holder("Constants");
+  take_constants(*graph, holder);
+  torch::jit::EliminateDeadCode(graph->block());
+  EXPECT_EQ(holder._ivalue()->slots().size(), 1U);
+  EXPECT_TRUE(holder._ivalue()->slots()[0].toTensor().is_same(weight));
+  check(graph->toString(false), [](FileCheck& c) {
+    c.check_count("prim::GetAttr[name=\"c0\"](%constants)", 2, true)->check("prim::Constant[value=<Tensor>]");
+  });
+}
+
+TEST(CopyBytes, KeepsStridesAndPlaces) {
+  const at::Tensor base = at::randn({64, 64});
+  const at::Tensor holes = base.slice(0, 3, 40, 2).slice(1, 5, 60, 3);
+  const at::Tensor copy = copy_bytes(holes, c10::kCPU);
+  EXPECT_TRUE(copy.equal(holes));
+  EXPECT_EQ(copy.strides(), holes.strides());
+  EXPECT_NE(copy.storage().data(), base.storage().data());
+  EXPECT_EQ((holes.storage_offset() - copy.storage_offset()) * 4 % static_cast<std::int64_t>(kAlignment), 0);
+}
+
+TEST(RewriteDevices, DeviceConstantsFollowTheModule) {
+  torch::jit::Module module("Model");
+  module.define("def forward(self, x):\n  return torch.zeros([2], device=torch.device('cpu'))\n");
+  const auto graph = module.get_method("forward").graph()->copy();
+  std::vector<std::string> rewritten;
+  rewrite_devices(graph, c10::Device("cuda:0"), rewritten);
+  check(graph->toString(false), [](FileCheck& c) { c.check("Device = prim::Constant[value=\"cuda:0\"]"); });
+  EXPECT_EQ(rewritten.size(), 1U);
+}
+
+} // namespace
+} // namespace offload
