@@ -124,7 +124,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                                                         : program_.methods.begin()->first;
   offsets_.assign(weights.size(), 0);
   divide_host_memory(options);
-  require_minimum();
+  if (options.example_calls.empty() || vram_ < minimum() - reserve()) { // else examples show what activations take
+    require_minimum();
+  }
   if (purpose == Purpose::run || !options.example_calls.empty()) {
     take_over_weights(owner);
     for (const ExampleCall& call : options.example_calls) {

@@ -1,5 +1,7 @@
 """What is run in a folder with the files of bad_input_files.py, and what its line on standard error has to hold."""
 
+import torch
+
 from bad_input_files import CUTS
 
 X = "--input 'float32[2,128]'"

@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 import subprocess
+import sys
 import zipfile
 from typing import Dict, List
 
@@ -162,8 +163,8 @@ def make_archives():
         "data": {"/data.pkl": b"\x80\x02garbage"},
         "halfdata": {"/data.pkl": lambda data: data[:len(data) // 2]},
         "constants": {"/constants.pkl": b"nothing"},
-        "nocode": {"__torch__.py": None},
-        "code": {"__torch__.py": b"class Straight(Module:\n  what is this?\n"},
+        "nocode": {f"{__name__}.py": None},
+        "code": {f"{__name__}.py": b"class Straight(Module:\n  what is this?\n"},
         "notensor": {"/data/0": None},
     }
     for name, changes in damaged.items():

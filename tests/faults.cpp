@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <set>
 
 namespace offload::test::faults {
 
@@ -19,7 +20,7 @@ namespace {
 struct State {
   std::mutex mutex;
   std::map<std::string, std::uint64_t> counts;
-  std::map<std::string, std::int64_t> held;
+  std::map<std::string, std::set<const void*>> held;
   std::string function;
   std::uint64_t number = 0;
   std::uint64_t left = 0; // of the calls that fail
@@ -62,11 +63,20 @@ bool comes(const char* function, const void* caller) {
   return fails;
 }
 
-void note(const char* function, const void* caller, int change) {
+void note_taken(const char* function, const void* what, const void* caller) {
   if (is_ours(caller)) {
     State& now = state();
     const std::lock_guard lock(now.mutex);
-    now.held[function] += change;
+    now.held[function].insert(what);
+  }
+}
+
+/// Who gives it back does not matter, nor can it be told: the call may be the last thing that a function does.
+void note_given_back(const char* function, const void* what) {
+  State& now = state();
+  const std::lock_guard lock(now.mutex);
+  if (const auto held = now.held.find(function); held != now.held.end()) {
+    held->second.erase(what);
   }
 }
 
@@ -103,9 +113,13 @@ std::map<std::string, std::uint64_t> counts() {
   return state().counts;
 }
 
-std::map<std::string, std::int64_t> held() {
+std::map<std::string, std::size_t> held() {
   const std::lock_guard lock(state().mutex);
-  return state().held;
+  std::map<std::string, std::size_t> counts;
+  for (const auto& [function, what] : state().held) {
+    counts[function] = what.size();
+  }
+  return counts;
 }
 
 } // namespace offload::test::faults
@@ -115,59 +129,62 @@ namespace faults = offload::test::faults;
 // NOLINTBEGIN(bugprone-macro-parentheses,readability-inconsistent-declaration-parameter-name): the arguments are
 // types, parameter lists and argument lists, which can not stand in parentheses, and parameters of CUDA have other
 // names
-/// A function that the library calls: `failure` is what it returns when it fails, `change` what a success adds to what
-/// is held of `what`.
-#define OFFLOAD_INTERCEPT(result, name, parameters, arguments, failure, good, what, change) \
-  extern "C" __attribute__((visibility("default"))) result name parameters {                \
-    const void* caller = __builtin_return_address(0);                                       \
-    if (faults::comes(#name, caller)) {                                                     \
-      return failure;                                                                       \
-    }                                                                                       \
-    static const auto real = faults::real<result(*) parameters>(#name);                     \
-    result got = real arguments;                                                            \
-    if (change != 0 && got good) {                                                          \
-      faults::note(what, caller, change);                                                   \
-    }                                                                                       \
-    return got;                                                                             \
+/// A function that the library calls: `failure` is what it returns when it fails; after a success, `note` is done.
+#define OFFLOAD_INTERCEPT(result, name, parameters, arguments, failure, good, note) \
+  extern "C" __attribute__((visibility("default"))) result name parameters {        \
+    [[maybe_unused]] const void* caller = __builtin_return_address(0);              \
+    if (faults::comes(#name, caller)) {                                             \
+      return failure;                                                               \
+    }                                                                               \
+    static const auto real = faults::real<result(*) parameters>(#name);             \
+    result got = real arguments;                                                    \
+    if (got good) {                                                                 \
+      note;                                                                         \
+    }                                                                               \
+    return got;                                                                     \
   }
 
-#define OFFLOAD_INTERCEPT_CUDA(name, parameters, arguments, failure, what, change) \
-  OFFLOAD_INTERCEPT(cudaError_t, name, parameters, arguments, failure, == cudaSuccess, what, change)
+#define OFFLOAD_INTERCEPT_CUDA(name, parameters, arguments, failure, note) \
+  OFFLOAD_INTERCEPT(cudaError_t, name, parameters, arguments, failure, == cudaSuccess, note)
 
 OFFLOAD_INTERCEPT(void*, mmap,
                   (void* at, std::size_t bytes, int protection, int flags, int file, off_t offset) noexcept,
-                  (at, bytes, protection, flags, file, offset), (errno = ENOMEM, MAP_FAILED), != MAP_FAILED, "mmap", 1)
-OFFLOAD_INTERCEPT(int, munmap, (void* at, std::size_t bytes) noexcept, (at, bytes), -1, == 0, "mmap", -1)
-OFFLOAD_INTERCEPT_CUDA(cudaMalloc, (void** at, std::size_t bytes), (at, bytes), cudaErrorMemoryAllocation, "cudaMalloc",
-                       1)
-OFFLOAD_INTERCEPT_CUDA(cudaFree, (void* at), (at), cudaErrorInvalidValue, "cudaMalloc", -1)
+                  (at, bytes, protection, flags, file, offset), (errno = ENOMEM, MAP_FAILED), != MAP_FAILED,
+                  faults::note_taken("mmap", got, caller))
+OFFLOAD_INTERCEPT(int, munmap, (void* at, std::size_t bytes) noexcept, (at, bytes), -1, == 0,
+                  faults::note_given_back("mmap", at))
+OFFLOAD_INTERCEPT_CUDA(cudaMalloc, (void** at, std::size_t bytes), (at, bytes), cudaErrorMemoryAllocation,
+                       faults::note_taken("cudaMalloc", *at, caller))
+OFFLOAD_INTERCEPT_CUDA(cudaFree, (void* at), (at), cudaErrorInvalidValue, faults::note_given_back("cudaMalloc", at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostAlloc, (void** at, std::size_t bytes, unsigned flags), (at, bytes, flags),
-                       cudaErrorMemoryAllocation, "cudaHostAlloc", 1)
-OFFLOAD_INTERCEPT_CUDA(cudaFreeHost, (void* at), (at), cudaErrorInvalidValue, "cudaHostAlloc", -1)
+                       cudaErrorMemoryAllocation, faults::note_taken("cudaHostAlloc", *at, caller))
+OFFLOAD_INTERCEPT_CUDA(cudaFreeHost, (void* at), (at), cudaErrorInvalidValue,
+                       faults::note_given_back("cudaHostAlloc", at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostRegister, (void* at, std::size_t bytes, unsigned flags), (at, bytes, flags),
-                       cudaErrorMemoryAllocation, "cudaHostRegister", 1)
-OFFLOAD_INTERCEPT_CUDA(cudaHostUnregister, (void* at), (at), cudaErrorInvalidValue, "cudaHostRegister", -1)
+                       cudaErrorMemoryAllocation, faults::note_taken("cudaHostRegister", at, caller))
+OFFLOAD_INTERCEPT_CUDA(cudaHostUnregister, (void* at), (at), cudaErrorInvalidValue,
+                       faults::note_given_back("cudaHostRegister", at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostGetDevicePointer, (void** there, void* here, unsigned flags), (there, here, flags),
-                       cudaErrorInvalidValue, "", 0)
+                       cudaErrorInvalidValue, )
 OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags),
-                       cudaErrorMemoryAllocation, "cudaStreamCreateWithFlags", 1)
+                       cudaErrorMemoryAllocation, faults::note_taken("cudaStreamCreateWithFlags", *stream, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaStreamDestroy, (cudaStream_t stream), (stream), cudaErrorInvalidValue,
-                       "cudaStreamCreateWithFlags", -1)
+                       faults::note_given_back("cudaStreamCreateWithFlags", stream))
 OFFLOAD_INTERCEPT_CUDA(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (event, flags),
-                       cudaErrorMemoryAllocation, "cudaEventCreateWithFlags", 1)
+                       cudaErrorMemoryAllocation, faults::note_taken("cudaEventCreateWithFlags", *event, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaEventDestroy, (cudaEvent_t event), (event), cudaErrorInvalidValue,
-                       "cudaEventCreateWithFlags", -1)
+                       faults::note_given_back("cudaEventCreateWithFlags", event))
 OFFLOAD_INTERCEPT_CUDA(cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), (event, stream),
-                       cudaErrorInvalidResourceHandle, "", 0)
+                       cudaErrorInvalidResourceHandle, )
 OFFLOAD_INTERCEPT_CUDA(cudaStreamWaitEvent, (cudaStream_t stream, cudaEvent_t event, unsigned flags),
-                       (stream, event, flags), cudaErrorInvalidResourceHandle, "", 0)
+                       (stream, event, flags), cudaErrorInvalidResourceHandle, )
 OFFLOAD_INTERCEPT_CUDA(cudaMemcpyAsync,
                        (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream),
-                       (to, from, bytes, kind, stream), cudaErrorInvalidValue, "", 0)
+                       (to, from, bytes, kind, stream), cudaErrorInvalidValue, )
 OFFLOAD_INTERCEPT_CUDA(cudaMemcpy, (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind),
-                       (to, from, bytes, kind), cudaErrorInvalidValue, "", 0)
-OFFLOAD_INTERCEPT_CUDA(cudaMemGetInfo, (std::size_t* free, std::size_t* total), (free, total), cudaErrorUnknown, "", 0)
+                       (to, from, bytes, kind), cudaErrorInvalidValue, )
+OFFLOAD_INTERCEPT_CUDA(cudaMemGetInfo, (std::size_t* free, std::size_t* total), (free, total), cudaErrorUnknown, )
 OFFLOAD_INTERCEPT(int, pthread_create,
                   (pthread_t * thread, const pthread_attr_t* attributes, void* (*run)(void*), void* argument) noexcept,
-                  (thread, attributes, run, argument), EAGAIN, == 0, "", 0)
+                  (thread, attributes, run, argument), EAGAIN, == 0, )
 // NOLINTEND(bugprone-macro-parentheses,readability-inconsistent-declaration-parameter-name)

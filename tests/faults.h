@@ -24,6 +24,6 @@ std::map<std::string, std::uint64_t> counts();
 
 /// What the library has taken and not given back, by the function that takes it: allocations, page-locks, events,
 /// streams.
-std::map<std::string, std::int64_t> held();
+std::map<std::string, std::size_t> held();
 
 } // namespace offload::test::faults

@@ -69,13 +69,15 @@ class Faults : public testing::TestWithParam<Case> {
     if (!module) {
       ASSERT_TRUE(attempt("load again", [&] { module = wrap(model_.deepcopy(), options); }));
     }
-    for (const char* which : {"the first call", "the second call", "a call"}) {
+    refused += !attempt("the first call", [&] { call(*module); });
+    refused += !attempt("little budget", [&] { leave_room(*module, 2); });
+    for (const char* which : {"the second call", "a call"}) {
       refused += !attempt(which, [&] { call(*module); });
     }
-    refused += !attempt("more budget", [&] { module->set_vram_budget(*options.vram_budget + kWeightBytes); });
+    refused += !attempt("more budget", [&] { leave_room(*module, 3); });
     refused += !attempt("a call under more", [&] { call(*module); });
     EXPECT_FALSE(attempt("a budget below the smallest", [&] { module->set_vram_budget(1); }));
-    refused += !attempt("less budget", [&] { module->set_vram_budget(*options.vram_budget); });
+    refused += !attempt("less budget", [&] { leave_room(*module, 2); });
     refused += !attempt("a call under less", [&] { call(*module); });
     // What was fetched ahead when it happened may be told by the next call; after that all is well.
     EXPECT_LE(refused, 2) << testing::PrintToString(messages_);
@@ -124,7 +126,7 @@ class Faults : public testing::TestWithParam<Case> {
 };
 
 TEST_P(Faults, AreSurvivedOneByOne) {
-  Options options = options_for(budget(2));
+  Options options = options_for(budget(2, GetParam().lanes));
   options.concurrency = GetParam().lanes;
   options.pinned_budget = GetParam().pinned;
   if (GetParam().example) {
@@ -135,7 +137,7 @@ TEST_P(Faults, AreSurvivedOneByOne) {
 
 /// The memory for a new budget is refused, and then that for the one before it, which has been freed.
 TEST_P(Faults, OfABudgetAndOfTheOneBeforeLeaveAModuleThatWorks) {
-  Options options = options_for(budget(2));
+  Options options = options_for(budget(2, GetParam().lanes));
   options.concurrency = GetParam().lanes;
   options.pinned_budget = GetParam().pinned;
   Module module = wrap(model_.deepcopy(), options);

@@ -44,7 +44,9 @@ class FileModule : public testing::Test {
 TEST_F(FileModule, IsBitIdenticalAtEveryBudgetAndMovesWhatThePlanSays) {
   for (const std::uint64_t weights : {1, 2, 7, kWeights, kWeights + 1}) {
     Module offloaded = load(file_.path(), options_on_file(weights));
-    for (int i = 0; i < 3; ++i) {
+    expect_same(offloaded);
+    leave_room(offloaded, weights);
+    for (int i = 0; i < 2; ++i) {
       expect_same(offloaded);
     }
     const auto used = [&] {
@@ -66,7 +68,7 @@ TEST_F(FileModule, GivesAttributesAndTakesAnotherBudgetFromTheFile) {
   expect_same(offloaded);
   EXPECT_EQ(tools::first_difference(offloaded.attr("w15"), module_.attr("w15")), "");
   for (const int weights : {kWeights + 1, 1, 4}) {
-    offloaded.set_vram_budget(budget(weights));
+    leave_room(offloaded, weights);
     expect_same(offloaded);
   }
 }
@@ -104,6 +106,8 @@ TEST_F(FileModule, TellsAFileThatIsCutOrOverwrittenAtEveryCallAndNothingElseSuff
   for (const bool cut : {true, false}) {
     module_.save(file_.path());
     Module offloaded = load(file_.path(), options_on_file(2));
+    expect_same(offloaded);
+    leave_room(offloaded, 2);
     expect_same(offloaded);
     if (cut) {
       std::filesystem::resize_file(file_.path(), std::filesystem::file_size(file_.path()) / 2);

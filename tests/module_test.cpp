@@ -159,7 +159,7 @@ def forward(self, x, fail: bool):
 TEST(Module, AFlippedBitOfAStreamedWeightShows) {
   const torch::jit::Module module = make(3, chain(3));
   torch::jit::Module flipped = module.deepcopy();
-  flipped.attr("w1").toTensor().view(at::kByte)[100][13].bitwise_xor_(1);
+  flipped.attr("w1").toTensor().view(at::kByte)[100][15].bitwise_xor_(1);
   Reference reference(module.deepcopy(), kDevice);
   Module offloaded = wrap(flipped, options_for(budget(1)));
   const at::Tensor x = rows();

@@ -76,7 +76,10 @@ double Block::limit_us(std::uint64_t bytes) const {
   return std::max(median(plain_us), static_cast<double>(bytes) / rate);
 }
 
-std::size_t Blocks::calls() const { return call_us().size(); }
+std::size_t Blocks::calls() const { return call_us().size() + waited_us.size(); }
+double Blocks::average_us() const {
+  return window_us() / static_cast<double>(std::max<std::size_t>(1, call_us().size()));
+}
 double Blocks::time_us() const { return median_of(blocks, std::mem_fn(&Block::time_us)); }
 double Blocks::limit_us(std::uint64_t bytes) const {
   return median_of(blocks, [&](const Block& block) { return block.limit_us(bytes); });
@@ -93,23 +96,51 @@ double Blocks::window_us() const {
 Times Blocks::call_us() const { return all_of(blocks, &Block::call_us); }
 Times Blocks::plain_us() const { return all_of(blocks, &Block::plain_us); }
 
+namespace {
+
+/// Calls of which none waits for the one before, each from its output to the next one's.
+Times time_in_a_row(int calls, c10::Device device, const std::function<void()>& call) {
+  if (!device.is_cuda()) {
+    return time_calls(0, calls, device, call);
+  }
+  std::vector<at::cuda::CUDAEvent> events;
+  for (int i = 0; i <= calls; ++i) {
+    if (i > 0) {
+      call();
+    }
+    events.emplace_back(cudaEventDefault).record();
+  }
+  events.back().synchronize();
+  Times times;
+  for (std::size_t i = 1; i < events.size(); ++i) {
+    times.push_back(static_cast<double>(events[i - 1].elapsed_time(events[i])) * 1e3);
+  }
+  return times;
+}
+
+} // namespace
+
 Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams, const Yardstick& yardstick) {
   constexpr int kBlocks = 4;
+  constexpr double kBlockUs = 300e3; // what begins and ends a block is little of it
   const bool in_turn = !streams && yardstick.plain;
   const c10::Device device = yardstick.device;
   Blocks measured;
-  for (int done = 0; done < calls;) {
-    const int now = in_turn ? 2 * calls : std::min(calls - done, (calls + kBlocks - 1) / kBlocks);
+  measured.waited_us = time_calls(0, 5, device, call);
+  const int in_each =
+      std::max((calls + kBlocks - 1) / kBlocks, static_cast<int>(kBlockUs / median(measured.waited_us)) + 1);
+  for (int number = 0; number < (in_turn ? 1 : kBlocks); ++number) {
+    const int now = in_turn ? 2 * calls : in_each;
     Block block;
     block.in_turn = in_turn;
     measure_bounds(yardstick, block);
     const auto begin = Clock::now();
-    for (int i = 0; i < now; ++i) {
-      const Times ours = time_calls(0, 1, device, call);
-      block.call_us.push_back(ours[0]);
-      if (in_turn) {
-        block.plain_us.push_back(time_calls(0, 1, device, yardstick.plain)[0]);
-      }
+    for (int i = 0; in_turn && i < now; ++i) {
+      block.call_us.push_back(time_calls(0, 1, device, call)[0]);
+      block.plain_us.push_back(time_calls(0, 1, device, yardstick.plain)[0]);
+    }
+    if (!in_turn) {
+      block.call_us = time_in_a_row(now, device, call);
     }
     wait_until_idle(device); // what was prefetched for a call that does not come was put under way in the window, too
     block.window_us =
@@ -119,7 +150,6 @@ Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams
       block.plain_us = yardstick.plain_us;
     }
     measured.blocks.push_back(std::move(block));
-    done += now;
   }
   return measured;
 }

@@ -14,8 +14,8 @@ using Times = std::vector<double>;
 /// The upper one of the two in the middle where their number is even. 0 for none.
 double median(Times times);
 
-/// Some calls in a row, from an idle link to an idle link, and what bounds them, measured right before and after:
-/// clocks of a device go up and down, and machines share their links and memory.
+/// Some calls, none of which waits for the one before, from an idle link to an idle link, and what bounds them,
+/// measured right before and after: clocks of a device go up and down, and machines share their links and memory.
 struct Block {
   Times call_us;
   double window_us = 0;
@@ -35,16 +35,18 @@ struct Block {
 /// One budget's calls. What is said of them is the median of what each block says.
 struct Blocks {
   std::vector<Block> blocks;
+  Times waited_us; ///< of a few calls, each made when the output of the one before was there
 
-  std::size_t calls() const;
+  std::size_t calls() const; ///< all that were made
   double time_us() const;
   double limit_us(std::uint64_t bytes) const;
   double ratio_to_limit(std::uint64_t bytes) const;
   double link_bytes_per_us() const;
   double host_copy_bytes_per_us() const;
-  double window_us() const; ///< of all blocks together
-  Times call_us() const;    ///< likewise
-  Times plain_us() const;   ///< likewise
+  double average_us() const; ///< windows divided by their calls
+  double window_us() const;  ///< of all blocks together
+  Times call_us() const;     ///< likewise
+  Times plain_us() const;    ///< likewise
 };
 
 /// What bounds our calls, and how to measure it.
@@ -56,7 +58,8 @@ struct Yardstick {
   bool staged = false;
 };
 
-/// Makes `calls` calls in a few blocks. Where nothing `streams`, in one, in turn with plain calls if there are any.
+/// Makes at least `calls` calls in a few blocks of a third of a second or more. Where nothing `streams`, in one, in
+/// turn with plain calls if there are any.
 Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams, const Yardstick& yardstick);
 
 /// The rate of page-locked copies of 256 MiB to a GPU, by its own events: the median of `copies`.

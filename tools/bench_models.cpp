@@ -120,12 +120,14 @@ void write_models(const std::vector<ModelResult>& models, std::ostream& out) {
   out << "\n## Models at a tenth of their size\n\nThe budget is a tenth of the weights, ring included, or the least "
          "that works, and what activations take. The limit is the\nlarger of the plain run on the device and the "
          "planned bytes over the link.\n\n"
-      << "| model | weights | budget | of it activations | ours ms | plain ms | limit ms | ours / limit | streamed a "
+      << "| model | weights | budget | of it activations | ours ms | waited ms | plain ms | limit ms | ours / limit | "
+         "streamed a "
          "call | "
-         "read in place a call | misses | check |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
+         "read in place a call | misses | check |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
   for (const ModelResult& model : models) {
     out << "| " << model.name << " | " << format_bytes(model.weight_bytes) << " | " << format_bytes(model.budget_bytes)
         << " | " << format_bytes(model.reserve_bytes) << " | " << number("%.3f", model.blocks.time_us() / 1e3) << " | "
+        << number("%.3f", median(model.blocks.waited_us) / 1e3) << " | "
         << number("%.3f", median(model.blocks.plain_us()) / 1e3) << " | "
         << number("%.3f", model.blocks.limit_us(model.planned_bytes) / 1e3) << " | "
         << number("%.3f", model.blocks.ratio_to_limit(model.planned_bytes)) << " | "
@@ -150,6 +152,7 @@ nlohmann::ordered_json models_json(const std::vector<ModelResult>& models) {
                     {"misses", model.misses},
                     {"plain_us", model.blocks.plain_us()},
                     {"call_us", model.blocks.call_us()},
+                    {"waited_us", model.blocks.waited_us},
                     {"blocks", blocks_json(model.blocks)},
                     {"predicted_us", model.predicted_us},
                     {"limit_us", model.blocks.limit_us(model.planned_bytes)},

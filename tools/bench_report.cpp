@@ -59,14 +59,16 @@ std::string failure_of(const RowResult& row) {
 }
 
 constexpr const char* kHowToRead =
-    R"(A budget is the share of the weights, a ring (stated with each table), and what activations take. Calls are made in blocks,
-from an idle link to an idle link, and what is said of a row is the median of its blocks. average_ms is a block's time divided by
-its calls, every byte that it put under way included; median_ms is that of all single calls. The limit is the larger of the plain
-time and the weights beyond the share over the link; plain calls and the link are measured right before and after each block,
-since clocks drift and machines share their links. The ratio takes the larger of average and median. Where all is resident, plain
-calls were made in turn with ours, and the ratio is that of the medians. "Ring counted" takes the ring, too, off what has to cross
-the link: stricter, and where the link is the limit out of reach of anything that streams through a ring. Auto is the record's
-way, measured here: each layer that is not on the GPU is brought there by a synchronous copy, used, and dropped.
+    R"(A budget is the share of the weights, a ring (stated with each table), and what activations take. Calls are made back to
+back in blocks of a third of a second or more, from an idle link to an idle link, and what is said of a row is the median of its
+blocks. average_ms is a block's time divided by its calls, every byte that it put under way included; median_ms is that of its
+calls, from output to output; waited_ms is that of calls which the host makes only when the output of the one before is there. The
+limit is the larger of the plain time and the weights beyond the share over the link; plain calls and the link are measured right
+before and after each block, since clocks drift and machines share their links. The ratio takes the larger of average and median.
+Where all is resident, plain calls were made in turn with ours, and the ratio is that of the medians. "Ring counted" takes the
+ring, too, off what has to cross the link: stricter, and where the link is the limit out of reach of anything that streams through
+a ring. Auto is the record's way, measured here: each layer that is not on the GPU is brought there by a synchronous copy, used,
+and dropped.
 )";
 
 void write_setup(const Report& report, std::ostream& out) {
@@ -115,7 +117,7 @@ double record_ms(const TableResult& table, Residence residence, std::int64_t on_
 
 void write_row(const Setup& setup, const TableResult& table, const RowResult& row, std::ostream& out) {
   const Case& stack = table.stack;
-  const double average_us = row.blocks.window_us() / static_cast<double>(std::max<std::size_t>(1, row.blocks.calls()));
+  const double average_us = row.blocks.average_us();
   write_record_columns(setup, table,
                        {"Offload", std::to_string(row.layers_on_gpu), std::to_string(stack.layers - row.layers_on_gpu),
                         average_us, 100.0 * static_cast<double>(row.layers_on_gpu) / static_cast<double>(stack.layers),
@@ -123,8 +125,8 @@ void write_row(const Setup& setup, const TableResult& table, const RowResult& ro
                        out);
   const std::uint64_t bytes = table.bytes_beyond(row);
   const std::string failure = failure_of(row);
-  out << ' ' << ms(median(row.blocks.call_us())) << " | " << ms(row.blocks.limit_us(bytes)) << " | "
-      << format("%.3f", row.blocks.ratio_to_limit(bytes)) << " | "
+  out << ' ' << ms(median(row.blocks.call_us())) << " | " << ms(median(row.blocks.waited_us)) << " | "
+      << ms(row.blocks.limit_us(bytes)) << " | " << format("%.3f", row.blocks.ratio_to_limit(bytes)) << " | "
       << format("%.3f", row.blocks.ratio_to_limit(table.bytes_beyond_ring(row))) << " | " << ms(row.predicted_us)
       << " | " << format("%.3f", static_cast<double>(row.planned_bytes) / 1e9) << " | ";
   if (!setup.host_only()) {
@@ -152,11 +154,12 @@ void write_table(const Setup& setup, const TableResult& table, std::ostream& out
   }
   out << "\n\n| hardware | device(Mode) | layers | layer_size | model_size | layers_on_gpu | layers_on_cpu | "
          "average_ms | "
-         "acceleration | percent_on_gpu | record_ms | median_ms | limit_ms | ratio to limit | ring counted | "
+         "acceleration | percent_on_gpu | record_ms | median_ms | waited_ms | limit_ms | ratio to limit | ring counted "
+         "| "
          "predicted_ms | "
          "GB a call | "
       << (setup.host_only() ? "" : "Auto_ms | ") << "misses | peak of budget | check |\n|";
-  const int columns = setup.host_only() ? 20 : 21;
+  const int columns = setup.host_only() ? 21 : 22;
   for (int i = 0; i < columns; ++i) {
     out << (i < 2 || i == columns - 1 ? "---|" : "---:|");
   }
@@ -196,10 +199,10 @@ void write_staged(const StagedResult& staged, std::ostream& out) {
       << "| average_ms | median_ms | limit_ms | ours GB/s | link GB/s | host copy GB/s | our rate over the limit's | "
          "misses | "
          "check |\n|---:|---:|---:|---:|---:|---:|---:|---:|---|\n| "
-      << ms(blocks.window_us() / static_cast<double>(std::max<std::size_t>(1, blocks.calls()))) << " | "
-      << ms(median(blocks.call_us())) << " | " << ms(blocks.limit_us(row.planned_bytes)) << " | "
-      << format("%.2f", streamed / blocks.time_us() / 1e3) << " | " << format("%.2f", blocks.link_bytes_per_us() / 1e3)
-      << " | " << format("%.2f", blocks.host_copy_bytes_per_us() / 1e3) << " | "
+      << ms(blocks.average_us()) << " | " << ms(median(blocks.call_us())) << " | "
+      << ms(blocks.limit_us(row.planned_bytes)) << " | " << format("%.2f", streamed / blocks.time_us() / 1e3) << " | "
+      << format("%.2f", blocks.link_bytes_per_us() / 1e3) << " | "
+      << format("%.2f", blocks.host_copy_bytes_per_us() / 1e3) << " | "
       << format("%.3f", 1 / blocks.ratio_to_limit(row.planned_bytes)) << " | " << row.misses << " | "
       << (failure.empty() ? "bits and bytes right" : "**" + failure + "**") << " |\n";
 }
@@ -220,6 +223,7 @@ Json row_json(const RowResult& row) {
           {"median_us", median(row.blocks.call_us())},
           {"window_us", row.blocks.window_us()},
           {"call_us", row.blocks.call_us()},
+          {"waited_us", row.blocks.waited_us},
           {"plain_us", row.blocks.plain_us()},
           {"predicted_us", row.predicted_us},
           {"planned_bytes_per_call", row.planned_bytes},
