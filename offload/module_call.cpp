@@ -128,15 +128,19 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
       bool ready = false;
       {
         const std::lock_guard lock(mutex_);
-        ready = settled_;
+        ready = readiness_ == Readiness::placed;
       }
       if (ready) {
         return run_on(visit.lane(), name, std::move(stack), nullptr);
       }
     }
     const LoneVisit alone(*gate_);
-    if (settled_) {
+    if (readiness_ == Readiness::placed) {
       continue; // somebody else was first
+    }
+    if (readiness_ == Readiness::measured) {
+      settle(); // it failed when it was tried last
+      continue;
     }
     const auto before = std::make_tuple(activations_, measured_, planned_method_);
     try {
@@ -146,6 +150,8 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
       return output;
     } catch (...) {
       std::tie(activations_, measured_, planned_method_) = before;
+      const std::lock_guard lock(mutex_);
+      readiness_ = Readiness::unknown;
       throw;
     }
   }
@@ -208,7 +214,7 @@ void Module::Impl::require_minimum() const {
 void Module::Impl::refuse_activations(std::uint64_t refused) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t needed = minimum() + align_up(refused, kDeviceGranularity) * static_cast<std::uint64_t>(lanes_);
-  settled_ = false; // the next call is measured anew, with all the budget that there is
+  readiness_ = Readiness::unknown; // the next call is measured anew, with all the budget that there is
   throw BudgetError("activations and workspaces of this call go over the reserve of " + format_bytes(reserve()) +
                         " in a vram_budget of " + format_bytes(vram_) + ": it takes up to " + std::to_string(needed) +
                         " bytes; the next call is measured anew. Name such a call in example_calls to plan for it",
@@ -254,10 +260,14 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
       stack.clear();
     } catch (const std::exception& error) {
       streamer.end(lane);
-      if (scope.archive_failed()) {
-        throw ArchiveError(error.what());
+      switch (scope.failure()) {
+        case WeightLender::Scope::Failure::archive_error:
+          throw ArchiveError(error.what());
+        case WeightLender::Scope::Failure::error:
+          throw Error(error.what());
+        case WeightLender::Scope::Failure::none:
+          throw;
       }
-      throw;
     }
     executed = streamer.end(lane);
   } catch (const std::exception& error) {

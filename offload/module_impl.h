@@ -38,6 +38,13 @@ class Module::Impl {
     plan, ///< nothing is moved or allocated; the Impl answers placement() only
   };
 
+  /// What is known for calls.
+  enum class Readiness {
+    unknown,  ///< the next call is a measuring call
+    measured, ///< and planned anew with the next one
+    placed,
+  };
+
   /// Whether others may hold a module of the same type, and run its methods: then constants stay in those.
   enum class Owner { sole, shared };
 
@@ -116,7 +123,7 @@ class Module::Impl {
   std::map<std::string, std::shared_ptr<const Sequence>> sequences_; // of the last call of each method
   std::unordered_map<std::size_t, std::shared_ptr<const Sequence>> sequences_by_shape_;
   Activations activations_;
-  bool settled_ = false;
+  Readiness readiness_ = Readiness::unknown;
   Plan plan_;
   std::uint64_t calls_ = 0;
   std::uint64_t peak_ = 0;

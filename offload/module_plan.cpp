@@ -139,11 +139,11 @@ void Module::Impl::install(const Residency& residency) {
 }
 
 /// Plans with what is known by now, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
-/// Where it throws, nothing is placed: the next call measures, and plans anew.
+/// Where it throws, nothing is placed: the next call tries again.
 void Module::Impl::settle() {
   {
     const std::lock_guard lock(mutex_);
-    settled_ = false;
+    readiness_ = Readiness::measured;
   }
   Plan best = plan(planned_pass(), capacity(vram_), machine_);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
@@ -163,7 +163,7 @@ void Module::Impl::settle() {
   }
   const std::lock_guard lock(mutex_);
   plan_ = std::move(best);
-  settled_ = engine_ != nullptr;
+  readiness_ = engine_ ? Readiness::placed : Readiness::measured;
   sequences_.clear();
   sequences_by_shape_.clear();
   for (const auto& [name, steps] : measured_) {
@@ -213,7 +213,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     const std::lock_guard lock(mutex_);
     peak_ = 0;
   }
-  if (!settled_) {
+  if (readiness_ == Readiness::unknown) {
     return; // the next call measures, and plans
   }
   try {

@@ -80,8 +80,8 @@ class Faults : public testing::TestWithParam<Case> {
     refused += !attempt("less budget", [&] { leave_room(*module, 2); });
     refused += !attempt("a call under less", [&] { call(*module); });
     // What was fetched ahead when it happened may be told by the next call; after that all is well.
+    refused += !attempt("a call in the end", [&] { call(*module); });
     EXPECT_LE(refused, 2) << testing::PrintToString(messages_);
-    ASSERT_TRUE(attempt("a call in the end", [&] { call(*module); }));
     ASSERT_TRUE(attempt("and one more", [&] { call(*module); }));
   }
 

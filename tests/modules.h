@@ -75,7 +75,8 @@ struct Pair {
       : reference(module.deepcopy(), kDevice),
         offloaded(wrap(module.deepcopy(), options)),
         first_budget(*options.vram_budget),
-        weights((first_budget - budget(0, options.concurrency)) / kWeightBytes) {}
+        weights((std::max(first_budget, budget(0, options.concurrency)) - budget(0, options.concurrency)) /
+                kWeightBytes) {}
 
   void expect_same(const std::vector<c10::IValue>& inputs, const Kwargs& kwargs = {},
                    const std::string& method = "forward") {

@@ -158,11 +158,11 @@ class CudaLane {
       let_wait(lane_.stream_, caller_.stream(), lane_.begun_);
       use_.emplace(*lane_.pool_);
       stream_.emplace(c10::cuda::getStreamFromExternal(lane_.stream_, lane_.device_));
-      lane_.take_workspaces();
       if (lane_.recorder_) {
         no_profiler_.emplace();
         recording_.emplace(c10::DebugInfoKind::PROFILER_STATE, lane_.recorder_);
       }
+      lane_.take_workspaces();
     }
 
     ~Call() override {

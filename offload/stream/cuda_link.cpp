@@ -3,7 +3,9 @@
 #include <atomic>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include <offload/error.h>
 
@@ -77,6 +79,28 @@ class EventPool {
   std::vector<cudaEvent_t> free_;
 };
 
+/// An event of a pool, which gets it back with this object.
+class PooledEvent {
+ public:
+  explicit PooledEvent(std::shared_ptr<EventPool> pool) : pool_(std::move(pool)), event_(pool_->take()) {}
+  ~PooledEvent() {
+    if (pool_) {
+      pool_->give_back(event_);
+    }
+  }
+  PooledEvent(PooledEvent&& other) noexcept = default; // leaves no pool
+  PooledEvent& operator=(PooledEvent&&) = delete;
+  PooledEvent(const PooledEvent&) = delete;
+  PooledEvent& operator=(const PooledEvent&) = delete;
+
+  void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  std::shared_ptr<EventPool> pool_;
+  cudaEvent_t event_;
+};
+
 /// A point on a stream, of which an event is recorded when somebody first waits for it: that may be later than the
 /// point, never earlier, and most points are never waited for. On the lane of a busy device each event costs
 /// microseconds.
@@ -85,31 +109,21 @@ class EventFence final : public Fence {
   EventFence(int lane, cudaStream_t stream, std::shared_ptr<EventPool> pool)
       : Fence(lane), stream_(stream), pool_(std::move(pool)) {}
 
-  ~EventFence() override {
-    if (event_) {
-      pool_->give_back(event_);
-    }
-  }
-
   cudaEvent_t event() const {
     const std::lock_guard lock(mutex_);
     if (!event_) {
-      cudaEvent_t event = pool_->take();
-      const cudaError_t code = cudaEventRecord(event, stream_);
-      if (code != cudaSuccess) {
-        pool_->give_back(event);
-        check_cuda(code, "cudaEventRecord");
-      }
-      event_ = event;
+      PooledEvent event(pool_);
+      event.record(stream_);
+      event_.emplace(std::move(event));
     }
-    return event_;
+    return event_->get();
   }
 
  private:
   const cudaStream_t stream_;
   const std::shared_ptr<EventPool> pool_;
   mutable std::mutex mutex_;
-  mutable cudaEvent_t event_ = nullptr;
+  mutable std::optional<PooledEvent> event_;
 };
 
 cudaEvent_t event_of(const Fence& fence) { return static_cast<const EventFence&>(fence).event(); }
@@ -153,12 +167,12 @@ class CudaLink final : public Link {
       check_cuda(cudaStreamWaitEvent(lanes_[lane], event_of(arrived)), "cudaStreamWaitEvent");
       return;
     }
-    Stall stall{timing_->take(), timing_->take()};
-    check_cuda(cudaEventRecord(stall.begin, lanes_[lane]), "cudaEventRecord");
+    Stall stall{PooledEvent(timing_), PooledEvent(timing_)};
+    stall.begin.record(lanes_[lane]);
     check_cuda(cudaStreamWaitEvent(lanes_[lane], event_of(arrived)), "cudaStreamWaitEvent");
-    check_cuda(cudaEventRecord(stall.end, lanes_[lane]), "cudaEventRecord");
+    stall.end.record(lanes_[lane]);
     const std::lock_guard lock(stalls_mutex_);
-    stalls_.push_back(stall);
+    stalls_.push_back(std::move(stall));
     read_stalls();
   }
 
@@ -201,19 +215,17 @@ class CudaLink final : public Link {
   static constexpr unsigned kTimedWaits = 16;
 
   struct Stall {
-    cudaEvent_t begin;
-    cudaEvent_t end;
+    PooledEvent begin;
+    PooledEvent end;
   };
 
   /// Adds up the waits that are over, oldest first.
   void read_stalls() {
-    while (!stalls_.empty() && cudaEventQuery(stalls_.front().end) == cudaSuccess) {
+    while (!stalls_.empty() && cudaEventQuery(stalls_.front().end.get()) == cudaSuccess) {
       float ms = 0;
-      if (cudaEventElapsedTime(&ms, stalls_.front().begin, stalls_.front().end) == cudaSuccess) {
+      if (cudaEventElapsedTime(&ms, stalls_.front().begin.get(), stalls_.front().end.get()) == cudaSuccess) {
         stall_us_ += kTimedWaits * 1e3 * static_cast<double>(ms);
       }
-      timing_->give_back(stalls_.front().begin);
-      timing_->give_back(stalls_.front().end);
       stalls_.pop_front();
     }
     static_cast<void>(cudaGetLastError()); // "not ready" is no error

@@ -122,7 +122,10 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
     try {
       streamer_->acquire(scope->lane_, step);
     } catch (const ArchiveError&) {
-      scope->archive_failed_ = true;
+      scope->failure_ = Scope::Failure::archive_error;
+      throw;
+    } catch (const Error&) {
+      scope->failure_ = Scope::Failure::error;
       throw;
     }
     const auto leased = std::make_shared<StreamedLease>(shared_from_this(), scope->lane_, step);

@@ -51,9 +51,10 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
-    /// True when a weight could not come because of the file that it lies in. The interpreter, which gives errors of
-    /// operators a type of its own, leaves only the text.
-    bool archive_failed() const { return archive_failed_; }
+    /// Why a weight could not come. The interpreter gives errors of operators a type of its own: it leaves only the
+    /// text.
+    enum class Failure { none, error, archive_error };
+    Failure failure() const { return failure_; }
 
    private:
     friend class WeightLender;
@@ -62,7 +63,7 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     int lane_;
     std::vector<LeasedStep>* trace_;
     Scope* outer_;
-    mutable bool archive_failed_ = false;
+    mutable Failure failure_ = Failure::none;
   };
 
  private:
