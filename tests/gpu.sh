@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests sanitizer bench models; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests bench models sanitizer; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests sanitizer bench models}
+parts=${*:-tests bench models sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 export LD_LIBRARY_PATH
@@ -55,15 +55,23 @@ make_models() {
 }
 
 models() {
-  local status=0
+  local status=0 folder pid
+  local -a pids=()
   wait "$making" || status=1
   cat "$out/made.log"
   "$binaries/bench" --model "$made/full/vit.pt" --model "$made/full/encoder.pt" --model "$made/full/bert.pt" \
     --model "$made/language.pt" --output-dir "$out/models" || status=1
-  # Plain cuDNN says the same of recurrent weights, at each call.
-  "$binaries/matrix" --device cuda:0 --library "$binaries/libcustom_ops.so" "$made"/{small,random,real,full} \
-    2> >(grep -v "RNN module weights" >&2) || status=1
-  python3 "$project/tests/models_test.py" "$binaries" "$made/full" encoder --device cuda:0 || status=1
+  # From here nothing is timed. Plain cuDNN says the same of recurrent weights, at each call.
+  for folder in small random real full; do
+    "$binaries/matrix" --device cuda:0 --library "$binaries/libcustom_ops.so" "$made/$folder" >"$made/$folder.log" 2>&1 &
+    pids+=($!)
+  done
+  python3 "$project/tests/models_test.py" "$binaries" "$made/full" encoder --device cuda:0 >"$made/encoder.log" 2>&1 &
+  pids+=($!)
+  for pid in "${pids[@]}"; do
+    wait "$pid" || status=1
+  done
+  cat "$made"/{small,random,real,full,encoder}.log | grep -v "RNN module weights"
   rm -rf "$made" "$out/made.log"
   return "$status"
 }
@@ -98,7 +106,7 @@ if [[ " $parts " == *" models "* ]]; then
   make_models >"$out/made.log" 2>&1 &
   making=$!
 fi
-for name in tests sanitizer bench models; do
+for name in tests bench models sanitizer; do
   part "$name" "$name"
 done
 exit "$failed"

@@ -196,7 +196,7 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
       for (const std::int64_t on_gpu : stack.layers_on_gpu) {
         const auto resident = static_cast<std::size_t>(on_gpu);
         prepared.auto_us.push_back(
-            time_calls(1, 2, device, [&] { load_and_unload(host_weights, weights, resident, prepared.input); }));
+            time_calls(1, 1, device, [&] { load_and_unload(host_weights, weights, resident, prepared.input); }));
       }
     }
     if (device.is_cuda() && free_bytes(device) > stack.weight_bytes() + 4_GiB) {
@@ -206,7 +206,7 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
   if (against && device.is_cuda() && options.against_cpu) {
     options.tell(stack, "plain CPU");
     Reference reference(prepared.host, c10::Device(c10::kCPU));
-    prepared.cpu_us = time_calls(1, 1, c10::Device(c10::kCPU), [&] { reference.run("forward", {host_input}); });
+    prepared.cpu_us = time_calls(0, 1, c10::Device(c10::kCPU), [&] { reference.run("forward", {host_input}); });
   }
   options.tell(stack, "measuring activations");
   prepared.options.device = device;
