@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests bench models sanitizer; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests bench models file sanitizer; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests bench models sanitizer}
+parts=${*:-tests bench models file sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 export LD_LIBRARY_PATH
@@ -95,6 +95,21 @@ sanitizer() {
   return "$status"
 }
 
+# Weights that host memory has no room for: from the page cache, then past it. The profile has the rate of the disk.
+file() {
+  local status=0 archive=$out/../file.$$.pt
+  local -a run=("$binaries/run" "$archive" --vram 512MiB --host 256MiB --input 'float32[64,2048]' --calls 5)
+  "$binaries/make_model" stack --layers 128 --features 2048 "$archive" && "$binaries/bench" --profile || status=1
+  echo "== in the page cache"
+  "${run[@]}" --check || status=1
+  echo "== not in the page cache"
+  sync
+  echo 3 >/proc/sys/vm/drop_caches || status=1
+  "${run[@]}" || status=1
+  rm -f "$archive"
+  return "$status"
+}
+
 bench() {
   [[ -z ${making:-} ]] || wait "$making" # nothing else runs beside it
   "$binaries/bench" --calls 12 --output-dir "$out"
@@ -106,7 +121,7 @@ if [[ " $parts " == *" models "* ]]; then
   make_models >"$out/made.log" 2>&1 &
   making=$!
 fi
-for name in tests bench models sanitizer; do
+for name in tests bench models file sanitizer; do
   part "$name" "$name"
 done
 exit "$failed"
