@@ -168,6 +168,9 @@ OFFLOAD_INTERCEPT_CUDA(cudaHostGetDevicePointer, (void** there, void* here, unsi
                        cudaErrorInvalidValue, )
 OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags),
                        cudaErrorMemoryAllocation, faults::note_taken("cudaStreamCreateWithFlags", *stream, caller))
+OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithPriority, (cudaStream_t * stream, unsigned flags, int priority),
+                       (stream, flags, priority), cudaErrorMemoryAllocation,
+                       faults::note_taken("cudaStreamCreateWithFlags", *stream, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaStreamDestroy, (cudaStream_t stream), (stream), cudaErrorInvalidValue,
                        faults::note_given_back("cudaStreamCreateWithFlags", stream))
 OFFLOAD_INTERCEPT_CUDA(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (event, flags),
