@@ -193,12 +193,17 @@ double measure_file_reads(const std::string& folder) {
     if (!written || fdatasync(file->descriptor()) != 0) {
       return kUnknown;
     }
-    posix_fadvise(file->descriptor(), 0, 0, POSIX_FADV_DONTNEED);
     FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
     HostMemory memory(kBytes);
-    const auto begin = Clock::now();
-    reader.read_all(memory.data(), 0, kBytes);
-    return static_cast<double>(kBytes) / std::chrono::duration<double, std::micro>(Clock::now() - begin).count();
+    double fastest = 0;
+    for (int i = 0; i < 3; ++i) { // the first one finds memory that was never touched, and a disk that still writes
+      posix_fadvise(file->descriptor(), 0, 0, POSIX_FADV_DONTNEED);
+      const auto begin = Clock::now();
+      reader.read_all(memory.data(), 0, kBytes);
+      fastest = std::max(fastest, static_cast<double>(kBytes) /
+                                      std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+    }
+    return fastest;
   } catch (const Error&) {
     return kUnknown;
   }

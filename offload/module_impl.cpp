@@ -124,6 +124,11 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                                                         : program_.methods.begin()->first;
   offsets_.assign(weights.size(), 0);
   divide_host_memory(options);
+  if (file_ && !machine) { // a profile that was given is that of another place
+    const double cached = file_->cached_share();
+    machine_.file_bytes_per_us =
+        1 / (cached / machine_.host_copy_bytes_per_us + (1 - cached) / machine_.file_bytes_per_us);
+  }
   if (options.example_calls.empty() || vram_ < minimum() - reserve()) { // else examples show what activations take
     require_minimum();
   }

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <offload/error.h>
 #include <offload/stream/file_reader.h>
@@ -68,6 +69,18 @@ class FakeDisk final : public Disk {
   const Fault fault_;
   const int which_;
 };
+
+TEST(File, TellsHowMuchOfItIsCached) {
+  const TemporaryFile made(pattern(3'000'000));
+  const File file(made.path());
+  if (file.cached_share() == 0) {
+    GTEST_SKIP() << "not on this file system";
+  }
+  EXPECT_EQ(file.cached_share(), 1);
+  ASSERT_EQ(fdatasync(file.descriptor()), 0);
+  ASSERT_EQ(posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  EXPECT_LT(file.cached_share(), 0.5);
+}
 
 TEST(FileReader, ReadsAnyRangeCachedOrNot) {
   const std::string bytes = pattern(3'000'000);

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,6 +49,18 @@ void File::read(void* dst, std::uint64_t offset, std::uint64_t bytes) const {
     offset += static_cast<std::uint64_t>(got);
     bytes -= static_cast<std::uint64_t>(got);
   }
+}
+
+double File::cached_share() const {
+  constexpr std::uint64_t kSamples = 64;
+  std::uint64_t cached = 0;
+  for (std::uint64_t i = 0; i < kSamples; ++i) {
+    char byte = 0;
+    const iovec to{&byte, 1};
+    const std::uint64_t offset = size_ / kSamples * i + size_ / kSamples / 2;
+    cached += preadv2(descriptor_, &to, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1 ? 1 : 0;
+  }
+  return static_cast<double>(cached) / kSamples;
 }
 
 std::string File::explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const {

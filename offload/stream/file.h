@@ -30,6 +30,9 @@ class File {
   /// Throws ArchiveError when the file is no longer what it was when it was opened, by size and time.
   void check_unchanged() const;
 
+  /// The share of it that the page cache has, from some samples. 0 where the system does not tell.
+  double cached_share() const;
+
   /// The error for a read that failed: `result` as the system gave it, a negative error number, or too few bytes.
   std::string explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const;
 
