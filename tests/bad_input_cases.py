@@ -50,6 +50,7 @@ ARCHIVES = [
     ("damaged_constants.pt", "damaged_constants.pt", "is damaged"),
     ("damaged_nocode.pt", "damaged_nocode.pt", "can not be loaded"),
     ("damaged_code.pt", "damaged_code.pt", "can not be loaded"),
+    ("damaged_order.pt", "damaged_order.pt", "big"),
     ("damaged_notensor.pt", "damaged_notensor.pt", "data/0"),
 ]
 

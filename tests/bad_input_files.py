@@ -165,6 +165,7 @@ def make_archives():
         "constants": {"/constants.pkl": b"nothing"},
         "nocode": {f"{__name__}.py": None},
         "code": {f"{__name__}.py": b"class Straight(Module:\n  what is this?\n"},
+        "order": {"/byteorder": b"big"},
         "notensor": {"/data/0": None},
     }
     for name, changes in damaged.items():

@@ -90,6 +90,47 @@ TEST(Pickle, RefusesWhatNestsTooDeep) {
                  "after it was put into another");
 }
 
+/// ("FORMAT_WITH_STRING_TABLE", texts, ((byte, ((numbers of texts), file, line), begin, end), tag), ...))
+std::string ranges(const std::string& texts, const std::string& source, int begin, int end) {
+  return tuple(text("FORMAT_WITH_STRING_TABLE") + tuple(texts) +
+               tuple(tuple(small(0) + tuple(source + small(begin) + small(end)) + small(7))));
+}
+std::string source(const std::string& numbers, int file) {
+  const std::string list = global("torch.jit._pickle", "build_intlist") + tuple("](" + numbers + "e") + "R";
+  return tuple(list + small(file) + small(1));
+}
+std::string refusal_of_ranges(const std::string& value) {
+  try {
+    check_source_ranges(pickle(value), "model.py.debug_pkl");
+    return "";
+  } catch (const ArchiveError& error) {
+    return error.what();
+  }
+}
+
+TEST(Pickle, SourceRangesLieWithinTheirSources) {
+  const std::string two = text("x = 1\n") + text("model.py"); // of 6 and 8 bytes
+  EXPECT_EQ(refusal_of_ranges(ranges(two, source(small(0), 1), 0, 6)), "");
+  EXPECT_EQ(refusal_of_ranges(ranges(two, source("", 1), 0, 1)), ""); // as PyTorch writes of what comes from nowhere
+  EXPECT_EQ(refusal_of_ranges(tuple(tuple(small(0) + tuple(tuple(text("abc") + "NN") + small(1) + small(2)) + "N"))),
+            "");
+  const std::string none = "is no table of source ranges";
+  for (const std::string& wrong : {
+           ranges(two, source(small(0), 1), 0, 8),
+           ranges(two, source(small(0), 1), 5, 4),
+           ranges(two, source(small(2), 1), 0, 1),
+           ranges(two, source(small(0), 2), 0, 1),
+           ranges(two + small(3), source(small(0), 1), 0, 1),
+           ranges("", source("", 0), 0, 1),
+           ranges(two, tuple(""), 0, 1),
+           tuple(""),
+           std::string("N"),
+       }) {
+    EXPECT_NE(refusal_of_ranges(wrong).find(none), std::string::npos) << refusal_of_ranges(wrong);
+  }
+  EXPECT_NE(refusal_of_ranges(global("os", "system")).find("never does"), std::string::npos);
+}
+
 TEST(Pickle, LeavesWhatItDoesNotKnowToOthers) { EXPECT_FALSE(read_pickle(pickle("N\x93"), "data.pkl")); }
 
 TEST(Pickle, IsReadOrRefusedWhereverItIsCutAndWhateverByteIsWrong) {

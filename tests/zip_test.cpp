@@ -5,76 +5,14 @@
 #include <cstring>
 
 #include <tests/temporary_file.h>
+#include <tests/zip_maker.h>
 
 namespace offload {
 namespace {
 
+using test::make_zip;
 using test::TemporaryFile;
-
-template <typename Number>
-void put(std::string& to, Number number) {
-  to.append(reinterpret_cast<const char*>(&number), sizeof number);
-}
-
-/// What an archive says of a record, right unless a test makes it wrong.
-struct Entry {
-  std::string name;
-  std::string bytes;
-  std::uint16_t method = 0;
-  std::uint16_t flags = 0;
-  std::optional<std::uint32_t> size = {};         // unpacked
-  std::optional<std::uint32_t> stored = {};       // in the archive
-  std::optional<std::uint32_t> header = {};       // where its header is
-  std::optional<std::string> name_in_header = {}; // before its bytes
-  std::optional<std::uint32_t> crc = {};
-};
-
-struct Made {
-  std::string bytes;
-  std::size_t directory;
-};
-
-Made make(const std::vector<Entry>& entries) {
-  std::string file;
-  std::string directory;
-  for (const Entry& entry : entries) {
-    const auto begin = static_cast<std::uint32_t>(file.size());
-    const auto put_sizes = [&](std::string& to, std::size_t name_bytes) {
-      put(to, entry.flags);
-      put(to, entry.method);
-      put<std::uint32_t>(to, 0);
-      put(to, entry.crc.value_or(zip_crc(entry.bytes)));
-      put(to, entry.stored.value_or(static_cast<std::uint32_t>(entry.bytes.size())));
-      put(to, entry.size.value_or(static_cast<std::uint32_t>(entry.bytes.size())));
-      put(to, static_cast<std::uint16_t>(name_bytes));
-      put<std::uint16_t>(to, 0);
-    };
-    const std::string own = entry.name_in_header.value_or(entry.name);
-    file += "PK\3\4";
-    put<std::uint16_t>(file, 20);
-    put_sizes(file, own.size());
-    file += own + entry.bytes;
-    directory += "PK\1\2";
-    put<std::uint16_t>(directory, 20);
-    put<std::uint16_t>(directory, 20);
-    put_sizes(directory, entry.name.size());
-    put<std::uint16_t>(directory, 0);
-    put<std::uint16_t>(directory, 0);
-    put<std::uint16_t>(directory, 0);
-    put<std::uint32_t>(directory, 0);
-    put(directory, entry.header.value_or(begin));
-    directory += entry.name;
-  }
-  const std::size_t at = file.size();
-  file += directory + "PK\5\6";
-  put<std::uint32_t>(file, 0);
-  put(file, static_cast<std::uint16_t>(entries.size()));
-  put(file, static_cast<std::uint16_t>(entries.size()));
-  put(file, static_cast<std::uint32_t>(directory.size()));
-  put(file, static_cast<std::uint32_t>(at));
-  put<std::uint16_t>(file, 0);
-  return {file, at};
-}
+using test::ZipEntry;
 
 std::string refusal(const std::string& bytes) {
   const TemporaryFile file(bytes);
@@ -89,15 +27,15 @@ std::string refusal(const std::string& bytes) {
   }
 }
 
-const std::vector<Entry> kTwo = {{"a/one", "first"}, {"a/two", "second bytes"}};
+const std::vector<ZipEntry> kTwo = {{"a/one", "first"}, {"a/two", "second bytes"}};
 
-void expect_refused(Entry wrong, const std::string& because) {
-  const std::string said = refusal(make({kTwo[0], std::move(wrong)}).bytes);
+void expect_refused(ZipEntry wrong, const std::string& because) {
+  const std::string said = refusal(make_zip({kTwo[0], std::move(wrong)}));
   EXPECT_NE(said.find(because), std::string::npos) << "said: " << said;
 }
 
 TEST(Zip, ReadsRecordsInTheOrderOfTheDirectory) {
-  const TemporaryFile file(make(kTwo).bytes);
+  const TemporaryFile file(make_zip(kTwo));
   const File opened(file.path());
   const auto records = read_zip_directory(opened);
   ASSERT_EQ(records.size(), 2U);
@@ -121,26 +59,44 @@ TEST(Zip, RefusesRecordsThatAreNotWhatTheDirectorySays) {
   expect_refused({.name = "a/two", .bytes = "x", .method = 12}, "packed by method 12");
   expect_refused({.name = "a/two", .bytes = "x", .flags = 1}, "encrypted");
   expect_refused({.name = "a/two", .bytes = "x", .crc = 7}, "checksum");
+  expect_refused({.name = "a/two", .bytes = "x", .flags = 0x20}, "is a patch");
   expect_refused({.name = "a/one", .bytes = "x"}, "twice");
+}
+
+TEST(Zip, RefusesWhatIsOneOfSeveralPartsOrAFolderWithBytes) {
+  const std::string whole = make_zip(kTwo);
+  const std::size_t end = whole.rfind("PK\5\6");
+  const std::size_t last = whole.rfind("PK\1\2");
+  const auto with = [&](std::size_t at, char value) {
+    std::string changed = whole;
+    changed[at] = value;
+    return refusal(changed);
+  };
+  for (const std::size_t at : {end + 4, end + 6, end + 8}) {
+    EXPECT_NE(with(at, 7).find("is one of several parts"), std::string::npos) << at - end;
+  }
+  EXPECT_NE(with(last + 34, 1).find("lies in another part"), std::string::npos);
+  EXPECT_NE(with(last + 38, 0x10).find("is a folder"), std::string::npos);
+  EXPECT_NE(with(last + 33, 1).find("cut short"), std::string::npos); // its comment
 }
 
 TEST(Zip, RefusesRecordsThatOverlap) {
   // The second lies within the bytes of the first, header and all.
-  const std::string inner = make({{"a/two", "x"}}).bytes.substr(0, 36);
-  std::vector<Entry> entries = {{"a/one", inner}, {.name = "a/two", .bytes = "x", .header = 35}};
-  const std::string said = refusal(make(entries).bytes);
+  const std::string inner = make_zip({{"a/two", "x"}}).substr(0, 36);
+  std::vector<ZipEntry> entries = {{"a/one", inner}, {.name = "a/two", .bytes = "x", .header = 35}};
+  const std::string said = refusal(make_zip(entries));
   EXPECT_NE(said.find("overlaps record a/one"), std::string::npos) << "said: " << said;
 }
 
 TEST(Zip, IsReadOrRefusedWhereverItIsCut) {
-  const std::string whole = make(kTwo).bytes;
+  const std::string whole = make_zip(kTwo);
   for (std::size_t bytes = 0; bytes < whole.size(); ++bytes) {
     EXPECT_NE(refusal(whole.substr(0, bytes)), "") << "cut at " << bytes;
   }
 }
 
 TEST(Zip, IsReadOrRefusedWhateverByteIsWrong) {
-  const std::string whole = make(kTwo).bytes;
+  const std::string whole = make_zip(kTwo);
   for (std::size_t at = 0; at < whole.size(); ++at) {
     for (const int flip : {1, 0x80, 0xFF}) {
       std::string wrong = whole;

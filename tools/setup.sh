@@ -24,17 +24,18 @@ check_machine() {
 
 missing_apt_packages() {
   local package
-  for package in "${apt_packages[@]}"; do
+  for package in "$@"; do
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
   done
 }
 
+# With the names of packages.
 install_apt_packages() {
   local name missing bytes
   local -a root=()
   name=$(. /etc/os-release && echo "$ID $VERSION_ID")
   command -v apt-get >/dev/null || fail "'$name' has no apt; supported are Debian 12 and Ubuntu 24.04"
-  mapfile -t missing < <(missing_apt_packages)
+  mapfile -t missing < <(missing_apt_packages "$@")
   [ ${#missing[@]} -gt 0 ] || return 0
   case $name in
     'debian 12' | 'ubuntu 24.04') ;;
@@ -138,7 +139,7 @@ check_machine
 mkdir -p build
 exec 9>build/.setup.lock
 flock 9 # two commands at once: the second waits for the first
-install_apt_packages
+install_apt_packages "${apt_packages[@]}"
 install_wheels
 exec 9>&-
 PATH=$PWD/build/venv/bin:$PATH

@@ -11,6 +11,7 @@
 #include <offload/error.h>
 #include <offload/graph/values.h>
 #include <offload/graph/weights.h>
+#include <offload/load/code.h>
 #include <offload/load/file_bytes.h>
 #include <offload/load/outline.h>
 #include <offload/load/pickle.h>
@@ -29,6 +30,10 @@ std::string explain(std::string message) {
     return "it needs the operator " + name +
            ", which is not registered: load the library that defines it first (--library of the tools)";
   }
+  if (const std::size_t assertion = message.find(" INTERNAL ASSERT FAILED at "); assertion != std::string::npos) {
+    return "it is damaged, or newer than this PyTorch: what it takes for granted does not hold, " +
+           message.substr(0, assertion);
+  }
   if (const std::size_t plea = message.find(" (Could this error message be improved?"); plea != std::string::npos) {
     message.resize(plea);
   }
@@ -39,6 +44,16 @@ std::string explain(std::string message) {
   return message;
 }
 
+/// What is wrong with a record, and of which archive it is.
+template <class Look>
+void check(const Records& records, Look look) {
+  try {
+    look();
+  } catch (const ArchiveError& error) {
+    throw ArchiveError(records.path() + ": is damaged: " + error.what());
+  }
+}
+
 /// Records that hold tensors, by their numbers, and which of them may be left out.
 using TensorRecords = std::unordered_map<std::size_t, bool>;
 
@@ -46,11 +61,7 @@ using TensorRecords = std::unordered_map<std::size_t, bool>;
 /// when it holds what may read them while they are taken in.
 bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors) {
   std::optional<PickleSummary> summary;
-  try {
-    summary = read_pickle(records.read(pickle), pickle);
-  } catch (const ArchiveError& error) {
-    throw ArchiveError(records.path() + ": is damaged: " + error.what());
-  }
+  check(records, [&] { summary = read_pickle(records.read(pickle), pickle); });
   if (!summary) {
     return false;
   }
@@ -106,6 +117,12 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
     }
     if (!record.is_stored() || (is_known && tensors.count(i) == 0)) {
       const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
+      if (record.name.ends_with(".debug_pkl")) {
+        check(records, [&] { check_source_ranges(bytes, record.name); });
+      }
+      if (record.name.ends_with(".py")) {
+        check(records, [&] { check_code(bytes, record.name); });
+      }
       if (record.name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
         may_leave = false; // it runs while the module is taken in
       }

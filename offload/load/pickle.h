@@ -28,6 +28,9 @@ struct PickleSummary {
 /// it holds what this function does not know, and somebody else has to judge.
 std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name);
 
+/// Throws ArchiveError unless the pickle is a table of source ranges, as the records NAME.py.debug_pkl have it.
+void check_source_ranges(std::string_view bytes, const std::string& name);
+
 /// Bytes of an element of a storage of this type; 0 when it is not known.
 std::uint64_t element_bytes(std::string_view type);
 

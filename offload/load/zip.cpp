@@ -64,16 +64,31 @@ Directory find_directory(const File& file) {
   if (end == std::string::npos) {
     throw ArchiveError(file.path() + ": the archive is damaged or cut short: copy it again, or export the model anew");
   }
+  const auto require_one_part = [&](std::uint32_t part, std::uint32_t first_part, std::uint64_t records_here,
+                                    std::uint64_t records) {
+    if (part != 0 || first_part != 0 || records_here != records) {
+      throw ArchiveError(file.path() + ": is one of several parts of an archive");
+    }
+  };
+  require_one_part(tail.number<std::uint16_t>(end + 4), tail.number<std::uint16_t>(end + 6),
+                   tail.number<std::uint16_t>(end + 8), tail.number<std::uint16_t>(end + 10));
   Directory directory{tail.number<std::uint32_t>(end + 16), tail.number<std::uint32_t>(end + 12),
                       tail.number<std::uint16_t>(end + 10)};
   std::uint64_t limit = file.size() - tail_bytes + end; // where it has to end
   if (end >= kLocatorBytes && tail.has_mark(end - kLocatorBytes, "PK\6\7")) {
     const auto end64 = tail.number<std::uint64_t>(end - kLocatorBytes + 8);
+    require_one_part(tail.number<std::uint32_t>(end - kLocatorBytes + 4), 0,
+                     tail.number<std::uint32_t>(end - kLocatorBytes + 16), 1);
     if (limit < kLocatorBytes + kEnd64Bytes || end64 > limit - kLocatorBytes - kEnd64Bytes) {
       throw ArchiveError(file.path() + ": the directory of the archive lies outside it");
     }
     const Part numbers(file, end64, kEnd64Bytes);
     if (numbers.has_mark(0, "PK\6\6")) {
+      if (numbers.number<std::uint64_t>(4) < kEnd64Bytes - 12) {
+        throw ArchiveError(file.path() + ": the directory of the archive is damaged");
+      }
+      require_one_part(numbers.number<std::uint32_t>(16), numbers.number<std::uint32_t>(20),
+                       numbers.number<std::uint64_t>(24), numbers.number<std::uint64_t>(32));
       directory = {numbers.number<std::uint64_t>(48), numbers.number<std::uint64_t>(40),
                    numbers.number<std::uint64_t>(32)};
       limit = end64;
@@ -134,8 +149,13 @@ void find_bytes(const File& file, ZipRecord& record, std::uint64_t header, std::
 
 void check_sizes(const File& file, const ZipRecord& record, std::uint16_t flags) {
   constexpr std::uint64_t kMostPacked = 1032; // what deflate can do at best
-  if (flags & 1) {
+  constexpr std::uint16_t kEncrypted = 1 | 0x40 | 0x2000;
+  constexpr std::uint16_t kPatch = 0x20;
+  if (flags & kEncrypted) {
     refuse(file, record, "is encrypted");
+  }
+  if (flags & kPatch) {
+    refuse(file, record, "is a patch of another");
   }
   if (record.method != 0 && record.method != kDeflated) {
     refuse(file, record, "is packed by method " + std::to_string(record.method) + ", which is not supported");
@@ -188,11 +208,20 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
     directory.part(name_end, extra_end - name_end);
     read_large_numbers(directory, name_end, extra_end, record, header);
     check_sizes(file, record, flags);
+    if (directory.number<std::uint16_t>(at + 34) != 0) {
+      refuse(file, record, "lies in another part of the archive");
+    }
     find_bytes(file, record, header, where.offset);
     if (!names.insert(record.name).second) {
       refuse(file, record, "is there twice");
     }
-    at = extra_end + directory.number<std::uint16_t>(at + 32);
+    constexpr std::uint32_t kFolder = 0x10;
+    if ((directory.number<std::uint32_t>(at + 38) & kFolder) != 0 && record.bytes > 0) {
+      refuse(file, record, "is a folder, and has bytes");
+    }
+    const auto comment_bytes = directory.number<std::uint16_t>(at + 32);
+    directory.part(extra_end, comment_bytes);
+    at = extra_end + comment_bytes;
     headers.push_back(header);
     records.push_back(std::move(record));
   }

@@ -52,7 +52,7 @@ MachineProfile profile_from_json(const std::string& text) {
       profile.name = value.get<std::string>();
       continue;
     }
-    const auto key = std::find_if(kKeys.begin(), kKeys.end(), [&](const Key& k) { return name == k.name; });
+    const auto key = std::find_if(kKeys.begin(), kKeys.end(), [&name = name](const Key& k) { return name == k.name; });
     if (key == kKeys.end()) {
       throw InputError("machine profile: unknown key '" + name + "'");
     }
