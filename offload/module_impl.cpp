@@ -133,7 +133,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     require_minimum();
   }
   if (purpose == Purpose::run || !options.example_calls.empty()) {
-    take_over_weights(owner);
+    take_over_weights(owner, options.progress);
     for (const ExampleCall& call : options.example_calls) {
       measure_example(call);
     }
@@ -272,7 +272,7 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 /// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
 /// as it has been moved, so that there is never more than one of them twice. The module that was given is left with
 /// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
-void Module::Impl::take_over_weights(Owner owner) {
+void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
   std::optional<c10::cuda::CUDAGuard> guard;
   if (device_.is_cuda()) {
     guard.emplace(device_);
@@ -293,7 +293,10 @@ void Module::Impl::take_over_weights(Owner owner) {
   config.lender = std::make_shared<WeightLender>(device_, names);
   config.in_file.resize(weights.size(), 0);
   std::uint64_t host_bytes = 0;
+  std::uint64_t to_move = 0;
+  std::uint64_t moved = 0;
   for (WeightId id = 0; id < weights.size(); ++id) {
+    to_move += in_file_[id] ? 0 : weights[id].bytes();
     if (in_file_[id]) {
       config.file = file_;
       config.offsets[id] = file_bytes(weights[id].storage)->offset + weights[id].begin;
@@ -348,6 +351,9 @@ void Module::Impl::take_over_weights(Owner owner) {
     }
     placeholder_storages[id] = make_placeholder(config.lender, id, weight.name, bytes, device_);
     weight.storage = c10::Storage();
+    if (progress && !in_file_[id]) {
+      progress(moved += bytes, to_move);
+    }
   };
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     if (!is_weight_like(tensor)) {

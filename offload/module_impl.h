@@ -48,6 +48,8 @@ class Module::Impl {
   /// Whether others may hold a module of the same type, and run its methods: then constants stay in those.
   enum class Owner { sole, shared };
 
+  using Progress = decltype(Options::progress);
+
   Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine, Purpose purpose,
        Owner owner);
   ~Impl();
@@ -73,7 +75,7 @@ class Module::Impl {
   void require_minimum() const;
   [[noreturn]] void refuse_activations(std::uint64_t refused);
 
-  void take_over_weights(Owner owner);
+  void take_over_weights(Owner owner, const Progress& progress);
   void divide_host_memory(const Options& options);
   void choose_what_stays_in_file(const Options& options);
   std::uint64_t minimum() const;

@@ -4,6 +4,7 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -55,6 +56,10 @@ struct Options {
   /// A model that was traced on the CPU names the CPU in its graph, where it makes tensors and moves them. By default
   /// such constants become `device`, and Placement::rewritten lists them.
   bool rewrite_devices = true;
+
+  /// Told at load, on the thread that loads, after each weight that was moved: the bytes that are where they stay until
+  /// a call needs them, and of how many. Weights that stay on the file are none of them. What it throws ends the load.
+  std::function<void(std::uint64_t done, std::uint64_t total)> progress;
 };
 
 } // namespace offload

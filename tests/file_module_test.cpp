@@ -3,8 +3,14 @@
 #include <offload/load/archive.h>
 #include <offload/stream/store.h>
 
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <random>
+#include <thread>
 
 #include <tests/modules.h>
 #include <tests/temporary_file.h>
@@ -132,6 +138,41 @@ TEST_F(FileModule, TellsAFileThatIsCutOrOverwrittenAtEveryCallAndNothingElseSuff
     Pair other(module_, options_for(budget(2)));
     other.expect_same({rows()});
   }
+}
+
+std::atomic<int> bus_errors = 0;
+
+/// A mapping of the file would end the program here, or call the handler that the program has for such signals.
+TEST_F(FileModule, TellsAFileThatIsCutAtAnyMoment) {
+  struct sigaction handler{};
+  struct sigaction before{};
+  handler.sa_handler = [](int) { ++bus_errors; };
+  ASSERT_EQ(sigaction(SIGBUS, &handler, &before), 0);
+  std::mt19937 dice(7);
+  const std::uintmax_t size = std::filesystem::file_size(file_.path());
+  for (int round = 0; round < 100; ++round) {
+    module_.save(file_.path());
+    Module offloaded = load(file_.path(), options_on_file(2));
+    std::thread cutter([&, wait = dice() % 4000, at = size / 8 + dice() % (size / 2)] {
+      std::this_thread::sleep_for(std::chrono::microseconds(wait));
+      std::filesystem::resize_file(file_.path(), at);
+    });
+    bool told = false;
+    for (int call = 0; call < 1000 && !told; ++call) {
+      try {
+        expect_same(offloaded);
+      } catch (const ArchiveError&) {
+        told = true;
+      }
+    }
+    cutter.join();
+    EXPECT_TRUE(told) << "round " << round;
+    EXPECT_THROW(offloaded.forward({rows()}), ArchiveError);
+  }
+  EXPECT_EQ(bus_errors, 0);
+  ASSERT_EQ(sigaction(SIGBUS, &before, nullptr), 0);
+  Pair other(module_, options_for(budget(2)));
+  other.expect_same({rows()});
 }
 
 TEST_F(FileModule, RunsOnAFileThatIsGoneOrReplacedByAnother) {

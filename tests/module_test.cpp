@@ -8,7 +8,9 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <atomic>
+#include <stdexcept>
 #include <thread>
 
 #include "modules.h"
@@ -261,6 +263,23 @@ TEST(Module, DestroyedWithWorkInFlight) {
     }
     EXPECT_FALSE(output.isnan().any().item<bool>());
   }
+}
+
+TEST(Module, TellsHowFarALoadIs) {
+  Options options = options_for(budget(2));
+  std::vector<std::uint64_t> told;
+  std::uint64_t all = 0;
+  options.progress = [&](std::uint64_t done, std::uint64_t total) {
+    told.push_back(done);
+    all = total;
+  };
+  wrap(make(4, chain(4)), options);
+  EXPECT_EQ(all, 4 * kWeightBytes + kWidth * 4);
+  ASSERT_EQ(told.size(), 5U);
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
+  EXPECT_EQ(told.back(), all);
+  options.progress = [](std::uint64_t, std::uint64_t) { throw std::runtime_error("enough"); };
+  EXPECT_THROW(wrap(make(4, chain(4)), options), std::runtime_error);
 }
 
 TEST(Module, NothingStreamsWhenAllFits) {

@@ -190,7 +190,7 @@ void change_directory(std::vector<ZipEntry>& entries, Dice& dice) {
       entry = deflated(entry);
       break;
     default:
-      entries.push_back(ZipEntry(entry));
+      entries.emplace_back(entry);
       entries.back().name += one_in(dice, 2) ? "x" : "";
   }
   if (one_in(dice, 6)) {

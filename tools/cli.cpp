@@ -2,8 +2,10 @@
 
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cctype>
+#include <chrono>
 #include <cstring>
 #include <iostream>
 
@@ -29,8 +31,34 @@ void ModelArguments::add_to(CLI::App& app) {
   app.add_option("--format", format, "table, json")->check(CLI::IsMember({"table", "json"}));
 }
 
+namespace {
+
+/// A bar that is there while it is needed: on a terminal, and once it is clear that somebody waits.
+class ProgressBar {
+ public:
+  void operator()(std::uint64_t done, std::uint64_t total) {
+    const auto percent = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (percent == shown_ || std::chrono::steady_clock::now() - begin_ < std::chrono::milliseconds(500)) {
+      return;
+    }
+    shown_ = percent;
+    const auto full = static_cast<std::size_t>(percent / 4);
+    std::cerr << "\rloading " << format_bytes(total) << " [" << std::string(full, '#') << std::string(25 - full, ' ')
+              << "] " << percent << "%" << (done == total ? "\r\033[K" : "") << std::flush;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  int shown_ = -1;
+};
+
+} // namespace
+
 Options ModelArguments::options() const {
   Options options;
+  if (isatty(STDERR_FILENO) != 0) {
+    options.progress = ProgressBar();
+  }
   const auto bytes = [](const std::optional<std::string>& text, const char* option) -> std::optional<std::uint64_t> {
     if (!text) {
       return std::nullopt;

@@ -28,7 +28,7 @@ struct ModelArguments {
   std::string format = "table";
 
   void add_to(CLI::App& app);
-  Options options() const;
+  Options options() const; ///< with a progress bar where standard error is a terminal
 
   /// Loads what defines operators of the model. Throws InputError that names the file.
   void load_libraries() const;
