@@ -260,14 +260,10 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
       stack.clear();
     } catch (const std::exception& error) {
       streamer.end(lane);
-      switch (scope.failure()) {
-        case WeightLender::Scope::Failure::archive_error:
-          throw ArchiveError(error.what());
-        case WeightLender::Scope::Failure::error:
-          throw Error(error.what());
-        case WeightLender::Scope::Failure::none:
-          throw;
+      if (scope.failure()) {
+        std::rethrow_exception(scope.failure());
       }
+      throw;
     }
     executed = streamer.end(lane);
   } catch (const std::exception& error) {

@@ -3,10 +3,9 @@
 #include <offload/load/archive.h>
 #include <offload/stream/store.h>
 
-#include <signal.h>
-
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <random>

@@ -61,11 +61,7 @@ struct Arguments {
     MeasureOptions options;
     offload::Options library;
     if (!device.empty()) {
-      try {
-        library.device = c10::Device(device);
-      } catch (const std::exception&) {
-        throw offload::InputError("--device '" + device + "' is not a device: give cuda:0 or cpu");
-      }
+      library.device = offload::tools::parse_device(device);
     }
     options.device = offload::device_of(library);
     options.calls = calls;

@@ -74,11 +74,7 @@ Options ModelArguments::options() const {
   options.pinned_budget = bytes(pinned, "--pinned");
   options.rewrite_devices = !keep_devices;
   if (device) {
-    try {
-      options.device = c10::Device(*device);
-    } catch (const std::exception&) {
-      throw InputError("--device '" + *device + "' is not a device: give cuda:0 or cpu");
-    }
+    options.device = parse_device(*device);
     if (options.device->is_cpu() && options.device->has_index() && options.device->index() != 0) {
       throw InputError("--device '" + *device + "': there is one cpu; give cpu");
     }
@@ -105,6 +101,18 @@ void ModelArguments::load_libraries() const {
       throw InputError("--library " + library + ": " + dlerror());
     }
   }
+}
+
+c10::Device parse_device(const std::string& text) {
+  try {
+    const c10::Device device(text);
+    const std::size_t colon = text.find(':'); // numbers that do not fit are wrapped around by Device
+    if (colon == std::string::npos || text.substr(colon + 1) == std::to_string(device.index())) {
+      return device;
+    }
+  } catch (const std::exception&) { // as below
+  }
+  throw InputError("--device '" + text + "' is not a device: give cuda:0 or cpu");
 }
 
 const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std::string& method) {
@@ -179,7 +187,11 @@ int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>
     return tell(error.what(), kBadUsage);
   }
   try {
-    return command();
+    const int status = command();
+    if (!std::cout.flush()) {
+      return tell("standard output can not be written", kFailed);
+    }
+    return status;
   } catch (const InputError& error) {
     return tell(with_options_of_commands(error.what()), kBadUsage);
   } catch (const ArchiveError& error) {

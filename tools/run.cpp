@@ -256,7 +256,8 @@ void save(const std::string& path, const std::vector<Call>& calls, const std::ve
   std::ofstream file(path, std::ios::binary);
   {
     caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
-      return file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size)) ? size : 0;
+      file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
+      return size; // whether it was written is asked at the end: the writer throws where it must not
     });
     writer.writeRecord("data.pkl", pickled.data(), pickled.size());
     for (std::size_t i = 0; i < pickler.tensorData().size(); ++i) {
@@ -346,7 +347,8 @@ int main(int argc, char** argv) {
     for (const Call& call : distinct_shapes(calls)) {
       options.example_calls.push_back({arguments.method, call, {}});
     }
-    offload::Module module = offload::wrap(std::move(archive), options);
+    archive = torch::jit::Module(); // the one that runs is loaded as a program would
+    offload::Module module = offload::load(arguments.model, options);
     const std::size_t references = !arguments.check ? 0 : writes_state ? count : std::min(count, calls.size());
     const std::vector<c10::IValue> expected = run_reference(arguments, calls, references, module.device());
     const Outcome outcome = make_calls(module, arguments, calls, count, writes_state, expected);

@@ -100,6 +100,11 @@ bool is_extra(const ZipRecord& record) {
   return std::string_view(record.name).substr(record.name.find('/') + 1).starts_with("extra/");
 }
 
+/// Code, pickles, and the like: what is looked at before the importer sees it.
+bool is_text(const ZipRecord& record) {
+  return record.name.ends_with(".py") || record.name.ends_with("pkl") || record.name.ends_with("/version");
+}
+
 /// The archive for the importer. Tensors are left out where nothing may read them while it works.
 std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
@@ -115,7 +120,7 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
     if (is_extra(record)) {
       continue;
     }
-    if (!record.is_stored() || (is_known && tensors.count(i) == 0)) {
+    if (!record.is_stored() || (is_known && is_text(record))) {
       const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
       if (record.name.ends_with(".debug_pkl")) {
         check(records, [&] { check_source_ranges(bytes, record.name); });

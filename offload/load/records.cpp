@@ -41,7 +41,8 @@ void look_at_beginning(const std::string& path, std::string_view bytes) {
   if (begins_with("\x80")) {
     refuse(path, "a pickle", std::string("load it in Python, and export the model: ") + kExport);
   }
-  throw ArchiveError(path + ": is not a TorchScript archive; make one with " + kExport);
+  throw ArchiveError(path + ": is not a TorchScript archive, which begins as a zip file does; make one with " +
+                     kExport);
 }
 
 /// Refuses what can not be an archive, with the reason that a reader of zip files would hide.

@@ -175,7 +175,7 @@ class Candidate {
 
   /// A ring longer than this smooths nothing more.
   std::uint64_t useful_ring() const {
-    return std::min(plan_.residency.ring_bytes, std::max(8 * kBatchBytes, 4 * minimum_capacity(*pass_)));
+    return std::min(plan_.residency.ring_bytes, std::max(8 * kBatchBytes, 2 * minimum_capacity(*pass_)));
   }
 
   Plan plan_;

@@ -133,19 +133,19 @@ class RingDisk final : public FileDisk {
  private:
   /// Takes the request, which comes back with its result. Null ends the thread, once all that was submitted is done.
   void submit(Request* request) {
-    {
-      const std::lock_guard lock(mutex_);
-      io_uring_sqe* entry = io_uring_get_sqe(&ring_); // there is room: each is submitted at once
-      if (request) {
-        io_uring_prep_read(entry, descriptor(), request->dst, static_cast<unsigned>(request->bytes), request->offset);
-      } else {
-        io_uring_prep_nop(entry);
-        io_uring_sqe_set_flags(entry, IOSQE_IO_DRAIN);
-      }
-      io_uring_sqe_set_data(entry, request);
-      while (io_uring_submit(&ring_) < 0) { // interrupted, or short of memory: the entry stays in the queue
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
+    std::unique_lock lock(mutex_);
+    io_uring_sqe* entry = io_uring_get_sqe(&ring_); // there is room: each is submitted at once
+    if (request) {
+      io_uring_prep_read(entry, descriptor(), request->dst, static_cast<unsigned>(request->bytes), request->offset);
+    } else {
+      io_uring_prep_nop(entry);
+      io_uring_sqe_set_flags(entry, IOSQE_IO_DRAIN);
+    }
+    io_uring_sqe_set_data(entry, request);
+    while (io_uring_submit(&ring_) < 0) { // interrupted, or short of something: the entry stays in the queue
+      lock.unlock();                      // what has come back is taken meanwhile
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      lock.lock();
     }
   }
 

@@ -121,11 +121,8 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
   if (!step.empty()) {
     try {
       streamer_->acquire(scope->lane_, step);
-    } catch (const ArchiveError&) {
-      scope->failure_ = Scope::Failure::archive_error;
-      throw;
     } catch (const Error&) {
-      scope->failure_ = Scope::Failure::error;
+      scope->failure_ = std::current_exception();
       throw;
     }
     const auto leased = std::make_shared<StreamedLease>(shared_from_this(), scope->lane_, step);

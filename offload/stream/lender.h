@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,10 +52,9 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
-    /// Why a weight could not come. The interpreter gives errors of operators a type of its own: it leaves only the
-    /// text.
-    enum class Failure { none, error, archive_error };
-    Failure failure() const { return failure_; }
+    /// Why a weight could not come; null when all came. The interpreter gives errors of operators a type and a text of
+    /// its own.
+    const std::exception_ptr& failure() const { return failure_; }
 
    private:
     friend class WeightLender;
@@ -63,7 +63,7 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     int lane_;
     std::vector<LeasedStep>* trace_;
     Scope* outer_;
-    mutable Failure failure_ = Failure::none;
+    mutable std::exception_ptr failure_;
   };
 
  private:
