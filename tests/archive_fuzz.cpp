@@ -7,6 +7,7 @@
 #include <offload/load/code.h>
 #include <offload/load/pickle.h>
 #include <offload/load/records.h>
+#include <offload/load/source_ranges.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

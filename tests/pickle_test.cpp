@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <offload/error.h>
 #include <offload/load/pickle.h>
+#include <offload/load/source_ranges.h>
 
 namespace offload {
 namespace {
@@ -125,10 +126,10 @@ TEST(Pickle, SourceRangesLieWithinTheirSources) {
            ranges(two, tuple(""), 0, 1),
            tuple(""),
            std::string("N"),
+           global("os", "system"),
        }) {
     EXPECT_NE(refusal_of_ranges(wrong).find(none), std::string::npos) << refusal_of_ranges(wrong);
   }
-  EXPECT_NE(refusal_of_ranges(global("os", "system")).find("never does"), std::string::npos);
 }
 
 TEST(Pickle, LeavesWhatItDoesNotKnowToOthers) { EXPECT_FALSE(read_pickle(pickle("N\x93"), "data.pkl")); }

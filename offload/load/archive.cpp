@@ -16,6 +16,7 @@
 #include <offload/load/outline.h>
 #include <offload/load/pickle.h>
 #include <offload/load/records.h>
+#include <offload/load/source_ranges.h>
 
 namespace offload {
 

@@ -15,21 +15,8 @@ namespace {
 constexpr int kMostDepth = 1000; // values are destroyed recursively
 constexpr std::size_t kMostDimensions = 64;
 
-/// As much of a value as is needed to follow tensors.
-struct Value;
+using Value = PickledValue;
 using ValuePtr = std::shared_ptr<Value>;
-struct Value {
-  enum class Kind { other, integer, text, tuple, list, global, storage } kind = Kind::other;
-  std::int64_t integer = 0;
-  std::string text;               // of a global: module, space, name
-  std::vector<ValuePtr> elements; // of a tuple or a list
-  PickledStorage storage;
-  int depth = 1;
-  bool contained = false; // in another value, which counts on its depth
-
-  bool is_integer() const { return kind == Kind::integer; }
-  bool has_at_least(std::size_t count) const { return kind == Kind::tuple && elements.size() >= count; }
-};
 
 ValuePtr make_value(Value::Kind kind = Value::Kind::other, std::int64_t integer = 0, std::string text = {}) {
   auto value = std::make_shared<Value>();
@@ -54,42 +41,12 @@ class Walk {
         if (stack_.size() != 1 || !marks_.empty()) {
           refuse("ends in the middle of a value");
         }
+        summary_.root = stack_.front();
         return std::move(summary_);
       }
       if (!step(code)) {
         return std::nullopt;
       }
-    }
-  }
-
-  /// Throws unless the value is a table of source ranges as source_range_serialization.cpp of PyTorch takes it. It
-  /// reads them when there is an error to tell, where one more ends the process.
-  void check_source_ranges() const {
-    const Value& root = *stack_.front();
-    const auto& parts = root.elements;
-    const bool has_texts = parts.size() == 3 && parts[0]->text == "FORMAT_WITH_STRING_TABLE";
-    const Value& ranges = has_texts ? *parts[2] : root;
-    const Value* texts = has_texts ? parts[1].get() : nullptr;
-    const auto is_text = [](const ValuePtr& value) { return value->kind == Value::Kind::text; };
-    bool right = root.has_at_least(1) && ranges.kind == Value::Kind::tuple;
-    right = right && (!texts ||
-                      (texts->has_at_least(1) && std::all_of(texts->elements.begin(), texts->elements.end(), is_text)));
-    std::map<const Value*, std::int64_t> bytes; // of sources, which many ranges share
-    for (std::size_t i = 0; right && i < ranges.elements.size(); ++i) {
-      const Value& line = *ranges.elements[i]; // (byte, (source, begin, end), tag)
-      right = line.has_at_least(2) && line.elements[0]->is_integer() && line.elements[1]->has_at_least(3);
-      if (right) {
-        const auto& range = line.elements[1]->elements;
-        const auto source = bytes.find(range[0].get());
-        const std::int64_t length =
-            source != bytes.end() ? source->second : bytes[range[0].get()] = source_bytes(*range[0], texts);
-        right = range[1]->is_integer() && range[2]->is_integer() && range[1]->integer >= 0 &&
-                range[1]->integer <= range[2]->integer && range[1]->integer <= length &&
-                range[2]->integer <= length + 1; // what comes from nowhere is one byte of nothing
-      }
-    }
-    if (!right) {
-      refuse("is no table of source ranges");
     }
   }
 
@@ -148,32 +105,6 @@ class Walk {
     marks_.pop_back();
     return values;
   }
-  /// The length of a source, (texts, file, line); -1 when it is none.
-  static std::int64_t source_bytes(const Value& source, const Value* texts) {
-    if (!source.has_at_least(3)) {
-      return -1;
-    }
-    if (!texts) {
-      return source.elements[0]->kind == Value::Kind::text ? static_cast<std::int64_t>(source.elements[0]->text.size())
-                                                           : -1;
-    }
-    const auto is_number = [&](const ValuePtr& value) {
-      return value->is_integer() && value->integer >= 0 &&
-             static_cast<std::uint64_t>(value->integer) < texts->elements.size();
-    };
-    if (source.elements[0]->kind != Value::Kind::list || !is_number(source.elements[1])) {
-      return -1;
-    }
-    std::int64_t bytes = 0;
-    for (const ValuePtr& number : source.elements[0]->elements) {
-      if (!is_number(number)) {
-        return -1;
-      }
-      bytes += static_cast<std::int64_t>(texts->elements[number->integer]->text.size());
-    }
-    return bytes;
-  }
-
   void push(ValuePtr value) { stack_.push_back(std::move(value)); }
 
   void put_into(Value& container, const std::vector<ValuePtr>& values) {
@@ -355,7 +286,7 @@ class Walk {
     if (function->text == "torch._utils _rebuild_tensor_v2") {
       check_tensor(*argument);
     }
-    if (function->text.starts_with("torch.jit._pickle build_") && !argument->has_at_least(1)) {
+    if (function->text.starts_with("torch.jit._pickle build_") && !argument->is_tuple_of(1)) {
       refuse("calls a function with nothing");
     }
     if (function->text == "torch.jit._pickle build_intlist") {
@@ -420,16 +351,6 @@ class Walk {
 
 std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name) {
   return Walk(bytes, name).run();
-}
-
-void check_source_ranges(std::string_view bytes, const std::string& name) {
-  Walk walk(bytes, name);
-  const auto summary = walk.run();
-  const std::set<std::string> known = {"torch.jit._pickle build_intlist"};
-  if (!summary || !std::includes(known.begin(), known.end(), summary->globals.begin(), summary->globals.end())) {
-    throw ArchiveError("record " + name + " holds what a table of source ranges never does");
-  }
-  walk.check_source_ranges();
 }
 
 std::uint64_t element_bytes(std::string_view type) {

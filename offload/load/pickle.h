@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -16,10 +17,26 @@ struct PickledStorage {
   std::uint64_t numel = 0;
 };
 
-/// What a pickle of a TorchScript archive refers to.
+/// As much of a value as is needed to follow tensors and source ranges.
+struct PickledValue {
+  enum class Kind { other, integer, text, tuple, list, global, storage } kind = Kind::other;
+  std::int64_t integer = 0;
+  std::string text;                                    ///< of a global: module, space, name
+  std::vector<std::shared_ptr<PickledValue>> elements; ///< of a tuple or a list
+  PickledStorage storage;
+  int depth = 1;
+  bool contained = false; ///< in another value, which counts on its depth
+
+  bool is_integer() const { return kind == Kind::integer; }
+  bool is_text() const { return kind == Kind::text; }
+  bool is_tuple_of(std::size_t count) const { return kind == Kind::tuple && elements.size() >= count; } ///< or more
+};
+
+/// What a pickle of a TorchScript archive holds.
 struct PickleSummary {
   std::vector<PickledStorage> storages;
   std::set<std::string> globals; ///< module and name of classes and functions, with a space between
+  std::shared_ptr<const PickledValue> root;
 };
 
 /// Follows a pickle without making anything of it, by the rules of PyTorch's reader: it is complete, its stack and
@@ -27,9 +44,6 @@ struct PickleSummary {
 /// deep, and all tensors lie within their storages. Throws ArchiveError that says what is wrong, and where. None when
 /// it holds what this function does not know, and somebody else has to judge.
 std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name);
-
-/// Throws ArchiveError unless the pickle is a table of source ranges, as the records NAME.py.debug_pkl have it.
-void check_source_ranges(std::string_view bytes, const std::string& name);
 
 /// Bytes of an element of a storage of this type; 0 when it is not known.
 std::uint64_t element_bytes(std::string_view type);

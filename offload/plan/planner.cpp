@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <set>
-#include <utility>
 
 namespace offload {
 
@@ -122,67 +120,33 @@ Order spread(const Order& used) {
   return order;
 }
 
-/// A plan, and how long it takes where computing takes twice what the profile says. Profiles err: then a plan whose
-/// streamed weights follow each other waits for the link where another that is as good does not.
-class Candidate {
- public:
-  Candidate(const Pass& pass, Residency residency, const MachineProfile& machine)
-      : plan_{std::move(residency), {}}, pass_(&pass), machine_(&machine) {
-    plan_.predicted = simulate(pass, plan_.residency, machine);
+/// A ring longer than this smooths nothing more.
+std::uint64_t useful_ring(const Pass& pass, const Plan& p) {
+  return std::min(p.residency.ring_bytes, std::max(8 * kBatchBytes, 2 * minimum_capacity(pass)));
+}
+
+/// The shorter time; among times that no simulation tells apart, the longer ring, which also absorbs what is not
+/// simulated: then the plan that streams less.
+bool better(const Pass& pass, const Plan& a, const Plan& b) {
+  constexpr double kSame = 2e-3;
+  if (std::abs(a.predicted.time_us - b.predicted.time_us) > kSame * b.predicted.time_us) {
+    return a.predicted.time_us < b.predicted.time_us;
   }
-
-  const Plan& plan() const { return plan_; }
-
-  double slow_us() const {
-    if (!slow_us_) {
-      Pass slow = *pass_;
-      for (PlanStep& step : slow.steps) {
-        step.compute_us = 2 * std::max(step.compute_us, machine_->node_overhead_us);
-      }
-      slow_us_ = simulate(slow, plan_.residency, *machine_).time_us;
-    }
-    return *slow_us_;
+  const bool a_streams = a.predicted.streamed_bytes > 0;
+  const bool b_streams = b.predicted.streamed_bytes > 0;
+  if (a_streams != b_streams) {
+    return !a_streams;
   }
-
-  /// By more than what no simulation tells apart.
-  bool is_worse_than(const Candidate& other) const {
-    return plan_.predicted.time_us > other.plan_.predicted.time_us * (1 + kSame);
+  if (useful_ring(pass, a) != useful_ring(pass, b)) {
+    return useful_ring(pass, a) > useful_ring(pass, b);
   }
+  return a.predicted.streamed_bytes < b.predicted.streamed_bytes;
+}
 
-  /// The shorter time; among times that no simulation tells apart, the one that bears slower computing, then the longer
-  /// ring, which also absorbs what is not simulated, then the plan that streams less.
-  bool better_than(const Candidate& other) const {
-    const Simulated& mine = plan_.predicted;
-    const Simulated& its = other.plan_.predicted;
-    if (differ(mine.time_us, its.time_us)) {
-      return mine.time_us < its.time_us;
-    }
-    if ((mine.streamed_bytes > 0) != (its.streamed_bytes > 0)) {
-      return mine.streamed_bytes == 0;
-    }
-    if (mine.streamed_bytes > 0 && differ(slow_us(), other.slow_us())) {
-      return slow_us() < other.slow_us();
-    }
-    if (useful_ring() != other.useful_ring()) {
-      return useful_ring() > other.useful_ring();
-    }
-    return mine.streamed_bytes < its.streamed_bytes;
-  }
-
- private:
-  static constexpr double kSame = 2e-3;
-  static bool differ(double a, double b) { return std::abs(a - b) > kSame * b; }
-
-  /// A ring longer than this smooths nothing more.
-  std::uint64_t useful_ring() const {
-    return std::min(plan_.residency.ring_bytes, std::max(8 * kBatchBytes, 2 * minimum_capacity(*pass_)));
-  }
-
-  Plan plan_;
-  const Pass* pass_;
-  const MachineProfile* machine_;
-  mutable std::optional<double> slow_us_;
-};
+Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machine) {
+  const Simulated predicted = simulate(pass, residency, machine);
+  return {std::move(residency), predicted};
+}
 
 /// Every weight that a step reads, once; those that only other steps read come last.
 Order used_in_order(const Pass& pass) {
@@ -208,23 +172,22 @@ Order used_in_order(const Pass& pass) {
 std::uint64_t minimum_capacity(const Pass& pass) { return RingNeeds(pass).most(); }
 
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
-  Residency residency = fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0);
-  return Candidate(pass, std::move(residency), machine).plan();
+  return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine);
 }
 
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
   const Order used = used_in_order(pass);
-  const RingNeeds needs(pass);
-  const Candidate rule(pass, fill(pass, needs, capacity, largest_first(pass, used), 0), machine);
-  if (rule.plan().predicted.streamed_bytes == 0) {
-    return rule.plan();
+  const Plan rule = plan_larger_first(pass, capacity, machine);
+  Plan best = rule;
+  if (best.predicted.streamed_bytes == 0) {
+    return best;
   }
-  Candidate best = rule;
   Order backwards(used.rbegin(), used.rend());
   const std::vector<Order> orders = {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)),
                                      spread(used), used, backwards};
   // The ring that pays is a few batches, or a few of the largest steps; more of it is worth less than weights that
   // stay.
+  const RingNeeds needs(pass);
   const std::uint64_t largest = needs.most();
   std::vector<std::uint64_t> rings = {0,           kBatchBytes, 2 * kBatchBytes, 4 * kBatchBytes,
                                       largest * 2, largest * 3, largest * 4,     8 * kBatchBytes};
@@ -235,14 +198,14 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
       if (ring > capacity) {
         continue;
       }
-      Candidate candidate(pass, fill(pass, needs, capacity, order, ring), machine);
-      if (candidate.better_than(best)) {
+      Plan candidate = evaluate(pass, fill(pass, needs, capacity, order, ring), machine);
+      if (better(pass, candidate, best)) {
         best = std::move(candidate);
       }
     }
   }
   // A row of choices between equals may have led away from the best by more than one of them.
-  return best.is_worse_than(rule) ? rule.plan() : best.plan();
+  return best.predicted.time_us <= rule.predicted.time_us ? best : rule;
 }
 
 } // namespace offload
