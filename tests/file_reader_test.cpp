@@ -142,7 +142,7 @@ TEST(FileReader, IsRightOrAnErrorWhicheverReadGoesWrong) {
 }
 
 TEST(FileReader, ReadsMoreThanItHasBuffersFor) {
-  constexpr std::size_t kMany = 5 * FileReader::kReadsInFlight;
+  constexpr std::size_t kMany = std::size_t{5} * FileReader::kReadsInFlight;
   const std::string bytes = pattern(kMany * 10'000);
   const TemporaryFile made(bytes);
   const auto file = std::make_shared<const File>(made.path());
