@@ -182,7 +182,7 @@ c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IVal
     note_peak();
     measured = lanes.end_measuring();
   };
-  lanes.begin_measuring(rest - engine_->slab_bytes(), may_overflow_);
+  lanes.begin_measuring(rest - engine_->slab_bytes(), activations_.capacity, may_overflow_);
   c10::IValue output;
   try {
     output = run_on(0, name, std::move(stack), &trace);
@@ -211,9 +211,15 @@ void Module::Impl::require_minimum() const {
                     least);
 }
 
-void Module::Impl::refuse_activations(std::uint64_t refused) {
+void Module::Impl::refuse_activations(const Refusal& refusal) {
   const std::lock_guard lock(mutex_);
-  const std::uint64_t needed = minimum() + align_up(refused, kDeviceGranularity) * static_cast<std::uint64_t>(lanes_);
+  if (refusal.by_driver) {
+    throw Error("the device has no " + format_bytes(refusal.bytes) +
+                " for activations and workspaces of this call, which a vram_budget of " + format_bytes(vram_) +
+                " has room for: free device memory, or lower vram_budget");
+  }
+  const std::uint64_t needed =
+      minimum() + align_up(refusal.bytes, kDeviceGranularity) * static_cast<std::uint64_t>(lanes_);
   readiness_ = Readiness::unknown; // the next call is measured anew, with all the budget that there is
   throw BudgetError("activations and workspaces of this call go over the reserve of " + format_bytes(reserve()) +
                         " in a vram_budget of " + format_bytes(vram_) + ": it takes up to " + std::to_string(needed) +
@@ -268,9 +274,9 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
     executed = streamer.end(lane);
   } catch (const std::exception& error) {
     // The interpreter gives errors of operators a type of its own: the text is what is left of an OutOfMemoryError.
-    const std::uint64_t refused = engine_->lanes().take_refused(lane);
-    if (refused > 0 && std::string_view(error.what()).find("out of memory") != std::string_view::npos) {
-      refuse_activations(refused);
+    const Refusal refusal = engine_->lanes().take_refused(lane);
+    if (refusal.bytes > 0 && std::string_view(error.what()).find("out of memory") != std::string_view::npos) {
+      refuse_activations(refusal);
     }
     throw;
   }

@@ -73,7 +73,7 @@ class Module::Impl {
   void measure_example(const ExampleCall& call);
   at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum() const;
-  [[noreturn]] void refuse_activations(std::uint64_t refused);
+  [[noreturn]] void refuse_activations(const Refusal& refusal);
 
   void take_over_weights(Owner owner, const Progress& progress);
   void divide_host_memory(const Options& options);

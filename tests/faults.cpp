@@ -103,6 +103,12 @@ void arm(const std::string& function, std::uint64_t number, std::uint64_t times)
   now.left = times;
 }
 
+void disarm() {
+  const std::lock_guard lock(state().mutex);
+  state().function.clear();
+  state().left = 0;
+}
+
 bool fired() {
   const std::lock_guard lock(state().mutex);
   return state().left == 0;

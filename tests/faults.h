@@ -16,6 +16,9 @@ void reset();
 /// reset().
 void arm(const std::string& function, std::uint64_t number, std::uint64_t times = 1);
 
+/// Lets all calls succeed from now on.
+void disarm();
+
 /// True when the armed calls have come, and failed.
 bool fired();
 

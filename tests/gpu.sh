@@ -12,7 +12,8 @@ shift 2
 parts=${*:-tests bench models file sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
-export LD_LIBRARY_PATH
+OFFLOAD_BENCH_COMMIT=$(cat "$binaries/commit")
+export LD_LIBRARY_PATH OFFLOAD_BENCH_COMMIT
 failed=0
 
 part() {

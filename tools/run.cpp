@@ -1,6 +1,7 @@
 // run: calls a model under a budget, compares every output with the reference, and reports what was measured.
 
 #include <ATen/Context.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 #include <caffe2/serialize/inline_container.h>
@@ -156,12 +157,13 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
   if (!writes_state) {
     seed_call(arguments, 0);
     look_at(0, module.run_method(arguments.method, calls[0]));
-    synchronize(module.device());
   }
+  synchronize(module.device()); // what was made on the default stream is there for others
   outcome.before = module.stats();
   std::atomic<std::size_t> next = 0;
   std::exception_ptr failure;
   const auto work = [&] {
+    const c10::cuda::OptionalCUDAStreamGuard stream(offload::tools::own_stream(module.device()));
     try {
       for (std::size_t i = next++; i < count; i = next++) {
         seed_call(arguments, i);

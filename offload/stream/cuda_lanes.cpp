@@ -104,7 +104,7 @@ class CudaLane {
   cudaStream_t stream() const { return stream_; }
   std::uint64_t reserved() const { return pool_ ? pool_->segments().reserved() : 0; }
   bool owns(const void* address) const { return pool_ && pool_->segments().contains(address); }
-  std::uint64_t take_refused() { return pool_ ? pool_->segments().take_refused() : 0; }
+  Refusal take_refused() { return pool_ ? pool_->segments().take_refused() : Refusal(); }
 
   /// Frees what the lane has. What it did is over on the device.
   void clear() {
@@ -122,13 +122,14 @@ class CudaLane {
     }
   }
 
-  void begin_measuring(std::uint64_t bytes, bool overflow) {
+  void begin_measuring(std::uint64_t bytes, const LaneCapacity& known, bool overflow) {
     pool_ = std::make_unique<Pool>(device_, stream_);
     pool_->segments().set_limit(bytes);
     if (overflow) {
       pool_->segments().allow_overflow();
     } else { // an arena, so that nothing is refused for want of one piece; what is small lies beside it
-      const std::uint64_t beside = std::min<std::uint64_t>(bytes / 4, 32_MiB);
+      const std::uint64_t spare = bytes - std::min(bytes, known.total());
+      const std::uint64_t beside = std::min(bytes, known.small + std::min<std::uint64_t>(spare / 4, 32_MiB));
       pool_->take_arena((bytes - beside) / kDeviceGranularity * kDeviceGranularity);
     }
     recorder_ = std::make_shared<Recorder>(pool_->segments());
@@ -255,14 +256,14 @@ class CudaLane {
       return;
     }
     drop_workspaces();
-    thread_ = std::this_thread::get_id();
-    workspaces_in_ = pool_.get();
     if (wanted_[0]) {
       at::cuda::getCurrentCUDABlasHandle();
     }
     if (wanted_[1]) {
       at::cuda::getCUDABlasLtWorkspace();
     }
+    thread_ = std::this_thread::get_id();
+    workspaces_in_ = pool_.get();
   }
 
   const c10::DeviceIndex device_;
@@ -308,12 +309,12 @@ class CudaLanes final : public Lanes {
     }
   }
 
-  void begin_measuring(std::uint64_t bytes, bool overflow) override {
+  void begin_measuring(std::uint64_t bytes, const LaneCapacity& known, bool overflow) override {
     const c10::cuda::CUDAGuard guard(device_);
     clear();
     const std::uint64_t state = state_->segments().reserved();
     state_->segments().set_limit(bytes);
-    lanes_.front()->begin_measuring(bytes > state ? bytes - state : 0, overflow);
+    lanes_.front()->begin_measuring(bytes > state ? bytes - state : 0, known, overflow);
   }
 
   MeasuredCall end_measuring() override {
@@ -334,8 +335,10 @@ class CudaLanes final : public Lanes {
     return bytes;
   }
 
-  std::uint64_t take_refused(int lane) override {
-    return std::max(lanes_[lane]->take_refused(), state_->segments().take_refused());
+  Refusal take_refused(int lane) override {
+    const Refusal refusal = lanes_[lane]->take_refused();
+    const Refusal of_state = state_->segments().take_refused();
+    return refusal.bytes > 0 ? refusal : of_state;
   }
 
   void synchronize() override {

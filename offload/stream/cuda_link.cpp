@@ -132,12 +132,7 @@ class CudaLink final : public Link {
  public:
   CudaLink(int device, std::vector<cudaStream_t> lanes) : device_(device), lanes_(std::move(lanes)) {
     const DeviceScope scope(device_);
-    // Streams of one priority share a few hardware queues, in which one that waits holds up the next: copies must not
-    // wait behind what the caller's streams wait for.
-    int least = 0;
-    int greatest = 0;
-    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
-    check_cuda(cudaStreamCreateWithPriority(&copies_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
+    check_cuda(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
 
   ~CudaLink() override {

@@ -10,10 +10,10 @@ class HostLanes final : public Lanes {
   bool owns(const void*) const override { return false; }
   bool keeps(const void*) const override { return false; }
   void set_capacity(const LaneCapacity&, std::uint64_t) override {}
-  void begin_measuring(std::uint64_t, bool) override {}
+  void begin_measuring(std::uint64_t, const LaneCapacity&, bool) override {}
   MeasuredCall end_measuring() override { return {}; }
   std::uint64_t held() const override { return 0; }
-  std::uint64_t take_refused(int) override { return 0; }
+  Refusal take_refused(int) override { return {}; }
   void synchronize() override {}
   std::vector<void*> streams() const override { return {}; }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <offload/plan/arena.h>
+#include <offload/stream/segments.h>
 
 namespace offload {
 
@@ -61,17 +62,17 @@ class Lanes {
   /// Throws Error when the device has not so much.
   virtual void set_capacity(const LaneCapacity& each, std::uint64_t state) = 0;
 
-  /// The next call is on lane 0, and may take `bytes` in all; the other lanes have nothing. With `overflow`, what does
-  /// not fit goes to page-locked host memory, and is measured all the same.
-  virtual void begin_measuring(std::uint64_t bytes, bool overflow) = 0;
+  /// The next call is on lane 0, and may take `bytes` in all; the other lanes have nothing. What fits `known` will fit.
+  /// With `overflow`, what does not fit goes to page-locked host memory, and is measured all the same.
+  virtual void begin_measuring(std::uint64_t bytes, const LaneCapacity& known, bool overflow) = 0;
 
   /// What that call took. Lanes have nothing then. To be called after exceptions as well.
   virtual MeasuredCall end_measuring() = 0;
 
   virtual std::uint64_t held() const = 0; ///< bytes on the device, now
 
-  /// Bytes that the last call on this lane asked for and was refused; 0 when none were.
-  virtual std::uint64_t take_refused(int lane) = 0;
+  /// What the last call on this lane asked for and was refused; nothing when all was granted.
+  virtual Refusal take_refused(int lane) = 0;
 
   /// Waits until all lanes have done what was enqueued.
   virtual void synchronize() = 0;

@@ -22,17 +22,17 @@ void* Segments::allocate(std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   const bool fits = reserved_ + bytes <= limit_;
   if (!fits && !overflow_) {
-    refused_ = bytes;
+    refused_ = {bytes, false};
     return nullptr;
   }
   void* data = nullptr;
   const auto status = fits ? cudaMalloc(&data, bytes) : cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
   if (status != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
-    refused_ = bytes;
+    refused_ = {bytes, true};
     return nullptr;
   }
-  refused_ = 0;
+  refused_ = {};
   segments_[static_cast<const std::byte*>(data)] = {bytes, !fits};
   reserved_ += fits ? bytes : 0;
   return data;
@@ -93,9 +93,9 @@ std::uint64_t Segments::small() const {
   return bytes;
 }
 
-std::uint64_t Segments::take_refused() {
+Refusal Segments::take_refused() {
   const std::lock_guard lock(mutex_);
-  return std::exchange(refused_, 0);
+  return std::exchange(refused_, {});
 }
 
 } // namespace offload

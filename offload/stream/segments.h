@@ -7,6 +7,12 @@
 
 namespace offload {
 
+/// Memory that was asked for in vain.
+struct Refusal {
+  std::uint64_t bytes = 0;
+  bool by_driver = false; ///< the limit had room, the device had not
+};
+
 /// Device memory that one pool gets from the driver, up to a limit. Shared with the pool, which PyTorch's allocator may
 /// keep longer than its owner. Any thread may call.
 class Segments {
@@ -28,8 +34,8 @@ class Segments {
   std::uint64_t reserved() const; ///< bytes held now on the device
   std::uint64_t small() const;    ///< of them and of what overflowed, in pieces of 2 MiB
 
-  /// Bytes that were asked for last and refused; 0 when the last request was granted, or this was asked already.
-  std::uint64_t take_refused();
+  /// What was asked for last and refused; nothing when that was granted, or this was asked already.
+  Refusal take_refused();
 
  private:
   struct Segment {
@@ -41,7 +47,7 @@ class Segments {
   std::map<const std::byte*, Segment> segments_;
   std::uint64_t limit_ = 0;
   std::uint64_t reserved_ = 0;
-  std::uint64_t refused_ = 0;
+  Refusal refused_;
   bool overflow_ = false;
 };
 
