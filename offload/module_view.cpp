@@ -64,7 +64,7 @@ Placement Module::Impl::placement() const {
   placement.predicted = {
       planned.predicted.time_us,
       fixed_ + align_up(Engine::slab_bytes_of(planned.residency, bytes_), granularity(device_)) + reserve(),
-      planned.predicted.streamed_bytes};
+      planned.predicted.streamed_bytes, planned.predicted.period};
   return placement;
 }
 

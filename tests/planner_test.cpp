@@ -166,7 +166,7 @@ TEST(Planner, PredictsNoLessThanEitherLimit) {
 
 /// The oracle: what the plan says is what a streamer moves.
 TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
-  for (std::uint32_t seed = 0; seed < 80; ++seed) {
+  for (std::uint32_t seed = 0; seed < 2000; ++seed) {
     SCOPED_TRACE(seed);
     const Pass pass = random_pass(seed, kUnit);
     Dice dice(seed + 1000);

@@ -205,7 +205,8 @@ std::string to_json(const Placement& placement) {
       {"predicted",
        {{"time_us", placement.predicted.time_us},
         {"peak_device_bytes", placement.predicted.peak_device_bytes},
-        {"streamed_bytes", placement.predicted.streamed_bytes}}},
+        {"streamed_bytes", placement.predicted.streamed_bytes},
+        {"period", placement.predicted.period}}},
       {"machine", placement.machine},
   };
   return json.dump(2);

@@ -65,7 +65,8 @@ struct Budget {
 struct Prediction {
   double time_us = 0;                  ///< of one call in a row of calls
   std::uint64_t peak_device_bytes = 0; ///< everything that counts against the budget
-  std::uint64_t streamed_bytes = 0;    ///< over the link, per call
+  std::uint64_t streamed_bytes = 0;    ///< over the link, per call: the mean of `period` calls
+  std::uint64_t period = 1;            ///< calls after which a row of calls repeats itself
 };
 
 /// The planned mode of every segment of every weight, what it needs, and what it should cost.

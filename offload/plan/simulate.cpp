@@ -147,11 +147,12 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
     passes.push_back(
         {link.now_us() - begin_us, link.stall_us() - stall_us, link.bytes() - streamer.bytes_ahead() - bytes});
   };
-  // The first pass fills the ring. Once one ends as an earlier one did, all that comes repeats what came between.
-  constexpr std::size_t kMost = 24;
+  // The first pass fills the ring. Once one ends as an earlier one did, all that comes repeats what came between. That
+  // may take dozens of passes; long ones are not given as many.
+  const std::size_t most = std::clamp<std::size_t>(50'000 / (pass.steps.size() + 1), 24, 96);
   std::vector<std::vector<std::uint64_t>> layouts;
   std::size_t period = 0;
-  while ((period == 0 || passes.size() < 3) && passes.size() < kMost) {
+  while ((period == 0 || passes.size() < 3) && passes.size() < most) {
     run_pass();
     const auto now = streamer.layout();
     if (const auto same = std::find(layouts.begin(), layouts.end(), now); period == 0 && same != layouts.end()) {
@@ -159,7 +160,9 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
     }
     layouts.push_back(now);
   }
-  period = std::max<std::size_t>(period, 1);
+  if (period == 0) {
+    period = passes.size() / 2;
+  }
   Simulated mean;
   for (std::size_t i = passes.size() - period; i < passes.size(); ++i) {
     mean.time_us += passes[i].time_us / static_cast<double>(period);

@@ -367,7 +367,7 @@ std::vector<std::uint64_t> Scheduler::layout() const {
   std::vector<std::uint64_t> layout = {ring_.cursor()};
   for (const auto& slot : slots_) {
     layout.push_back(slot ? slot->place : ~0ULL);
-    layout.push_back(slot ? static_cast<std::uint64_t>(slot->claims) : 0);
+    layout.push_back(slot ? 2 * static_cast<std::uint64_t>(slot->claims) + (slot->fresh ? 1 : 0) : 0);
   }
   for (const Window& window : windows_) {
     const std::uint64_t steps = window.empty() ? 1 : window.sequence->size();

@@ -61,7 +61,7 @@ class Scheduler {
   std::uint64_t bytes_ahead() const;
   const Ring& ring() const { return ring_; }
 
-  /// All that later decisions depend on: two passes that end with the same layout go on alike.
+  /// All that later decisions and counts depend on: two passes that end with the same layout go on alike.
   std::vector<std::uint64_t> layout() const;
 
  private:
