@@ -306,6 +306,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
     }
   }
   config.host = HostMemory(host_bytes);
+  config.pinned = device_.is_cuda() ? streamed_pinned_ : 0;
 
   std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
   if (owner == Owner::sole) {
@@ -336,7 +337,10 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
             .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
       }
     };
-    if (bytes_[id] > 0 && !in_file_[id]) {
+    if (bytes_[id] > 0 && !in_file_[id] && on_file) {
+      config.file = file_;
+      config.to_fill.push_back({config.host.data() + offsets_[id], on_file->offset + weight.begin, bytes});
+    } else if (bytes_[id] > 0 && !in_file_[id]) {
       read_into(config.host.data() + offsets_[id]);
     } else if (bytes_[id] == 0 && (device_.is_cuda() || on_file)) {
       at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
@@ -351,7 +355,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
     }
     placeholder_storages[id] = make_placeholder(config.lender, id, weight.name, bytes, device_);
     weight.storage = c10::Storage();
-    if (progress && !in_file_[id]) {
+    if (progress && !in_file_[id] && !(bytes_[id] > 0 && on_file)) {
       progress(moved += bytes, to_move);
     }
   };
@@ -387,7 +391,14 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
   }
   module_ = program_.holders.front();
 
-  config.host.pin(device_.is_cuda() ? streamed_pinned_ : 0);
+  std::sort(config.to_fill.begin(), config.to_fill.end(),
+            [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
+  if (progress) {
+    config.came = [progress, moved, to_move](std::uint64_t bytes) mutable {
+      progress(moved + bytes, to_move);
+      moved += bytes;
+    };
+  }
   if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {
     config.staging = HostMemory(pinned_bytes_ - streamed_pinned_);
     std::fill_n(config.staging.data(), config.staging.bytes(), std::byte{0});

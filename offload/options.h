@@ -57,8 +57,10 @@ struct Options {
   /// such constants become `device`, and Placement::rewritten lists them.
   bool rewrite_devices = true;
 
-  /// Told at load, on the thread that loads, after each weight that was moved: the bytes that are where they stay until
-  /// a call needs them, and of how many. Weights that stay on the file are none of them. What it throws ends the load.
+  /// Told, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights
+  /// that stay on the file are none of them. At load, on the thread that loads, and what it throws ends the load; but
+  /// weights that are read from a file come beside the first calls, on threads of the module, and what it throws is
+  /// told there.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
 };
 

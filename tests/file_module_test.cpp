@@ -1,5 +1,6 @@
 // Modules whose weights stay on the file.
 
+#include <ATen/ops/randint.h>
 #include <offload/load/archive.h>
 #include <offload/stream/store.h>
 
@@ -84,6 +85,51 @@ std::uint64_t bytes_read() {
   std::uint64_t bytes = 0;
   counts >> key >> bytes; // rchar: by system calls, cached or not
   return bytes;
+}
+
+/// Such weights come to host memory beside the first call: on the host tables of which rows are looked up, for a GPU
+/// all that host_budget has room for.
+TEST_F(FileModule, WhatComesToMemoryIsThereWhenItIsReadAndIsTold) {
+  const torch::jit::Module module = make(3,
+                                         "def forward(self, x, i):\n  x = x + torch.embedding(self.w1, i)\n"
+                                         "  return torch.linear(x, self.w0) + torch.embedding(self.w2, i)\n");
+  module.save(file_.path());
+  const at::Tensor x = rows();
+  const at::Tensor indices = at::randint(0, kWidth, {x.size(0)}, at::kLong).to(kDevice);
+  const at::Tensor expected = Reference(module.deepcopy(), kDevice).run("forward", {x, indices}).toTensor();
+  Options options = options_for(budget(2));
+  std::atomic<std::uint64_t> come = 0;
+  std::atomic<std::uint64_t> all = 0;
+  for (int round = 0; round < 20; ++round) {
+    options.progress = [&](std::uint64_t done, std::uint64_t total) {
+      EXPECT_GT(done, round == 0 ? come.load() : 0);
+      come = done;
+      all = total;
+    };
+    Module offloaded = load(file_.path(), options);
+    for (int call = 0; call < 2; ++call) {
+      EXPECT_TRUE(offloaded.forward({x, indices}).toTensor().equal(expected));
+    }
+    EXPECT_EQ(tools::first_difference(offloaded.attr("w2"), module.attr("w2")), "");
+    EXPECT_EQ(come, all);
+    EXPECT_EQ(all, (kDevice.is_cuda() ? 3 : 2) * kWeightBytes + kWidth * 4);
+  }
+}
+
+TEST_F(FileModule, TellsWhatCanNotComeToMemoryAtEachCallThatNeedsIt) {
+  const torch::jit::Module module = make(1, "def forward(self, i):\n  return torch.embedding(self.w0, i)\n");
+  module.save(file_.path());
+  const torch::jit::Module archive = read_archive(file_.path(), Weights::on_file);
+  std::fstream(file_.path(), std::ios::binary | std::ios::in | std::ios::out).seekp(1 << 18).write("changed", 7);
+  Module offloaded = wrap(archive, options_for(budget(2)));
+  for (int call = 0; call < 3; ++call) {
+    try {
+      offloaded.forward({at::randint(0, kWidth, {2}, at::kLong).to(kDevice)});
+      FAIL() << "bytes of another file were used";
+    } catch (const ArchiveError& error) {
+      EXPECT_NE(std::string(error.what()).find(file_.path()), std::string::npos) << error.what();
+    }
+  }
 }
 
 TEST_F(FileModule, ReadsNoWeightUntilOneIsNeeded) {

@@ -18,60 +18,16 @@
 #include <thread>
 #include <vector>
 
+#include <tests/fake_disk.h>
 #include <tests/temporary_file.h>
 
 namespace offload {
 namespace {
 
+using test::FakeDisk;
+using test::Fault;
+using test::pattern;
 using test::TemporaryFile;
-
-std::string pattern(std::size_t bytes) {
-  std::string made(bytes, '\0');
-  for (std::size_t i = 0; i < bytes; ++i) {
-    made[i] = static_cast<char>((i * 2654435761U) >> 13);
-  }
-  return made;
-}
-
-enum class Fault { none, fails, comes_short, ends, is_slow, is_interrupted };
-
-/// Reads the file, except that one of its reads goes wrong.
-class FakeDisk final : public Disk {
- public:
-  FakeDisk(const std::shared_ptr<const File>& file, Fault fault, int which, Reads how = Reads::ring_or_threads)
-      : disk_(make_disk(file, FileReader::kReadsInFlight, how)), fault_(fault), which_(which) {}
-
-  std::int64_t read_cached(std::byte*, std::uint64_t, std::uint64_t) override { return 0; }
-
-  void start(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) override {
-    const Fault fault = reads++ == which_ ? fault_ : Fault::none;
-    disk_->start(dst, offset, bytes, [=, done = std::move(done)](std::int64_t result) {
-      switch (fault) {
-        case Fault::none:
-          return done(result);
-        case Fault::fails:
-          return done(-EIO);
-        case Fault::comes_short:
-          std::memset(dst + result / 2, 0, result - result / 2); // what was not read is not there
-          return done(result / 2);
-        case Fault::ends:
-          return done(0);
-        case Fault::is_slow:
-          std::this_thread::sleep_for(std::chrono::milliseconds(50));
-          return done(result);
-        case Fault::is_interrupted:
-          return done(-EINTR);
-      }
-    });
-  }
-
-  std::atomic<int> reads = 0;
-
- private:
-  std::unique_ptr<Disk> disk_;
-  const Fault fault_;
-  const int which_;
-};
 
 /// As mincore() knows it.
 double resident_share(const File& file) {

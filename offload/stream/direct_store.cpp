@@ -7,12 +7,16 @@ namespace {
 
 class DirectStore final : public Store {
  public:
-  DirectStore(Link& link, HostPlaces host, std::byte* ring) : link_(link), host_(std::move(host)), ring_(ring) {}
+  DirectStore(Link& link, HostPlaces host, std::byte* ring, HostFill* fill)
+      : link_(link), host_(std::move(host)), ring_(ring), fill_(fill) {}
 
   void issue(Batch batch) override {
     try {
       wait_for_readers(link_, batch);
       for (const Copy& copy : merge_neighbours(batch, host_, [](WeightId, WeightId) { return true; })) {
+        if (fill_) {
+          fill_->await_bytes(copy.src.memory + copy.bytes);
+        }
         link_.copy(ring_ + copy.place, copy.src.memory, copy.bytes);
       }
     } catch (const std::exception& error) {
@@ -28,12 +32,13 @@ class DirectStore final : public Store {
   Link& link_;
   HostPlaces host_;
   std::byte* ring_;
+  HostFill* const fill_; // null when all has come
 };
 
 } // namespace
 
-std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring) {
-  return std::make_unique<DirectStore>(link, std::move(host), ring);
+std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring, HostFill* fill) {
+  return std::make_unique<DirectStore>(link, std::move(host), ring, fill);
 }
 
 } // namespace offload

@@ -14,7 +14,8 @@ namespace offload {
 
 std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
 
-Engine::Engine(Config config) : config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes)) {
+Engine::Engine(Config config)
+    : host_(std::move(config.host)), config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes)) {
   if (config_.device.is_cuda()) {
     std::vector<cudaStream_t> streams;
     for (void* stream : lanes_->streams()) {
@@ -24,8 +25,31 @@ Engine::Engine(Config config) : config_(std::move(config)), lanes_(make_lanes(co
   } else {
     link_ = make_host_link();
   }
-  if (config_.file) {
-    reader_ = std::make_unique<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
+  const auto make_reader = [&] {
+    return std::make_unique<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
+  };
+  if (std::any_of(config_.in_file.begin(), config_.in_file.end(), [](std::uint64_t bytes) { return bytes > 0; })) {
+    reader_ = make_reader();
+  }
+  if (config_.to_fill.empty()) {
+    host_.pin(config_.pinned);
+    return;
+  }
+  HostFill::Callbacks callbacks;
+  callbacks.came = config_.came;
+  if (config_.pinned > 0) {
+    callbacks.prepare = [this] {
+      const c10::cuda::CUDAGuard guard(config_.device);
+      host_.pin(config_.pinned);
+    };
+  }
+  // One more than read, for the first is busy with page-locking while they do.
+  fill_ = std::make_unique<HostFill>(make_reader(), config_.to_fill, std::move(callbacks), staging_threads() + 1);
+}
+
+void Engine::await_host_bytes(WeightId weight) const {
+  if (fill_ && !in_file(weight)) {
+    fill_->await_bytes(host_bytes(weight) + config_.bytes[weight]);
   }
 }
 
@@ -68,7 +92,7 @@ std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vecto
 
 bool Engine::reads_in_place(WeightId weight) const {
   return !in_file(weight) &&
-         (config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.host.pinned());
+         (config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.pinned);
 }
 
 std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
@@ -84,19 +108,21 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
     all_direct = all_direct && direct.back();
   }
   if (all_direct) {
-    return make_direct_store(*link_, std::move(host), ring);
+    return make_direct_store(*link_, std::move(host), ring, fill_.get());
   }
   StagingBuffers buffers{nullptr, 0, 0}; // the host's ring is filled in place
   if (config_.device.is_cuda()) {
     buffers = {config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
   }
-  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, staging_threads(), reader_.get());
+  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, staging_threads(), reader_.get(),
+                           fill_.get());
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {
   if (in_file(weight)) {
     reader_->read_all(to, config_.offsets[weight], config_.in_file[weight]);
   } else {
+    await_host_bytes(weight);
     std::memcpy(to, host_bytes(weight), config_.bytes[weight]);
   }
 }
@@ -104,6 +130,7 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
 /// To its place in the slab.
 void Engine::upload(WeightId weight, std::uint64_t offset) {
   if (!in_file(weight)) {
+    await_host_bytes(weight);
     slab_.upload(offset, host_bytes(weight), config_.bytes[weight]);
     return;
   }
@@ -128,8 +155,7 @@ std::byte* Engine::device_address(WeightId weight) const {
     return address;
   }
   void* seen = nullptr;
-  check_cuda(cudaHostGetDevicePointer(&seen, const_cast<std::byte*>(config_.host.data()), 0),
-             "cudaHostGetDevicePointer");
+  check_cuda(cudaHostGetDevicePointer(&seen, host_.data(), 0), "cudaHostGetDevicePointer");
   return static_cast<std::byte*>(seen) + config_.offsets[weight];
 }
 
@@ -174,7 +200,8 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     clear();
     throw;
   }
-  config_.lender->attach(streamer_.get(), std::move(resident), std::move(in_place), config_.bytes, known);
+  config_.lender->attach(streamer_.get(), std::move(resident), std::move(in_place), config_.bytes, known,
+                         [this](WeightId weight) { await_host_bytes(weight); });
 }
 
 } // namespace offload

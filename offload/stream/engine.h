@@ -9,6 +9,7 @@
 
 #include <offload/plan/simulate.h>
 #include <offload/stream/file_reader.h>
+#include <offload/stream/host_fill.h>
 #include <offload/stream/lanes.h>
 #include <offload/stream/lender.h>
 #include <offload/stream/memory.h>
@@ -25,12 +26,15 @@ class Engine {
   struct Config {
     c10::Device device = c10::kCPU;
     int lanes = 1;
-    std::vector<std::string> names;       ///< by weight
-    std::vector<std::uint64_t> bytes;     ///< by weight, aligned to 512; 0 for those that are none of its business
-    std::vector<std::uint64_t> offsets;   ///< by weight, in `host`, or in `file` for those that lie there
-    std::vector<std::uint64_t> in_file;   ///< by weight, how many bytes of it are in `file`; 0 for those in `host`
-    HostMemory host;                      ///< the bytes of weights; its first part may be page-locked
-    std::shared_ptr<const File> file;     ///< null when all are in `host`
+    std::vector<std::string> names;          ///< by weight
+    std::vector<std::uint64_t> bytes;        ///< by weight, aligned to 512; 0 for those that are none of its business
+    std::vector<std::uint64_t> offsets;      ///< by weight, in `host`, or in `file` for those that lie there
+    std::vector<std::uint64_t> in_file;      ///< by weight, how many bytes of it are in `file`; 0 for those in `host`
+    HostMemory host;                         ///< the bytes of weights
+    std::uint64_t pinned = 0;                ///< of `host`, the first so many are to be page-locked
+    std::shared_ptr<const File> file;        ///< null when nothing comes from one
+    std::vector<HostFill::Part> to_fill;     ///< of `host`, what comes from `file`; the rest is there
+    std::function<void(std::uint64_t)> came; ///< see HostFill
     HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
     std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
   };
@@ -73,11 +77,14 @@ class Engine {
  private:
   std::unique_ptr<Store> make_store(std::byte* ring);
   bool in_file(WeightId weight) const { return config_.in_file[weight] > 0; }
-  const std::byte* host_bytes(WeightId weight) const { return config_.host.data() + config_.offsets[weight]; }
+  const std::byte* host_bytes(WeightId weight) const { return host_.data() + config_.offsets[weight]; }
+  void await_host_bytes(WeightId weight) const;
   void upload(WeightId weight, std::uint64_t offset);
   std::byte* device_address(WeightId weight) const;
 
+  HostMemory host_;
   const Config config_;
+  std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Link> link_;
   std::unique_ptr<FileReader> reader_; // null when nothing lies in the file

@@ -35,10 +35,12 @@ WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedSte
 WeightLender::Scope::~Scope() { current = outer_; }
 
 void WeightLender::attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<std::byte*> in_place,
-                          std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known) {
+                          std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
+                          std::function<void(WeightId)> await) {
   streamer_ = streamer;
   resident_ = std::move(resident);
   in_place_ = std::move(in_place);
+  await_ = std::move(await);
   bytes_ = std::move(bytes);
   resident_tensors_.assign(resident_.size(), {});
   for (WeightId weight = 0; weight < resident_.size(); ++weight) {
@@ -87,6 +89,12 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   }
   if (scope.trace_) {
     scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
+  }
+  try {
+    await_(weight);
+  } catch (const Error&) {
+    scope.failure_ = std::current_exception();
+    throw;
   }
   const std::uint64_t row_bytes = placeholder.dim() > 0 && placeholder.size(0) > 0
                                       ? placeholder.nbytes() / static_cast<std::uint64_t>(placeholder.size(0))

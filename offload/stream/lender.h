@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,9 +31,10 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
 
   /// `resident` gives the address of each weight that is on the device, `in_place` of each that the device can read in
   /// host memory, null for the others; `known` the placeholders that the module holds for each weight, whose leases are
-  /// then made once and for all.
+  /// then made once and for all. `await` waits until such a weight has come to host memory.
   void attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<std::byte*> in_place,
-              std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known);
+              std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
+              std::function<void(WeightId)> await);
   void detach();
 
   std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
@@ -75,6 +77,7 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   Streamer* streamer_ = nullptr;
   std::vector<std::byte*> resident_;
   std::vector<std::byte*> in_place_;
+  std::function<void(WeightId)> await_;
   std::vector<std::uint64_t> bytes_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <atomic>
+#include <exception>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include <offload/stream/copies.h>
@@ -37,7 +37,7 @@ struct Load {
   std::vector<Piece> pieces;
   std::atomic<std::size_t> taken = 0;    ///< pieces that threads have begun with, or found that there are no more
   std::atomic<std::size_t> unfilled = 0; ///< pieces
-  std::string failure;                   ///< of a read, before the last piece is filled
+  std::exception_ptr failure;            ///< of a piece, before the last is filled
 };
 
 /// Cuts batches into loads, in order. One thread calls.

@@ -44,13 +44,12 @@ class HostMemory {
   HostMemory(HostMemory&& other) noexcept;
   HostMemory& operator=(HostMemory&& other) noexcept;
 
-  /// Page-locks the first `bytes`, a multiple of the page size or all there is. Call it once the pages have been
-  /// written: untouched pages would be taken one by one. Throws Error when the driver refuses.
+  /// Page-locks the first `bytes`, a multiple of the page size or all there is. Others may write there meanwhile.
+  /// Throws Error when the driver refuses.
   void pin(std::uint64_t bytes);
 
   std::byte* data() const { return data_; }
   std::uint64_t bytes() const { return bytes_; }
-  std::uint64_t pinned() const { return pinned_; }
 
  private:
   std::byte* data_ = nullptr;

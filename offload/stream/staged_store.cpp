@@ -27,15 +27,16 @@ constexpr std::size_t kLoadsInPlace = 4;
 class StagedStore final : public Store {
  public:
   StagedStore(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging,
-              int threads, FileReader* reader)
+              int threads, FileReader* reader, HostFill* fill)
       : link_(link),
         ring_(ring),
         reader_(reader),
+        fill_(fill),
         cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
     try {
       for (int i = 0; i < threads; ++i) {
-        fillers_.push_back(start_thread("staging", [this] { fill(); }));
+        fillers_.push_back(start_thread("staging", [this] { fill_loads(); }));
       }
       issuer_ = start_thread("staging", [this] { run(); });
     } catch (...) {
@@ -214,11 +215,14 @@ class StagedStore final : public Store {
     Arrival& arrival = *job.batch.arrival;
     if (arrival.failure.empty()) {
       try {
-        if (!load->failure.empty()) {
-          throw ArchiveError(load->failure);
+        if (load->failure) {
+          std::rethrow_exception(load->failure);
         }
         if (!job.begun) {
           wait_for_readers(link_, job.batch);
+        }
+        if (fill_ && load->pieces.empty()) { // page-locked, and read where it is
+          fill_->await_bytes(load->data + load->bytes);
         }
         link_.copy(ring_ + load->place, load->data, load->bytes);
         if (load->buffer >= 0) {
@@ -258,7 +262,7 @@ class StagedStore final : public Store {
     issued_.notify_all();
   }
 
-  void fill() {
+  void fill_loads() {
     std::shared_ptr<Load> load;
     while (true) {
       if (!load) {
@@ -276,12 +280,24 @@ class StagedStore final : public Store {
       if (part.src.in_file()) {
         read(load, part);
       } else if (part.src.memory) {
-        std::memcpy(part.dst, part.src.memory, part.bytes);
-        fill_one(*load);
+        copy(part, *load);
       } else {
         fill_one(*load); // what lies beyond the weight in the file
       }
     }
+  }
+
+  void copy(const Piece& piece, Load& load) {
+    try {
+      if (fill_) {
+        fill_->await_bytes(piece.src.memory + piece.bytes);
+      }
+      std::memcpy(piece.dst, piece.src.memory, piece.bytes);
+    } catch (...) {
+      const std::lock_guard lock(open_mutex_);
+      load.failure = std::current_exception();
+    }
+    fill_one(load);
   }
 
   void fill_one(Load& load) {
@@ -298,7 +314,7 @@ class StagedStore final : public Store {
     reader_->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
       const std::lock_guard lock(open_mutex_);
       if (!error.empty()) {
-        load->failure = error;
+        load->failure = std::make_exception_ptr(ArchiveError(error));
       }
       --load->unfilled;
       filled_.notify_all();
@@ -325,6 +341,7 @@ class StagedStore final : public Store {
   Link& link_;
   std::byte* const ring_;
   FileReader* const reader_;
+  HostFill* const fill_; // null when all has come
 
   // The issuing thread's.
   LoadCutter cutter_;
@@ -356,8 +373,8 @@ class StagedStore final : public Store {
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads, FileReader* reader) {
-  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads, reader);
+                                         StagingBuffers staging, int threads, FileReader* reader, HostFill* fill) {
+  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads, reader, fill);
 }
 
 } // namespace offload

@@ -7,6 +7,7 @@
 
 #include <offload/stream/batch.h>
 #include <offload/stream/file_reader.h>
+#include <offload/stream/host_fill.h>
 #include <offload/stream/link.h>
 
 namespace offload {
@@ -42,8 +43,9 @@ inline HostPlace in_memory(const std::byte* memory) { return {memory, 0, 0}; }
 using HostPlaces = std::vector<HostPlace>;
 
 /// A store of page-locked memory, none of it in a file (or, for a link within the host, of any memory): the link reads
-/// straight from it. Neighbours in both host memory and ring become one copy.
-std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring);
+/// straight from it. Neighbours in both host memory and ring become one copy. `fill`, where there is one, is waited
+/// for.
+std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring, HostFill* fill = nullptr);
 
 /// Page-locked memory that bytes pass through on the way to the link.
 struct StagingBuffers {
@@ -67,9 +69,10 @@ int staging_threads();
 
 /// A store of ordinary memory and of a file: `threads` threads bring bytes to the staging buffers ahead of the link,
 /// those in the file through `reader`, which is null when none are. Weights for which `direct` is true are page-locked
-/// where they lie and take part in the same order without being staged. `staging` and `reader` outlive the store; what
-/// happens in it is over when the destructor returns.
+/// where they lie and take part in the same order without being staged. What is in memory is waited for where there is
+/// a `fill`. `staging`, `reader` and `fill` outlive the store; what happens in it is over when the destructor returns.
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads, FileReader* reader = nullptr);
+                                         StagingBuffers staging, int threads, FileReader* reader = nullptr,
+                                         HostFill* fill = nullptr);
 
 } // namespace offload

@@ -1,0 +1,168 @@
+#include <offload/stream/host_fill.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <offload/error.h>
+#include <offload/stream/start_thread.h>
+
+namespace offload {
+
+HostFill::HostFill(std::unique_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
+    : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
+  for (const Part& part : parts) {
+    for (std::uint64_t done = 0; done < part.bytes; done += FileReader::kMostBytes) {
+      pieces_.push_back({part.place + done, part.offset + done, std::min(FileReader::kMostBytes, part.bytes - done)});
+    }
+  }
+  there_.resize(pieces_.size());
+  preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
+  publish();
+  try {
+    for (int i = 0; i < threads; ++i) {
+      {
+        const std::lock_guard lock(mutex_);
+        ++working_;
+      }
+      threads_.push_back(start_thread("reading weights", [this] { work(); }));
+    }
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+HostFill::~HostFill() { stop(); }
+
+void HostFill::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) {
+    thread.join();
+  }
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return in_flight_ == 0; });
+}
+
+void HostFill::await_bytes(const std::byte* end) {
+  if (end <= ready_.load(std::memory_order_acquire)) {
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  if (failure_ && told_) {
+    failure_ = nullptr;
+    wake_.notify_all();
+  }
+  changed_.wait(lock, [&] { return end <= ready_.load(std::memory_order_relaxed) || failure_; });
+  if (end <= ready_.load(std::memory_order_relaxed)) {
+    return;
+  }
+  told_ = true;
+  std::rethrow_exception(failure_);
+}
+
+/// Moves ready_ to where the first piece that is not there begins.
+void HostFill::publish() {
+  while (first_ < pieces_.size() && there_[first_]) {
+    ++first_;
+  }
+  const auto* everywhere = reinterpret_cast<const std::byte*>(~std::uintptr_t{0});
+  if (preparation_ == Preparation::done) {
+    ready_.store(first_ < pieces_.size() ? pieces_[first_].place : everywhere, std::memory_order_release);
+  }
+  changed_.notify_all();
+}
+
+bool HostFill::has_work() const {
+  return !failure_ && (preparation_ == Preparation::wanted || !again_.empty() || next_ < pieces_.size());
+}
+
+void HostFill::work() {
+  std::unique_ptr<FileReader> gone; // with the last thread, and what it holds: without the mutex
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [&] { return stopping_ || finished() || has_work(); });
+    if (stopping_ || finished()) {
+      if (--working_ == 0 && finished()) {
+        gone = std::move(reader_);
+      }
+      return;
+    }
+    if (preparation_ == Preparation::wanted) {
+      prepare(lock);
+      continue;
+    }
+    std::size_t piece = next_;
+    if (again_.empty()) {
+      ++next_;
+    } else {
+      piece = again_.front();
+      again_.pop_front();
+    }
+    ++in_flight_;
+    lock.unlock();
+    read(piece);
+    lock.lock();
+  }
+}
+
+void HostFill::prepare(std::unique_lock<std::mutex>& lock) {
+  preparation_ = Preparation::under_way;
+  lock.unlock();
+  std::exception_ptr failure;
+  try {
+    callbacks_.prepare();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  lock.lock();
+  preparation_ = failure ? Preparation::wanted : Preparation::done;
+  if (failure) {
+    note_failure(failure);
+  } else {
+    publish();
+    wake_.notify_all(); // it may have been the last that was missing
+  }
+}
+
+void HostFill::note_failure(std::exception_ptr failure) {
+  if (!failure_) {
+    failure_ = std::move(failure);
+    told_ = false;
+  }
+  changed_.notify_all();
+}
+
+void HostFill::read(std::size_t piece) {
+  const Part& part = pieces_[piece];
+  reader_->read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) { end(piece, error); });
+}
+
+/// On a thread of the reader, or on ours.
+void HostFill::end(std::size_t piece, const std::string& error) {
+  std::exception_ptr failure = error.empty() ? nullptr : std::make_exception_ptr(ArchiveError(error));
+  if (!failure && callbacks_.came) {
+    const std::lock_guard lock(came_mutex_);
+    try {
+      callbacks_.came(pieces_[piece].bytes);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  if (failure) {
+    again_.push_back(piece);
+    note_failure(std::move(failure));
+  } else {
+    there_[piece] = true;
+    publish();
+  }
+  --in_flight_;
+  changed_.notify_all();
+  wake_.notify_all();
+}
+
+} // namespace offload

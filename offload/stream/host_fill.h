@@ -1,0 +1,85 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <offload/stream/file_reader.h>
+
+namespace offload {
+
+/// Brings weights from a file to their places in host memory, from the first place to the last, while those that are
+/// there are used already. Any thread may call.
+class HostFill {
+ public:
+  struct Part {
+    std::byte* place;
+    std::uint64_t offset; ///< in the file
+    std::uint64_t bytes;
+  };
+
+  struct Callbacks {
+    /// Called beside the reads; nothing is there before it has returned. What it throws is told to those who wait.
+    std::function<void()> prepare;
+
+    /// Told how many bytes have come, one call at a time. What it throws is told to those who wait.
+    std::function<void(std::uint64_t bytes)> came;
+  };
+
+  /// `parts` go to ascending places. Throws Error when the system refuses a thread.
+  HostFill(std::unique_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
+
+  /// What has not come by now does not come.
+  ~HostFill();
+  HostFill(const HostFill&) = delete;
+  HostFill& operator=(const HostFill&) = delete;
+
+  /// Waits until all parts with places before `end` are there. Throws what went wrong, an ArchiveError where it is the
+  /// file's; it is tried again when somebody waits after that.
+  void await_bytes(const std::byte* end);
+
+ private:
+  enum class Preparation { wanted, under_way, done };
+
+  void work();
+  bool has_work() const;
+  bool finished() const { return first_ == pieces_.size() && preparation_ == Preparation::done; }
+  void prepare(std::unique_lock<std::mutex>& lock);
+  void read(std::size_t piece);
+  void end(std::size_t piece, const std::string& error);
+  void note_failure(std::exception_ptr failure);
+  void publish();
+  void stop();
+
+  std::vector<Part> pieces_; // of one read each
+  const Callbacks callbacks_;
+  std::atomic<const std::byte*> ready_ = nullptr; // all before this is there
+
+  std::mutex mutex_; // what follows, except the threads
+  std::condition_variable wake_;
+  std::condition_variable changed_;
+  std::unique_ptr<FileReader> reader_;
+  std::vector<bool> there_;       // by piece
+  std::size_t first_ = 0;         // that is not there
+  std::size_t next_ = 0;          // that nobody has begun to read
+  std::deque<std::size_t> again_; // failed
+  int in_flight_ = 0;
+  int working_ = 0; // threads
+  Preparation preparation_ = Preparation::wanted;
+  std::exception_ptr failure_; // nothing is begun while there is one
+  bool told_ = false;
+  bool stopping_ = false;
+
+  std::mutex came_mutex_; // calls of callbacks_.came
+  std::vector<std::thread> threads_;
+};
+
+} // namespace offload

@@ -1,0 +1,205 @@
+#include <gtest/gtest.h>
+#include <offload/error.h>
+#include <offload/stream/host_fill.h>
+#include <offload/stream/host_link.h>
+#include <offload/stream/store.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <tests/fake_disk.h>
+#include <tests/temporary_file.h>
+
+namespace offload {
+namespace {
+
+using test::FakeDisk;
+using test::Fault;
+using test::pattern;
+
+constexpr std::uint64_t kPart = FileReader::kMostBytes + 100'000; // two reads
+constexpr std::uint64_t kGap = 24;                                // what alignment leaves between places
+constexpr int kParts = 4;
+
+/// Parts of a file with places in memory, and somebody who fills them.
+class HostFillTest : public testing::Test {
+ protected:
+  std::unique_ptr<HostFill> fill(Fault fault, int which, HostFill::Callbacks callbacks = {}, int threads = 2) {
+    std::fill(memory_.begin(), memory_.end(), std::byte{0});
+    auto disk = std::make_unique<FakeDisk>(file_, fault, which);
+    disk_ = disk.get();
+    std::vector<HostFill::Part> parts;
+    for (int i = 0; i < kParts; ++i) {
+      parts.push_back({memory_.data() + i * (kPart + kGap), 7 + i * kPart, kPart});
+    }
+    return std::make_unique<HostFill>(std::make_unique<FileReader>(file_, std::move(disk)), parts, std::move(callbacks),
+                                      threads);
+  }
+
+  const std::byte* end_of(int part) const { return memory_.data() + part * (kPart + kGap) + kPart; }
+  bool is_there(int part) const {
+    return std::memcmp(memory_.data() + part * (kPart + kGap), bytes_.data() + 7 + part * kPart, kPart) == 0;
+  }
+  void expect_all(HostFill& fill) {
+    for (int part = 0; part < kParts; ++part) {
+      fill.await_bytes(end_of(part));
+      EXPECT_TRUE(is_there(part)) << "wrong bytes of part " << part;
+    }
+  }
+
+  const std::string bytes_ = pattern(7 + kParts * kPart);
+  const test::TemporaryFile made_ = test::TemporaryFile(bytes_);
+  const std::shared_ptr<const File> file_ = std::make_shared<const File>(made_.path());
+  std::vector<std::byte> memory_ = std::vector<std::byte>(kParts * (kPart + kGap));
+  FakeDisk* disk_ = nullptr; // of the last fill, while that lives
+};
+
+TEST_F(HostFillTest, IsRightOrAnErrorOnceWhicheverReadGoesWrong) {
+  for (const Fault fault : {Fault::none, Fault::fails, Fault::comes_short, Fault::ends, Fault::is_slow}) {
+    for (int which = 0; which < 2 * kParts; ++which) {
+      const auto filling = fill(fault, which);
+      int failures = 0;
+      for (int attempt = 0; attempt < 3; ++attempt) {
+        try {
+          filling->await_bytes(end_of(kParts - 1));
+          break;
+        } catch (const ArchiveError& error) {
+          ++failures;
+        }
+      }
+      EXPECT_EQ(failures, fault == Fault::fails || fault == Fault::ends ? 1 : 0) << which;
+      expect_all(*filling);
+    }
+  }
+}
+
+TEST_F(HostFillTest, GivesWhatIsThereBeforeTheRestHasCome) {
+  const auto filling = fill(Fault::is_held, 2, {}, 1); // the first read of the second part
+  filling->await_bytes(end_of(0));
+  EXPECT_TRUE(is_there(0)) << "wrong bytes";
+  std::atomic<bool> came = false;
+  std::thread waits([&] {
+    filling->await_bytes(end_of(1));
+    came = true;
+    EXPECT_TRUE(is_there(1)) << "wrong bytes";
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(came);
+  disk_->release();
+  waits.join();
+  expect_all(*filling);
+}
+
+TEST_F(HostFillTest, GivesNothingBeforeItIsPrepared) {
+  std::atomic<bool> prepared = false;
+  int attempts = 0;
+  HostFill::Callbacks callbacks;
+  callbacks.prepare = [&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    if (++attempts == 1) {
+      throw Error("page-locking was refused");
+    }
+    prepared = true;
+  };
+  const auto filling = fill(Fault::none, 0, std::move(callbacks));
+  try {
+    filling->await_bytes(end_of(0));
+    FAIL() << "the refusal was not told";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "page-locking was refused");
+  }
+  filling->await_bytes(end_of(0));
+  EXPECT_TRUE(prepared);
+  expect_all(*filling);
+}
+
+TEST_F(HostFillTest, TellsWhatACallbackThrows) {
+  int told = 0;
+  HostFill::Callbacks callbacks;
+  callbacks.came = [&](std::uint64_t) {
+    if (++told == 3) {
+      throw std::runtime_error("enough");
+    }
+  };
+  const auto filling = fill(Fault::none, 0, std::move(callbacks));
+  EXPECT_THROW(filling->await_bytes(end_of(kParts - 1)), std::runtime_error);
+  expect_all(*filling);
+  EXPECT_EQ(told, 2 * kParts + 1);
+}
+
+TEST_F(HostFillTest, ManyMayWaitAndAFailureIsToldToThoseWhoDo) {
+  for (const Fault fault : {Fault::none, Fault::fails}) {
+    const auto filling = fill(fault, 3);
+    std::atomic<int> failures = 0;
+    std::vector<std::thread> waiting;
+    for (int i = 0; i < 8; ++i) {
+      waiting.emplace_back([&] {
+        for (int part = 0; part < kParts; ++part) {
+          try {
+            filling->await_bytes(end_of(part));
+            EXPECT_TRUE(is_there(part)) << "wrong bytes";
+          } catch (const ArchiveError&) {
+            ++failures;
+            --part; // again
+          }
+        }
+      });
+    }
+    for (std::thread& thread : waiting) {
+      thread.join();
+    }
+    EXPECT_EQ(failures > 0, fault == Fault::fails);
+  }
+}
+
+TEST_F(HostFillTest, EndsWithReadsUnderWay) {
+  for (int which = 0; which < 2 * kParts; ++which) {
+    fill(Fault::is_slow, which);
+  }
+}
+
+/// Every store waits for the bytes that it brings to the ring.
+TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
+  struct Kind {
+    const char* name;
+    bool staged;
+    int buffers;
+    bool direct;
+  };
+  for (const Kind& kind : {Kind{"direct", false, 0, true}, Kind{"staged", true, 2, false},
+                           Kind{"staged, page-locked", true, 2, true}, Kind{"in place", true, 0, true}}) {
+    for (const Fault fault : {Fault::is_slow, Fault::fails}) {
+      SCOPED_TRACE(kind.name);
+      const auto filling = fill(fault, 2 * kParts - 1);
+      const auto link = make_host_link();
+      std::vector<std::byte> ring(kPart);
+      std::vector<std::byte> staging(kind.buffers * (kPart / 2));
+      const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart)};
+      const auto store = kind.staged
+                             ? make_staged_store(*link, host, {kind.direct}, ring.data(),
+                                                 {staging.data(), kPart / 2, kind.buffers}, 2, nullptr, filling.get())
+                             : make_direct_store(*link, host, ring.data(), filling.get());
+      for (int attempt = 0; attempt < 2; ++attempt) {
+        const auto arrival = std::make_shared<Arrival>();
+        store->issue({{{0, 0, kPart}}, {}, arrival});
+        store->drain();
+        ASSERT_TRUE(arrival->issued);
+        const bool fails = fault == Fault::fails && attempt == 0;
+        EXPECT_EQ(arrival->failure.empty(), !fails) << arrival->failure;
+        EXPECT_EQ(arrival->of_archive, fails);
+        if (!fails) {
+          link->synchronize(*arrival->fence);
+          EXPECT_EQ(std::memcmp(ring.data(), bytes_.data() + 7 + (kParts - 1) * kPart, kPart), 0) << "wrong bytes";
+        }
+      }
+    }
+  }
+}
+
+} // namespace
+} // namespace offload
