@@ -162,8 +162,10 @@ c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IVal
   const std::uint64_t least = minimum() - fixed_ - reserve();
   const std::uint64_t rest = vram_ - fixed_;
   Lanes& lanes = engine_->lanes();
-  // Half of what is over the minimum makes streaming smoother, unless activations that find no room cannot be measured.
-  const std::uint64_t spare = may_overflow_ && rest > least + reserve() ? (rest - least - reserve()) / 2 : 0;
+  // What is over the minimum makes streaming smoother: half of it on a device, since activations want room as well, and
+  // none where those that find none cannot be measured.
+  const std::uint64_t over = rest > least + reserve() ? rest - least - reserve() : 0;
+  const std::uint64_t spare = device_.is_cpu() ? over : may_overflow_ ? over / 2 : 0;
   const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
   const std::uint64_t ring = least + more / granularity(device_) * granularity(device_);

@@ -6,7 +6,6 @@
 #include <offload/stream/store.h>
 #include <offload/stream/streamer.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,17 +38,43 @@ double resident_share(const File& file) {
   return static_cast<double>(there) / static_cast<double>(pages.size());
 }
 
+/// Lets the page cache forget the file. False where it does not, since files are in memory.
+bool forget(const File& file) {
+  EXPECT_EQ(fdatasync(file.descriptor()), 0);
+  EXPECT_EQ(posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  return resident_share(file) == 0;
+}
+
 TEST(File, TellsHowMuchOfItIsCached) {
   const TemporaryFile made(pattern(3'000'000));
   const File file(made.path());
-  char byte = 0;
-  const iovec to{&byte, 1};
-  const bool tells = preadv2(file.descriptor(), &to, 1, 0, RWF_NOWAIT) == 1; // not on every file system
-  EXPECT_NEAR(file.cached_share(), tells ? resident_share(file) : 0, 0.1);
-  ASSERT_EQ(fdatasync(file.descriptor()), 0);
-  ASSERT_EQ(posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED), 0); // drops nothing where files are in memory
-  const double left = tells ? resident_share(file) : 0;                      // before it is asked, which may bring more
-  EXPECT_NEAR(file.cached_share(), left, 0.1);
+  EXPECT_EQ(file.cached_share(), 1);
+  EXPECT_EQ(file.cached_bytes(5, 2'999'995), 2'999'995U);
+  EXPECT_EQ(file.cached_bytes(2'999'000, 5000), 1000U);
+  EXPECT_EQ(file.cached_bytes(3'000'000, 1), 0U);
+  if (forget(file)) {
+    EXPECT_EQ(file.cached_share(), 0);
+    char byte = 0;
+    ASSERT_EQ(pread(file.descriptor(), &byte, 1, 4096 * 100), 1);
+    EXPECT_EQ(file.cached_bytes(0, 4096 * 100), 0U);
+    EXPECT_GE(file.cached_bytes(4096 * 100 + 1, 5000), 4095U);
+  }
+}
+
+TEST(FileReader, LeavesThePageCacheAsItWas) {
+  const std::string bytes = pattern(3'000'000);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  if (!forget(*file) || file->direct_descriptor() < 0) {
+    return; // nothing is past the page cache there
+  }
+  for (const Reads reads : {Reads::ring_or_threads, Reads::threads}) {
+    FileReader reader(file, make_disk(file, FileReader::kReadsInFlight, reads));
+    std::string read(bytes.size(), '?');
+    reader.read_all(reinterpret_cast<std::byte*>(read.data()), 0, read.size());
+    EXPECT_TRUE(read == bytes);
+    EXPECT_EQ(resident_share(*file), 0);
+  }
 }
 
 TEST(FileReader, ReadsAnyRangeCachedOrNot) {

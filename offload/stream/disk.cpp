@@ -31,9 +31,12 @@ class FileDisk : public Disk {
   explicit FileDisk(std::shared_ptr<const File> file) : file_(std::move(file)) {}
 
   std::int64_t read_cached(std::byte* dst, std::uint64_t offset, std::uint64_t bytes) override {
-    const iovec into{dst, bytes};
+    const iovec into{dst, file_->cached_bytes(offset, bytes)};
+    if (into.iov_len == 0) {
+      return 0;
+    }
     const ssize_t got = preadv2(file_->descriptor(), &into, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-    // Not cached, or a file system that can not tell: read as if it were not.
+    // Gone meanwhile, or a file system that can not tell: read as if it were not cached.
     return got >= 0 ? got : errno == EAGAIN || errno == EOPNOTSUPP || errno == EINTR ? 0 : -errno;
   }
 

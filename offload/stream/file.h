@@ -8,7 +8,8 @@
 namespace offload {
 
 /// A regular file that is read by offset, never through a mapping: a file that shrinks or a disk that fails is then an
-/// error, and no signal. It stays the file that was opened, also when another takes its name. Any thread may call.
+/// error, and no signal. (It is mapped, but only to ask what the page cache has of it.) It stays the file that was
+/// opened, also when another takes its name. Any thread may call.
 class File {
  public:
   /// Throws ArchiveError.
@@ -30,6 +31,10 @@ class File {
   /// Throws ArchiveError when the file is no longer what it was when it was opened, by size and time.
   void check_unchanged() const;
 
+  /// How many bytes from `offset` on, at most `bytes`, the page cache has; asking brings none there, as trying to read
+  /// would. 0 where the system does not tell.
+  std::uint64_t cached_bytes(std::uint64_t offset, std::uint64_t bytes) const;
+
   /// The share of it that the page cache has, from some samples. 0 where the system does not tell.
   double cached_share() const;
 
@@ -42,6 +47,7 @@ class File {
   int direct_ = -1;
   std::uint64_t size_ = 0;
   timespec modified_{};
+  void* mapped_ = nullptr; // null where it could not be
 };
 
 } // namespace offload

@@ -1,0 +1,55 @@
+// Times a stack from its archive on the host, in a process of its own: the load with the first call, and the calls
+// after it. Prints JSON. tests/file_figures.py says what that is compared with.
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/randn.h>
+
+#include <chrono>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include <offload/bytes.h>
+#include <offload/graph/program.h>
+#include <offload/load/archive.h>
+#include <offload/module.h>
+#include <tools/cli.h>
+
+int main(int argc, char** argv) {
+  CLI::App app{"Times a stack from its archive on the host."};
+  offload::tools::ModelArguments arguments;
+  std::int64_t features = 4096;
+  int calls = 3;
+  bool plain = false;
+  arguments.add_to(app);
+  app.add_option("--features", features, "of the input, [1, FEATURES]")->capture_default_str();
+  app.add_option("--calls", calls, "after the first")->capture_default_str();
+  app.add_flag("--plain", plain, "all in memory, as plain torch runs it");
+  return offload::tools::run_command(app, argc, argv, [&] {
+    using Clock = std::chrono::steady_clock;
+    const at::NoGradGuard no_grad;
+    const at::Tensor input = at::randn({1, features});
+    offload::Options options = arguments.options();
+    options.device = c10::Device(c10::kCPU);
+    std::optional<offload::Module> module;
+    std::optional<offload::Reference> reference;
+    const auto seconds = [](auto&& work) {
+      const auto begin = Clock::now();
+      work();
+      return std::chrono::duration<double>(Clock::now() - begin).count();
+    };
+    const auto call = [&] { plain ? reference->run("forward", {input}) : module->forward({input}); };
+    nlohmann::ordered_json json;
+    const double load_s = seconds([&] {
+      plain ? void(reference.emplace(offload::read_archive(arguments.model), c10::kCPU))
+            : void(module = offload::load(arguments.model, options));
+    });
+    json["load_s"] = load_s;
+    json["first_s"] = load_s + seconds(call);
+    for (int i = 0; i < calls; ++i) {
+      json["calls_s"].push_back(seconds(call));
+    }
+    json["bytes_a_call"] = plain ? 0 : module->placement().predicted.streamed_bytes;
+    std::cout << json << std::endl;
+    return offload::tools::kDone;
+  });
+}

@@ -1,0 +1,137 @@
+"""What weights on the file cost a host without a GPU, beside what its disk, its memory and plain torch do there.
+
+usage: file_figures.py BUILD_DIR [FOLDER]      the model, 8 GiB, is made in FOLDER (default: the current one), and removed
+
+Limits: cold, the rate of the same reads by fio (direct, 1 MiB, 8 in flight), right before and after; in the page cache,
+the larger of the plain run and of reading the cache; the first call with the load, the larger of one read of the file
+and of a call after it.
+"""
+import json
+import mmap
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+GIB = 1 << 30
+LAYERS, FEATURES = 128, 4096
+DATA_LIMIT = 3 * GIB
+
+
+def limit_data():
+    resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT, DATA_LIMIT))
+
+
+class Stack:
+    def __init__(self, build, folder):
+        self.build = pathlib.Path(build)
+        self.path = str(pathlib.Path(folder) / "file_figures.pt")
+        subprocess.run([self.build / "models" / "make_model", "stack", "--layers", str(LAYERS), "--features", str(FEATURES),
+                        self.path], check=True, stdout=subprocess.DEVNULL)
+        self.bytes = os.path.getsize(self.path)
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+
+    def drop_cache(self):
+        with open(self.path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def fill_cache(self):
+        with open(self.path, "rb", buffering=0) as file:
+            while file.read(64 << 20):
+                pass
+
+    def fio(self, *options):
+        """Bytes a second."""
+        done = subprocess.run(["fio", "--name=read", f"--filename={self.path}", "--readonly", "--rw=read", "--bs=1M",
+                               "--output-format=json", "--group_reporting", *options], check=True, capture_output=True)
+        return json.loads(done.stdout)["jobs"][0]["read"]["bw_bytes"]
+
+    def disk_rate(self):
+        return self.fio("--direct=1", "--ioengine=io_uring", "--iodepth=8", f"--size={self.bytes}")
+
+    def cache_rate(self):
+        jobs = max(1, os.cpu_count() * 3 // 4)  # as many as read for a module
+        share = self.bytes // jobs >> 20 << 20
+        return self.fio("--direct=0", "--invalidate=0", "--ioengine=psync", f"--numjobs={jobs}", f"--size={share}",
+                        f"--offset_increment={share}")
+
+    def run(self, *options, limited=True):
+        """Of a process of its own: what it measured, and its peak of resident memory."""
+        child = subprocess.Popen([self.build / "tests" / "file_benchmark", self.path, "--features", str(FEATURES), *options],
+                                 stdout=subprocess.PIPE, preexec_fn=limit_data if limited else None)
+        text = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        if status != 0:
+            raise SystemExit(f"file_benchmark {' '.join(options)}: status {status}")
+        measured = json.loads(text)
+        measured["call_s"] = statistics.median(measured["calls_s"])
+        measured["peak"] = usage.ru_maxrss * 1024
+        return measured
+
+    def mapping_rate(self):
+        """Of a mapping that is read page by page as it is touched, without read-ahead."""
+        part = 256 << 20
+        with open(self.path, "rb") as file, mmap.mmap(file.fileno(), part, prot=mmap.PROT_READ) as mapped:
+            mapped.madvise(mmap.MADV_RANDOM)
+            begin = time.perf_counter()
+            for at in range(0, part, mmap.PAGESIZE):
+                mapped[at]
+            return part / (time.perf_counter() - begin)
+
+    def torch_dies(self):
+        done = subprocess.run([sys.executable, "-c", f"import torch; torch.jit.load({self.path!r})"], capture_output=True,
+                              text=True, preexec_fn=limit_data)
+        return done.stderr.strip().splitlines()[-1] if done.returncode else "it did not"
+
+
+def main():
+    stack = Stack(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ".")
+    offloaded = ["--device", "cpu", "--vram", "1GiB", "--host", "512MiB"]
+    say = lambda text: print(text, flush=True)
+    try:
+        say(f"stack of {LAYERS} layers of {FEATURES} x {FEATURES}, float32, {stack.bytes / GIB:.2f} GiB; {os.cpu_count()} processors; "
+            f"data limit {DATA_LIMIT / GIB:.0f} GiB; {' '.join(offloaded)}")
+        say(f"torch.jit.load under that limit: {stack.torch_dies()}")
+
+        ratios, firsts = [], []
+        for _ in range(3):
+            stack.drop_cache()
+            before = stack.disk_rate()
+            stack.drop_cache()
+            ours = stack.run(*offloaded)
+            stack.drop_cache()
+            disk = (before + stack.disk_rate()) / 2
+            rate = ours["bytes_a_call"] / ours["call_s"]
+            ratios.append(rate / disk)
+            firsts.append(ours["first_s"] / max(stack.bytes / disk, ours["call_s"]))
+            say(f"cold: {ours['call_s']:.3f} s a call, {rate / 1e9:.2f} GB/s; fio {before / 1e9:.2f} and {disk * 2 / 1e9 - before / 1e9:.2f} GB/s: "
+                f"{ratios[-1]:.3f} of it; load {ours['load_s'] * 1e3:.0f} ms, with the first call {ours['first_s']:.3f} s: "
+                f"{firsts[-1]:.3f} of its limit; peak of resident memory {ours['peak'] / GIB:.2f} GiB")
+        say(f"cold, median: {statistics.median(ratios):.3f} of the disk (to be at least 0.95); first call {statistics.median(firsts):.3f} "
+            "of its limit (at most 1.2)")
+        stack.drop_cache()
+        say(f"a plain mapping without read-ahead: {stack.mapping_rate() / 1e9:.2f} GB/s")
+
+        stack.fill_cache()
+        cached, resident = [], []
+        for _ in range(3):
+            plain = stack.run("--plain", "--calls", "7", limited=False)
+            cache = stack.cache_rate()
+            ours = stack.run(*offloaded, "--calls", "7")
+            all_in = stack.run("--device", "cpu", "--vram", "16GiB", "--calls", "7", limited=False)
+            limit = max(plain["call_s"], ours["bytes_a_call"] / cache)
+            cached.append(ours["call_s"] / limit)
+            resident.append(all_in["call_s"] / plain["call_s"])
+            say(f"cached: {ours['call_s']:.3f} s a call; plain {plain['call_s']:.3f} s, reading the cache {cache / 1e9:.2f} GB/s: "
+                f"{cached[-1]:.3f} of the limit; all resident {all_in['call_s']:.3f} s: {resident[-1]:.3f} of plain")
+        say(f"cached, median: {statistics.median(cached):.3f} of the limit (at most 1.25 on two processors, 1.10 on 16); all resident "
+            f"{statistics.median(resident):.3f} of plain (at most 1.02)")
+    finally:
+        os.remove(stack.path)
+
+
+main()
