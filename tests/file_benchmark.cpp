@@ -1,9 +1,12 @@
 // Times a stack from its archive on the host, in a process of its own: the load with the first call, and the calls
-// after it. Prints JSON. tests/file_figures.py says what that is compared with.
+// after it; or the reading of the archive alone, its weights left on the file, and torch::jit::load. Prints JSON.
+// tests/file_figures.py says what that is compared with.
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/randn.h>
+#include <torch/csrc/jit/serialization/import.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -20,9 +23,11 @@ int main(int argc, char** argv) {
   std::int64_t features = 4096;
   int calls = 3;
   bool plain = false;
+  bool reading = false;
   arguments.add_to(app);
   app.add_option("--features", features, "of the input, [1, FEATURES]")->capture_default_str();
   app.add_option("--calls", calls, "after the first")->capture_default_str();
+  app.add_flag("--reading", reading, "of the archive alone: the best of five");
   app.add_flag("--plain", plain, "all in memory, as plain torch runs it");
   return offload::tools::run_command(app, argc, argv, [&] {
     using Clock = std::chrono::steady_clock;
@@ -39,6 +44,17 @@ int main(int argc, char** argv) {
     };
     const auto call = [&] { plain ? reference->run("forward", {input}) : module->forward({input}); };
     nlohmann::ordered_json json;
+    if (reading) {
+      double best = 1e9;
+      for (int i = 0; i < 5; ++i) {
+        best = std::min(best, seconds([&] {
+                          plain ? torch::jit::load(arguments.model)
+                                : offload::read_archive(arguments.model, offload::Weights::on_file);
+                        }));
+      }
+      std::cout << nlohmann::ordered_json{{"reading_s", best}} << std::endl;
+      return offload::tools::kDone;
+    }
     const double load_s = seconds([&] {
       plain ? void(reference.emplace(offload::read_archive(arguments.model), c10::kCPU))
             : void(module = offload::load(arguments.model, options));

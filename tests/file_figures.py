@@ -26,10 +26,10 @@ def limit_data():
 
 
 class Stack:
-    def __init__(self, build, folder):
+    def __init__(self, build, folder, features=FEATURES):
         self.build = pathlib.Path(build)
-        self.path = str(pathlib.Path(folder) / "file_figures.pt")
-        subprocess.run([self.build / "models" / "make_model", "stack", "--layers", str(LAYERS), "--features", str(FEATURES),
+        self.path = str(pathlib.Path(folder) / f"file_figures.{features}.pt")
+        subprocess.run([self.build / "models" / "make_model", "stack", "--layers", str(LAYERS), "--features", str(features),
                         self.path], check=True, stdout=subprocess.DEVNULL)
         self.bytes = os.path.getsize(self.path)
         with open(self.path, "rb") as file:
@@ -72,6 +72,12 @@ class Stack:
         measured["peak"] = usage.ru_maxrss * 1024
         return measured
 
+    def reading(self, *options):
+        """Of the archive alone, in seconds."""
+        done = subprocess.run([self.build / "tests" / "file_benchmark", self.path, "--reading", *options], check=True,
+                              capture_output=True)
+        return json.loads(done.stdout)["reading_s"]
+
     def mapping_rate(self):
         """Of a mapping that is read page by page as it is touched, without read-ahead."""
         part = 256 << 20
@@ -96,6 +102,11 @@ def main():
         say(f"stack of {LAYERS} layers of {FEATURES} x {FEATURES}, float32, {stack.bytes / GIB:.2f} GiB; {os.cpu_count()} processors; "
             f"data limit {DATA_LIMIT / GIB:.0f} GiB; {' '.join(offloaded)}")
         say(f"torch.jit.load under that limit: {stack.torch_dies()}")
+        narrow = Stack(sys.argv[1], os.path.dirname(stack.path), features=16)
+        ours, torchs = stack.reading(), narrow.reading("--plain")
+        os.remove(narrow.path)
+        say(f"reading the archive: {ours * 1e3:.1f} ms; torch::jit::load of the same code with weights of 1 KiB {torchs * 1e3:.1f} ms: "
+            f"{ours / torchs:.2f} of it (at most 1.2)")
 
         ratios, firsts = [], []
         for _ in range(3):
