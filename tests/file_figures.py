@@ -1,35 +1,42 @@
 """What weights on the file cost a host without a GPU, beside what its disk, its memory and plain torch do there.
 
-usage: file_figures.py BUILD_DIR [FOLDER]      the model, 8 GiB, is made in FOLDER (default: the current one), and removed
-
-Limits: cold, the rate of the same reads by fio (direct, 1 MiB, 8 in flight), right before and after; in the page cache,
-the larger of the plain run and of reading the cache; the first call with the load, the larger of one read of the file
-and of a call after it.
+Limits: cold, the rate of the same reads by fio (direct, 1 MiB, 8 in flight; by threads where there is no fio), right
+before and after; in the page cache, the larger of the plain run and of reading the cache with as many threads as read
+for a module; the first call with the load, the larger of one read of the file and of a call after it.
 """
+import argparse
 import json
 import mmap
 import os
 import pathlib
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 GIB = 1 << 30
-LAYERS, FEATURES = 128, 4096
+FEATURES = 4096
 DATA_LIMIT = 3 * GIB
+HAS_FIO = shutil.which("fio") is not None
+DISK = "fio" if HAS_FIO else "eight threads"
 
 
 def limit_data():
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT, DATA_LIMIT))
 
 
+def program(build, name):
+    return next(path for folder in ("", "models", "tests") if (path := build / folder / name).exists())
+
+
 class Stack:
-    def __init__(self, build, folder, features=FEATURES):
-        self.build = pathlib.Path(build)
-        self.path = str(pathlib.Path(folder) / f"file_figures.{features}.pt")
-        subprocess.run([self.build / "models" / "make_model", "stack", "--layers", str(LAYERS), "--features", str(features),
+    def __init__(self, given, features=FEATURES):
+        self.benchmark = program(given.build, "file_benchmark")
+        self.path = str(given.folder / f"file_figures.{features}.pt")
+        subprocess.run([program(given.build, "make_model"), "stack", "--layers", str(given.layers), "--features", str(features),
                         self.path], check=True, stdout=subprocess.DEVNULL)
         self.bytes = os.path.getsize(self.path)
         with open(self.path, "rb") as file:
@@ -44,6 +51,25 @@ class Stack:
             while file.read(64 << 20):
                 pass
 
+    def read_by_threads(self, count, direct):
+        """What fio does, where it is not installed: bytes a second of `count` threads that read 1 MiB at a time."""
+        descriptor = os.open(self.path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
+        blocks = iter(range(0, self.bytes >> 20 << 20, 1 << 20))
+
+        def read():
+            with mmap.mmap(-1, 1 << 20) as buffer:
+                for offset in blocks:
+                    os.preadv(descriptor, [buffer], offset)
+
+        threads = [threading.Thread(target=read) for _ in range(count)]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.close(descriptor)
+        return (self.bytes >> 20 << 20) / (time.perf_counter() - begin)
+
     def fio(self, *options):
         """Bytes a second."""
         done = subprocess.run(["fio", "--name=read", f"--filename={self.path}", "--readonly", "--rw=read", "--bs=1M",
@@ -51,17 +77,21 @@ class Stack:
         return json.loads(done.stdout)["jobs"][0]["read"]["bw_bytes"]
 
     def disk_rate(self):
+        if not HAS_FIO:
+            return self.read_by_threads(8, direct=True)
         return self.fio("--direct=1", "--ioengine=io_uring", "--iodepth=8", f"--size={self.bytes}")
 
     def cache_rate(self):
         jobs = max(1, os.cpu_count() * 3 // 4)  # as many as read for a module
+        if not HAS_FIO:
+            return self.read_by_threads(jobs, direct=False)
         share = self.bytes // jobs >> 20 << 20
         return self.fio("--direct=0", "--invalidate=0", "--ioengine=psync", f"--numjobs={jobs}", f"--size={share}",
                         f"--offset_increment={share}")
 
     def run(self, *options, limited=True):
         """Of a process of its own: what it measured, and its peak of resident memory."""
-        child = subprocess.Popen([self.build / "tests" / "file_benchmark", self.path, "--features", str(FEATURES), *options],
+        child = subprocess.Popen([self.benchmark, self.path, "--features", str(FEATURES), *options],
                                  stdout=subprocess.PIPE, preexec_fn=limit_data if limited else None)
         text = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
@@ -74,7 +104,7 @@ class Stack:
 
     def reading(self, *options):
         """Of the archive alone, in seconds."""
-        done = subprocess.run([self.build / "tests" / "file_benchmark", self.path, "--reading", *options], check=True,
+        done = subprocess.run([self.benchmark, self.path, "--reading", *options], check=True,
                               capture_output=True)
         return json.loads(done.stdout)["reading_s"]
 
@@ -95,21 +125,27 @@ class Stack:
 
 
 def main():
-    stack = Stack(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ".")
+    arguments = argparse.ArgumentParser(description="Figures of weights on the file.")
+    arguments.add_argument("build", type=pathlib.Path, help="where it was built, or the folder that tests/gpu_pack.sh made")
+    arguments.add_argument("folder", type=pathlib.Path, help="where the model is made, and removed again")
+    arguments.add_argument("--layers", type=int, default=128, help="of 64 MiB")
+    arguments.add_argument("--rounds", type=int, default=3)
+    given = arguments.parse_args()
+    stack = Stack(given)
     offloaded = ["--device", "cpu", "--vram", "1GiB", "--host", "512MiB"]
     say = lambda text: print(text, flush=True)
     try:
-        say(f"stack of {LAYERS} layers of {FEATURES} x {FEATURES}, float32, {stack.bytes / GIB:.2f} GiB; {os.cpu_count()} processors; "
+        say(f"stack of {given.layers} layers of {FEATURES} x {FEATURES}, float32, {stack.bytes / GIB:.2f} GiB; {os.cpu_count()} processors; "
             f"data limit {DATA_LIMIT / GIB:.0f} GiB; {' '.join(offloaded)}")
         say(f"torch.jit.load under that limit: {stack.torch_dies()}")
-        narrow = Stack(sys.argv[1], os.path.dirname(stack.path), features=16)
+        narrow = Stack(given, features=16)
         ours, torchs = stack.reading(), narrow.reading("--plain")
         os.remove(narrow.path)
         say(f"reading the archive: {ours * 1e3:.1f} ms; torch::jit::load of the same code with weights of 1 KiB {torchs * 1e3:.1f} ms: "
             f"{ours / torchs:.2f} of it (at most 1.2)")
 
         ratios, firsts = [], []
-        for _ in range(3):
+        for _ in range(given.rounds):
             stack.drop_cache()
             before = stack.disk_rate()
             stack.drop_cache()
@@ -119,7 +155,7 @@ def main():
             rate = ours["bytes_a_call"] / ours["call_s"]
             ratios.append(rate / disk)
             firsts.append(ours["first_s"] / max(stack.bytes / disk, ours["call_s"]))
-            say(f"cold: {ours['call_s']:.3f} s a call, {rate / 1e9:.2f} GB/s; fio {before / 1e9:.2f} and {disk * 2 / 1e9 - before / 1e9:.2f} GB/s: "
+            say(f"cold: {ours['call_s']:.3f} s a call, {rate / 1e9:.2f} GB/s; {DISK} {before / 1e9:.2f} and {disk * 2 / 1e9 - before / 1e9:.2f} GB/s: "
                 f"{ratios[-1]:.3f} of it; load {ours['load_s'] * 1e3:.0f} ms, with the first call {ours['first_s']:.3f} s: "
                 f"{firsts[-1]:.3f} of its limit; peak of resident memory {ours['peak'] / GIB:.2f} GiB")
         say(f"cold, median: {statistics.median(ratios):.3f} of the disk (to be at least 0.95); first call {statistics.median(firsts):.3f} "
@@ -129,7 +165,7 @@ def main():
 
         stack.fill_cache()
         cached, resident = [], []
-        for _ in range(3):
+        for _ in range(given.rounds):
             plain = stack.run("--plain", "--calls", "7", limited=False)
             cache = stack.cache_rate()
             ours = stack.run(*offloaded, "--calls", "7")

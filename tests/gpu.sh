@@ -103,6 +103,8 @@ file() {
   echo 3 >/proc/sys/vm/drop_caches || status=1
   "${run[@]}" || status=1
   rm -f "$archive"
+  echo "== on the host"
+  python3 "$project/tests/file_figures.py" "$binaries" "$out/.." --layers 48 --rounds 2 || status=1
   return "$status"
 }
 
