@@ -157,24 +157,31 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
   }
 }
 
-/// A call that shows what calls need. The caller holds all lanes.
-c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IValue> stack) {
+/// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
+/// well, and nothing more where those that find none cannot be measured. On the host they are no matter: as it will be
+/// planned, as far as the graph tells, so that what stays is brought once.
+Residency Module::Impl::residency_to_measure() const {
+  if (device_.is_cpu()) {
+    return plan(planned_pass(), capacity(vram_), machine_).residency;
+  }
   const std::uint64_t least = minimum() - fixed_ - reserve();
   const std::uint64_t rest = vram_ - fixed_;
-  Lanes& lanes = engine_->lanes();
-  // What is over the minimum makes streaming smoother: half of it on a device, since activations want room as well, and
-  // none where those that find none cannot be measured.
-  const std::uint64_t over = rest > least + reserve() ? rest - least - reserve() : 0;
-  const std::uint64_t spare = device_.is_cpu() ? over : may_overflow_ ? over / 2 : 0;
+  const std::uint64_t spare = may_overflow_ && rest > least + reserve() ? (rest - least - reserve()) / 2 : 0;
   const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
-  const std::uint64_t ring = least + more / granularity(device_) * granularity(device_);
+  return {std::vector<bool>(bytes_.size(), false), least + more / granularity(device_) * granularity(device_)};
+}
+
+/// A call that shows what calls need. The caller holds all lanes.
+c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IValue> stack) {
+  Lanes& lanes = engine_->lanes();
+  Residency residency = residency_to_measure();
   lanes.set_capacity({}, activations_.state);
-  install({std::vector<bool>(bytes_.size(), false), ring});
+  install(residency, Leased::all);
   const std::size_t shape = shape_of_call(name, stack);
   {
     const std::lock_guard lock(mutex_);
-    plan_.residency = {std::vector<bool>(bytes_.size(), false), ring};
+    plan_.residency = std::move(residency);
     sequences_.clear();
     sequences_by_shape_.clear();
   }
@@ -184,7 +191,7 @@ c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IVal
     note_peak();
     measured = lanes.end_measuring();
   };
-  lanes.begin_measuring(rest - engine_->slab_bytes(), activations_.capacity, may_overflow_);
+  lanes.begin_measuring(vram_ - fixed_ - engine_->slab_bytes(), activations_.capacity, may_overflow_);
   c10::IValue output;
   try {
     output = run_on(0, name, std::move(stack), &trace);

@@ -81,8 +81,10 @@ class Module::Impl {
   std::uint64_t minimum() const;
   std::uint64_t reserve() const;
   std::uint64_t capacity(std::uint64_t vram) const;
+  Residency residency_to_measure() const;
   void settle();
-  void install(const Residency& residency);
+  enum class Leased { streamed, all };
+  void install(const Residency& residency, Leased leased);
   void note_peak();
   Pass pass_of(const std::vector<LeasedStep>& steps) const;
   Pass planned_pass() const;

@@ -113,9 +113,9 @@ bool Module::Impl::read_in_place(WeightId weight) const {
   return offsets_[weight] + bytes_[weight] <= streamed_pinned_;
 }
 
-/// Places weights, and makes module and graphs fit: resident weights stand in the module as they are, streamed ones as
-/// placeholders. The caller holds all lanes.
-void Module::Impl::install(const Residency& residency) {
+/// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
+/// others as they are. The caller holds all lanes.
+void Module::Impl::install(const Residency& residency, Leased leased) {
   const auto put_placeholders_back = [&](const at::Tensor& tensor) {
     const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
     return resident == resident_tensors_.end() ? tensor : resident->second.second;
@@ -124,9 +124,11 @@ void Module::Impl::install(const Residency& residency) {
   resident_tensors_.clear();
   codes_.clear();
   engine_->place(residency, placeholders_);
+  const std::vector<bool> as_it_is =
+      leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const PlaceholderRecord* record = placeholder_record(tensor);
-    if (!record || !residency.resident[record->weight]) {
+    if (!record || !as_it_is[record->weight]) {
       return tensor;
     }
     const at::Tensor resident = engine_->lender().resident_tensor(record->weight, tensor);
@@ -134,7 +136,7 @@ void Module::Impl::install(const Residency& residency) {
     return resident;
   });
   for (auto& [name, lowered] : program_.methods) {
-    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, residency.resident), name));
+    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, as_it_is), name));
   }
 }
 
@@ -157,7 +159,7 @@ void Module::Impl::settle() {
   }
   if (engine_) {
     engine_->lanes().set_capacity({}, activations_.state);
-    install(best.residency);
+    install(best.residency, Leased::streamed);
     engine_->lanes().set_capacity(activations_.capacity, activations_.state);
     note_peak();
   }

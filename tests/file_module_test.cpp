@@ -146,6 +146,19 @@ TEST_F(FileModule, ReadsNoWeightUntilOneIsNeeded) {
   }
 }
 
+TEST_F(FileModule, TheFirstCallBringsWhatStaysOnce) {
+  if (kDevice.is_cuda()) {
+    return; // what stays there is known when activations have been measured, and comes again then
+  }
+  for (const int weights : {kWeights / 2, kWeights + 1}) {
+    const std::uint64_t before = bytes_read();
+    Module offloaded = load(file_.path(), options_on_file(weights));
+    expect_same(offloaded);
+    const std::uint64_t ring = offloaded.placement().budget.ring; // is filled anew when the plan is settled
+    EXPECT_LT(bytes_read() - before, kWeights * kWeightBytes + ring + kWeightBytes) << weights << " weights";
+  }
+}
+
 TEST_F(FileModule, TiedWeightsStayOne) {
   module_.register_parameter("tied", module_.attr("w3").toTensor(), false);
   module_.save(file_.path());

@@ -89,7 +89,7 @@ def forward(self, x):
   y = torch.conv2d(x, self.kernel, None, [1, 1], [1, 1], [1, 1], 1)
   return y, self.table + 1, self.bytes.to(3).sum(1)
 )");
-  Pair pair(module, options_for(budget(3)));
+  Pair pair(module, options_for(budget(2)));
   for (int call = 0; call < 3; ++call) {
     pair.expect_same({at::randn({2, 64, 8, 8}).to(kDevice)});
   }

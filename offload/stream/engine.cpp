@@ -56,6 +56,11 @@ void Engine::await_host_bytes(WeightId weight) const {
 Engine::~Engine() { clear(); }
 
 void Engine::clear() {
+  stop_streaming();
+  slab_ = DeviceMemory();
+}
+
+void Engine::stop_streaming() {
   try {
     lanes_->synchronize();          // nobody reads the slab any more
   } catch (const std::exception&) { // a device that is gone reads nothing
@@ -69,7 +74,6 @@ void Engine::clear() {
   }
   gone.reset();
   store_.reset();
-  slab_ = DeviceMemory();
 }
 
 std::uint64_t Engine::bytes_ahead() const {
@@ -160,13 +164,19 @@ std::byte* Engine::device_address(WeightId weight) const {
 }
 
 void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
-  clear();
+  const bool is_there =
+      placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
+  stop_streaming();
   std::optional<c10::cuda::CUDAGuard> guard;
   if (config_.device.is_cuda()) {
     guard.emplace(config_.device);
   }
-  const std::uint64_t bytes = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
-  slab_ = DeviceMemory(config_.device.is_cuda() ? config_.device.index() : -1, bytes, "weights");
+  if (!is_there) {
+    slab_ = DeviceMemory(); // before others are taken
+    const std::uint64_t bytes = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
+    slab_ = DeviceMemory(config_.device.is_cuda() ? config_.device.index() : -1, bytes, "weights");
+    placed_ = residency;
+  }
   std::vector<std::byte*> resident(config_.bytes.size(), nullptr);
   std::vector<std::byte*> in_place(config_.bytes.size(), nullptr);
   std::vector<std::uint64_t> streamed = config_.bytes;
@@ -174,7 +184,9 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
   try {
     for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
       if (residency.resident[weight] && config_.bytes[weight] > 0) {
-        upload(weight, end);
+        if (!is_there) {
+          upload(weight, end);
+        }
         resident[weight] = slab_.data() + end;
         streamed[weight] = 0;
         end += config_.bytes[weight];

@@ -42,9 +42,9 @@ class Engine {
   explicit Engine(Config config);
   ~Engine();
 
-  /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first.
-  /// Throws Error when the device has not so much memory; nothing is placed then. `known` is what the module holds for
-  /// each weight.
+  /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first,
+  /// except where it is the same. Throws Error when the device has not so much memory; nothing is placed then. `known`
+  /// is what the module holds for each weight.
   void place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known);
 
   /// Frees what was placed.
@@ -76,6 +76,7 @@ class Engine {
 
  private:
   std::unique_ptr<Store> make_store(std::byte* ring);
+  void stop_streaming();
   bool in_file(WeightId weight) const { return config_.in_file[weight] > 0; }
   const std::byte* host_bytes(WeightId weight) const { return host_.data() + config_.offsets[weight]; }
   void await_host_bytes(WeightId weight) const;
@@ -89,6 +90,7 @@ class Engine {
   std::unique_ptr<Link> link_;
   std::unique_ptr<FileReader> reader_; // null when nothing lies in the file
   DeviceMemory slab_;                  // resident weights, then the ring
+  Residency placed_;                   // as they lie there, where there is a slab
   std::unique_ptr<Store> store_;
   mutable std::mutex mutex_; // what follows, for those who ask while it is exchanged
   std::unique_ptr<Streamer> streamer_;
