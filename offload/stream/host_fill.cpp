@@ -43,8 +43,7 @@ void HostFill::stop() {
   for (std::thread& thread : threads_) {
     thread.join();
   }
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return in_flight_ == 0; });
+  reader_.reset(); // calls back for what is under way
 }
 
 void HostFill::await_bytes(const std::byte* end) {
@@ -102,7 +101,6 @@ void HostFill::work() {
       piece = again_.front();
       again_.pop_front();
     }
-    ++in_flight_;
     lock.unlock();
     read(piece);
     lock.lock();
@@ -160,8 +158,6 @@ void HostFill::end(std::size_t piece, const std::string& error) {
     there_[piece] = true;
     publish();
   }
-  --in_flight_;
-  changed_.notify_all();
   wake_.notify_all();
 }
 

@@ -71,7 +71,6 @@ class HostFill {
   std::size_t first_ = 0;         // that is not there
   std::size_t next_ = 0;          // that nobody has begun to read
   std::deque<std::size_t> again_; // failed
-  int in_flight_ = 0;
   int working_ = 0; // threads
   Preparation preparation_ = Preparation::wanted;
   std::exception_ptr failure_; // nothing is begun while there is one
