@@ -355,7 +355,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
     }
     placeholder_storages[id] = make_placeholder(config.lender, id, weight.name, bytes, device_);
     weight.storage = c10::Storage();
-    if (progress && !in_file_[id] && !(bytes_[id] > 0 && on_file)) {
+    if (progress && !in_file_[id] && (bytes_[id] == 0 || !on_file)) { // what comes from the file tells it then
       progress(moved += bytes, to_move);
     }
   };

@@ -54,10 +54,11 @@ TEST(File, TellsHowMuchOfItIsCached) {
   EXPECT_EQ(file.cached_bytes(3'000'000, 1), 0U);
   if (forget(file)) {
     EXPECT_EQ(file.cached_share(), 0);
+    constexpr off_t kMiddle = 409'600;
     char byte = 0;
-    ASSERT_EQ(pread(file.descriptor(), &byte, 1, 4096 * 100), 1);
-    EXPECT_EQ(file.cached_bytes(0, 4096 * 100), 0U);
-    EXPECT_GE(file.cached_bytes(4096 * 100 + 1, 5000), 4095U);
+    ASSERT_EQ(pread(file.descriptor(), &byte, 1, kMiddle), 1);
+    EXPECT_EQ(file.cached_bytes(0, kMiddle), 0U);
+    EXPECT_GE(file.cached_bytes(kMiddle + 1, 5000), 4095U);
   }
 }
 

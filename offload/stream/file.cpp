@@ -58,18 +58,18 @@ void File::read(void* dst, std::uint64_t offset, std::uint64_t bytes) const {
 }
 
 std::uint64_t File::cached_bytes(std::uint64_t offset, std::uint64_t bytes) const {
-  static const auto page_bytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  static const auto kPageBytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   if (!mapped_ || offset >= size_ || bytes == 0) {
     return 0;
   }
-  const std::uint64_t begin = offset / page_bytes * page_bytes;
+  const std::uint64_t begin = offset / kPageBytes * kPageBytes;
   const std::uint64_t end = std::min(size_, offset + bytes);
-  std::vector<unsigned char> pages((end - begin + page_bytes - 1) / page_bytes);
+  std::vector<unsigned char> pages((end - begin + kPageBytes - 1) / kPageBytes);
   if (mincore(static_cast<std::byte*>(mapped_) + begin, end - begin, pages.data()) != 0) {
     return 0;
   }
   const auto missing = std::find_if(pages.begin(), pages.end(), [](unsigned char page) { return (page & 1) == 0; });
-  const std::uint64_t there = begin + static_cast<std::uint64_t>(missing - pages.begin()) * page_bytes;
+  const std::uint64_t there = begin + static_cast<std::uint64_t>(missing - pages.begin()) * kPageBytes;
   return there > offset ? std::min(there, end) - offset : 0;
 }
 

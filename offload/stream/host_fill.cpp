@@ -47,7 +47,7 @@ void HostFill::stop() {
 }
 
 void HostFill::await_bytes(const std::byte* end) {
-  if (end <= ready_.load(std::memory_order_acquire)) {
+  if (is_there(end)) {
     return;
   }
   std::unique_lock lock(mutex_);
@@ -55,8 +55,8 @@ void HostFill::await_bytes(const std::byte* end) {
     failure_ = nullptr;
     wake_.notify_all();
   }
-  changed_.wait(lock, [&] { return end <= ready_.load(std::memory_order_relaxed) || failure_; });
-  if (end <= ready_.load(std::memory_order_relaxed)) {
+  changed_.wait(lock, [&] { return is_there(end) || failure_; });
+  if (is_there(end)) {
     return;
   }
   told_ = true;
@@ -68,9 +68,8 @@ void HostFill::publish() {
   while (first_ < pieces_.size() && there_[first_]) {
     ++first_;
   }
-  const auto* everywhere = reinterpret_cast<const std::byte*>(~std::uintptr_t{0});
   if (preparation_ == Preparation::done) {
-    ready_.store(first_ < pieces_.size() ? pieces_[first_].place : everywhere, std::memory_order_release);
+    ready_ = first_ < pieces_.size() ? reinterpret_cast<std::uintptr_t>(pieces_[first_].place) : ~std::uintptr_t{0};
   }
   changed_.notify_all();
 }

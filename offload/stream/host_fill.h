@@ -50,6 +50,7 @@ class HostFill {
   enum class Preparation { wanted, under_way, done };
 
   void work();
+  bool is_there(const std::byte* end) const { return reinterpret_cast<std::uintptr_t>(end) <= ready_.load(); }
   bool has_work() const;
   bool finished() const { return first_ == pieces_.size() && preparation_ == Preparation::done; }
   void prepare(std::unique_lock<std::mutex>& lock);
@@ -61,7 +62,7 @@ class HostFill {
 
   std::vector<Part> pieces_; // of one read each
   const Callbacks callbacks_;
-  std::atomic<const std::byte*> ready_ = nullptr; // all before this is there
+  std::atomic<std::uintptr_t> ready_ = 0; // all places before this address are there
 
   std::mutex mutex_; // what follows, except the threads
   std::condition_variable wake_;
@@ -71,7 +72,7 @@ class HostFill {
   std::size_t first_ = 0;         // that is not there
   std::size_t next_ = 0;          // that nobody has begun to read
   std::deque<std::size_t> again_; // failed
-  int working_ = 0; // threads
+  int working_ = 0;               // threads
   Preparation preparation_ = Preparation::wanted;
   std::exception_ptr failure_; // nothing is begun while there is one
   bool told_ = false;
