@@ -143,17 +143,22 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
       continue;
     }
     const auto before = std::make_tuple(activations_, measured_, planned_method_);
+    c10::IValue output;
     try {
-      c10::IValue output = measure(name, std::move(stack));
+      output = measure(name, std::move(stack));
       require_minimum();
-      settle();
-      return output;
     } catch (...) {
       std::tie(activations_, measured_, planned_method_) = before;
       const std::lock_guard lock(mutex_);
       readiness_ = Readiness::unknown;
       throw;
     }
+    try {
+      settle();
+    } catch (
+        const std::exception&) { // the output is right, and state was written: the next call tries again, and tells
+    }
+    return output;
   }
 }
 
@@ -162,7 +167,7 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
 /// planned, as far as the graph tells, so that what stays is brought once.
 Residency Module::Impl::residency_to_measure() const {
   if (device_.is_cpu()) {
-    return plan(planned_pass(), capacity(vram_), machine_).residency;
+    return best_plan().residency;
   }
   const std::uint64_t least = minimum() - fixed_ - reserve();
   const std::uint64_t rest = vram_ - fixed_;

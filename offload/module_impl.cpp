@@ -179,7 +179,7 @@ void Module::Impl::choose_what_stays_in_file(const Options& options) {
   in_file_.assign(weights.size(), false);
   std::uint64_t room = options.host_budget.value_or(file_ ? available_host_bytes() : 0);
   const std::uint64_t total = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
-  if (!file_ || (device_.is_cuda() && total + kStagingBytes <= room)) {
+  if (!file_ || (device_.is_cuda() && total + kStagingBytes + FileReader::kBytesHeld <= room)) {
     return;
   }
   room -= std::min(room, FileReader::kBytesHeld + (device_.is_cuda() ? kStagingBytes : 0));
@@ -227,7 +227,7 @@ void Module::Impl::divide_host_memory(const Options& options) {
     }
     streamed_pinned_ = std::min(total, (pinned_budget - staging) / kPageBytes * kPageBytes);
   }
-  host_bytes_ = total + staging + (reads_file ? FileReader::kBytesHeld : 0);
+  host_bytes_ = total + staging + (file_ ? FileReader::kBytesHeld : 0);
   pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
   const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);
   if (host_budget < host_bytes_) {

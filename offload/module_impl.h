@@ -81,7 +81,9 @@ class Module::Impl {
   std::uint64_t minimum() const;
   std::uint64_t reserve() const;
   std::uint64_t capacity(std::uint64_t vram) const;
+  Plan best_plan() const;
   Residency residency_to_measure() const;
+  void put_placeholders_back();
   void settle();
   enum class Leased { streamed, all };
   void install(const Residency& residency, Leased leased);

@@ -113,16 +113,20 @@ bool Module::Impl::read_in_place(WeightId weight) const {
   return offsets_[weight] + bytes_[weight] <= streamed_pinned_;
 }
 
+/// Nothing refers to what is placed any more.
+void Module::Impl::put_placeholders_back() {
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+    const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
+    return resident == resident_tensors_.end() ? tensor : resident->second.second;
+  });
+  resident_tensors_.clear();
+  codes_.clear();
+}
+
 /// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
 /// others as they are. The caller holds all lanes.
 void Module::Impl::install(const Residency& residency, Leased leased) {
-  const auto put_placeholders_back = [&](const at::Tensor& tensor) {
-    const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
-    return resident == resident_tensors_.end() ? tensor : resident->second.second;
-  };
-  replace_tensors(program_.holders, put_placeholders_back);
-  resident_tensors_.clear();
-  codes_.clear();
+  put_placeholders_back();
   engine_->place(residency, placeholders_);
   const std::vector<bool> as_it_is =
       leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
@@ -140,13 +144,8 @@ void Module::Impl::install(const Residency& residency, Leased leased) {
   }
 }
 
-/// Plans with what is known by now, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
-/// Where it throws, nothing is placed: the next call tries again.
-void Module::Impl::settle() {
-  {
-    const std::lock_guard lock(mutex_);
-    readiness_ = Readiness::measured;
-  }
+/// With what is known by now.
+Plan Module::Impl::best_plan() const {
   Plan best = plan(planned_pass(), capacity(vram_), machine_);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
     std::uint64_t taken = Engine::slab_bytes_of(best.residency, bytes_);
@@ -157,6 +156,17 @@ void Module::Impl::settle() {
       }
     }
   }
+  return best;
+}
+
+/// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
+/// Where it throws, nothing is placed: the next call tries again.
+void Module::Impl::settle() {
+  {
+    const std::lock_guard lock(mutex_);
+    readiness_ = Readiness::measured;
+  }
+  Plan best = best_plan();
   if (engine_) {
     engine_->lanes().set_capacity({}, activations_.state);
     install(best.residency, Leased::streamed);
@@ -216,6 +226,8 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     peak_ = 0;
   }
   if (readiness_ == Readiness::unknown) {
+    put_placeholders_back();
+    engine_->clear();
     return; // the next call measures, and plans
   }
   try {

@@ -62,6 +62,24 @@ TEST(File, TellsHowMuchOfItIsCached) {
   }
 }
 
+/// Whoever may neither write a file nor owns it is not told: then reading is tried.
+TEST(File, OfOthersIsReadAllTheSame) {
+  if (geteuid() != 0) {
+    return;
+  }
+  const std::string bytes = pattern(3'000'000);
+  const TemporaryFile made(bytes);
+  ASSERT_EQ(seteuid(65534), 0);
+  const auto file = std::make_shared<const File>(made.path());
+  EXPECT_FALSE(file->cached_bytes(0, 1).has_value());
+  EXPECT_EQ(file->cached_share(), 1);
+  std::string read(bytes.size(), '?');
+  FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
+  reader.read_all(reinterpret_cast<std::byte*>(read.data()), 0, read.size());
+  EXPECT_TRUE(read == bytes);
+  ASSERT_EQ(seteuid(0), 0);
+}
+
 TEST(FileReader, LeavesThePageCacheAsItWas) {
   const std::string bytes = pattern(3'000'000);
   const TemporaryFile made(bytes);

@@ -4,12 +4,14 @@
 #include <offload/stream/host_link.h>
 #include <offload/stream/store.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <tests/fake_disk.h>
@@ -37,8 +39,8 @@ class HostFillTest : public testing::Test {
     for (int i = 0; i < kParts; ++i) {
       parts.push_back({memory_.data() + i * (kPart + kGap), 7 + i * kPart, kPart});
     }
-    return std::make_unique<HostFill>(std::make_unique<FileReader>(file_, std::move(disk)), parts, std::move(callbacks),
-                                      threads);
+    reader_ = std::make_shared<FileReader>(file_, std::move(disk));
+    return std::make_unique<HostFill>(reader_, parts, std::move(callbacks), threads);
   }
 
   const std::byte* end_of(int part) const { return memory_.data() + part * (kPart + kGap) + kPart; }
@@ -56,7 +58,8 @@ class HostFillTest : public testing::Test {
   const test::TemporaryFile made_ = test::TemporaryFile(bytes_);
   const std::shared_ptr<const File> file_ = std::make_shared<const File>(made_.path());
   std::vector<std::byte> memory_ = std::vector<std::byte>(kParts * (kPart + kGap));
-  FakeDisk* disk_ = nullptr; // of the last fill, while that lives
+  std::shared_ptr<FileReader> reader_; // of the last fill
+  FakeDisk* disk_ = nullptr;           // of that
 };
 
 TEST_F(HostFillTest, IsRightOrAnErrorOnceWhicheverReadGoesWrong) {
@@ -118,18 +121,40 @@ TEST_F(HostFillTest, GivesNothingBeforeItIsPrepared) {
   expect_all(*filling);
 }
 
-TEST_F(HostFillTest, TellsWhatACallbackThrows) {
-  int told = 0;
-  HostFill::Callbacks callbacks;
-  callbacks.came = [&](std::uint64_t) {
-    if (++told == 3) {
-      throw std::runtime_error("enough");
+TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
+  for (const bool is_exception : {true, false}) {
+    std::atomic<std::uint64_t> come = 0;
+    bool thrown = false;
+    HostFill::Callbacks callbacks;
+    callbacks.came = [&](std::uint64_t bytes) {
+      come += bytes;
+      if (!std::exchange(thrown, true)) {
+        is_exception ? throw std::runtime_error("enough") : throw 1;
+      }
+    };
+    const auto filling = fill(Fault::is_held, 2 * kParts - 1, std::move(callbacks));
+    EXPECT_THROW(filling->await_bytes(end_of(kParts - 1)), std::exception);
+    disk_->release();
+    expect_all(*filling);
+    while (come < kParts * kPart) {
+      std::this_thread::yield();
     }
-  };
-  const auto filling = fill(Fault::none, 0, std::move(callbacks));
-  EXPECT_THROW(filling->await_bytes(end_of(kParts - 1)), std::runtime_error);
-  expect_all(*filling);
-  EXPECT_EQ(told, 2 * kParts + 1);
+    EXPECT_EQ(come, kParts * kPart);
+  }
+}
+
+/// Somebody else may have the reader, too.
+TEST_F(HostFillTest, NothingComesAfterItsEnd) {
+  auto filling = fill(Fault::is_held, 2);
+  const std::shared_ptr<FileReader> reader = reader_;
+  std::thread ends([&] {
+    filling.reset();
+    std::fill(memory_.begin(), memory_.end(), std::byte{0xAA});
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  disk_->release();
+  ends.join();
+  EXPECT_EQ(std::count(memory_.begin(), memory_.end(), std::byte{0xAA}), std::ssize(memory_)) << "wrong bytes";
 }
 
 TEST_F(HostFillTest, ManyMayWaitAndAFailureIsToldToThoseWhoDo) {

@@ -282,6 +282,30 @@ TEST(Module, TellsHowFarALoadIs) {
   EXPECT_THROW(wrap(make(4, chain(4)), options), std::runtime_error);
 }
 
+/// A table that stays while it is measured, and streams afterwards: its rows are looked up, and are no lease of it all.
+TEST(Module, LookupsInATableThatStayedAreNoLeasesOfIt) {
+  const torch::jit::Module module =
+      make(3,
+           "def forward(self, x, i):\n  x = x + torch.embedding(self.w0, i)\n"
+           "  return torch.linear(torch.linear(torch.linear(x, self.w1), self.w2), self.w0)\n");
+  Pair pair(module, options_for(budget(8)));
+  const at::Tensor x = rows();
+  const at::Tensor indices = at::randint(0, kWidth, {x.size(0)}, at::kLong).to(kDevice);
+  pair.expect_same({x, indices});
+  leave_room(pair.offloaded, 1);
+  const auto used = [&] {
+    const Stats stats = pair.offloaded.stats();
+    return stats.bytes_streamed - stats.bytes_ahead;
+  };
+  pair.expect_same({x, indices});
+  for (int call = 0; call < 3; ++call) {
+    const std::uint64_t before = used();
+    pair.expect_same({x, indices});
+    EXPECT_EQ(used() - before, pair.offloaded.placement().predicted.streamed_bytes);
+    EXPECT_EQ(used() - before, 3 * kWeightBytes);
+  }
+}
+
 TEST(Module, NothingStreamsWhenAllFits) {
   Pair pair(make(4, chain(4)), options_for(budget(32)));
   pair.expect_same({rows()}); // is measured, and streams

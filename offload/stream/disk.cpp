@@ -31,7 +31,7 @@ class FileDisk : public Disk {
   explicit FileDisk(std::shared_ptr<const File> file) : file_(std::move(file)) {}
 
   std::int64_t read_cached(std::byte* dst, std::uint64_t offset, std::uint64_t bytes) override {
-    const iovec into{dst, file_->cached_bytes(offset, bytes)};
+    const iovec into{dst, file_->cached_bytes(offset, bytes).value_or(bytes)};
     if (into.iov_len == 0) {
       return 0;
     }

@@ -25,11 +25,8 @@ Engine::Engine(Config config)
   } else {
     link_ = make_host_link();
   }
-  const auto make_reader = [&] {
-    return std::make_unique<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
-  };
-  if (std::any_of(config_.in_file.begin(), config_.in_file.end(), [](std::uint64_t bytes) { return bytes > 0; })) {
-    reader_ = make_reader();
+  if (config_.file) {
+    reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
   }
   if (config_.to_fill.empty()) {
     host_.pin(config_.pinned);
@@ -44,7 +41,10 @@ Engine::Engine(Config config)
     };
   }
   // One more than read, for the first is busy with page-locking while they do.
-  fill_ = std::make_unique<HostFill>(make_reader(), config_.to_fill, std::move(callbacks), staging_threads() + 1);
+  fill_ = std::make_unique<HostFill>(reader_, config_.to_fill, std::move(callbacks), staging_threads() + 1);
+  if (std::all_of(config_.in_file.begin(), config_.in_file.end(), [](std::uint64_t bytes) { return bytes == 0; })) {
+    reader_.reset(); // it goes when all has come
+  }
 }
 
 void Engine::await_host_bytes(WeightId weight) const {
@@ -152,8 +152,9 @@ void Engine::upload(WeightId weight, std::uint64_t offset) {
   }
 }
 
-/// Where the device finds the bytes that the host has page-locked for it.
-std::byte* Engine::device_address(WeightId weight) const {
+/// Where the device finds the bytes that the host has page-locked for it, once they have come.
+std::byte* Engine::locate(WeightId weight) const {
+  await_host_bytes(weight);
   auto* address = const_cast<std::byte*>(host_bytes(weight));
   if (config_.device.is_cpu()) {
     return address;
@@ -178,7 +179,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     placed_ = residency;
   }
   std::vector<std::byte*> resident(config_.bytes.size(), nullptr);
-  std::vector<std::byte*> in_place(config_.bytes.size(), nullptr);
+  std::vector<bool> in_place(config_.bytes.size());
   std::vector<std::uint64_t> streamed = config_.bytes;
   std::uint64_t end = 0;
   try {
@@ -190,9 +191,8 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
         resident[weight] = slab_.data() + end;
         streamed[weight] = 0;
         end += config_.bytes[weight];
-      } else if (config_.bytes[weight] > 0 && reads_in_place(weight)) {
-        in_place[weight] = device_address(weight);
       }
+      in_place[weight] = config_.bytes[weight] > 0 && reads_in_place(weight);
     }
     std::byte* ring = slab_.data() + end;
     store_ = make_store(ring);
@@ -213,7 +213,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     throw;
   }
   config_.lender->attach(streamer_.get(), std::move(resident), std::move(in_place), config_.bytes, known,
-                         [this](WeightId weight) { await_host_bytes(weight); });
+                         [this](WeightId weight) { return locate(weight); });
 }
 
 } // namespace offload

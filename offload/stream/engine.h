@@ -81,14 +81,14 @@ class Engine {
   const std::byte* host_bytes(WeightId weight) const { return host_.data() + config_.offsets[weight]; }
   void await_host_bytes(WeightId weight) const;
   void upload(WeightId weight, std::uint64_t offset);
-  std::byte* device_address(WeightId weight) const;
+  std::byte* locate(WeightId weight) const;
 
   HostMemory host_;
   const Config config_;
   std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
   std::unique_ptr<Lanes> lanes_;
   std::unique_ptr<Link> link_;
-  std::unique_ptr<FileReader> reader_; // null when nothing lies in the file
+  std::shared_ptr<FileReader> reader_; // null when nothing lies in the file
   DeviceMemory slab_;                  // resident weights, then the ring
   Residency placed_;                   // as they lie there, where there is a slab
   std::unique_ptr<Store> store_;

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace offload {
@@ -32,10 +33,10 @@ class File {
   void check_unchanged() const;
 
   /// How many bytes from `offset` on, at most `bytes`, the page cache has; asking brings none there, as trying to read
-  /// would. 0 where the system does not tell.
-  std::uint64_t cached_bytes(std::uint64_t offset, std::uint64_t bytes) const;
+  /// would. None where the system does not tell: of files of others that may not be written, for one.
+  std::optional<std::uint64_t> cached_bytes(std::uint64_t offset, std::uint64_t bytes) const;
 
-  /// The share of it that the page cache has, from some samples. 0 where the system does not tell.
+  /// The share of it that the page cache has, from some samples.
   double cached_share() const;
 
   /// The error for a read that failed: `result` as the system gave it, a negative error number, or too few bytes.
@@ -47,7 +48,7 @@ class File {
   int direct_ = -1;
   std::uint64_t size_ = 0;
   timespec modified_{};
-  void* mapped_ = nullptr; // null where it could not be
+  void* mapped_ = nullptr; // null where it could not be, or would tell nothing
 };
 
 } // namespace offload

@@ -8,7 +8,7 @@
 
 namespace offload {
 
-HostFill::HostFill(std::unique_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
+HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
     : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
   for (const Part& part : parts) {
     for (std::uint64_t done = 0; done < part.bytes; done += FileReader::kMostBytes) {
@@ -43,7 +43,8 @@ void HostFill::stop() {
   for (std::thread& thread : threads_) {
     thread.join();
   }
-  reader_.reset(); // calls back for what is under way
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return in_flight_ == 0; });
 }
 
 void HostFill::await_bytes(const std::byte* end) {
@@ -74,12 +75,17 @@ void HostFill::publish() {
   changed_.notify_all();
 }
 
+bool HostFill::finished() const {
+  return first_ == pieces_.size() && preparation_ == Preparation::done && untold_ == 0 && !telling_;
+}
+
 bool HostFill::has_work() const {
-  return !failure_ && (preparation_ == Preparation::wanted || !again_.empty() || next_ < pieces_.size());
+  return may_tell() ||
+         (!failure_ && (preparation_ == Preparation::wanted || !again_.empty() || next_ < pieces_.size()));
 }
 
 void HostFill::work() {
-  std::unique_ptr<FileReader> gone; // with the last thread, and what it holds: without the mutex
+  std::shared_ptr<FileReader> gone; // with the last thread, and what it holds: without the mutex
   std::unique_lock lock(mutex_);
   while (true) {
     wake_.wait(lock, [&] { return stopping_ || finished() || has_work(); });
@@ -89,40 +95,47 @@ void HostFill::work() {
       }
       return;
     }
-    if (preparation_ == Preparation::wanted) {
-      prepare(lock);
-      continue;
-    }
-    std::size_t piece = next_;
-    if (again_.empty()) {
-      ++next_;
+    if (may_tell()) {
+      telling_ = true;
+      call(lock, [&, bytes = std::exchange(untold_, 0)] { callbacks_.came(bytes); });
+      telling_ = false;
+    } else if (preparation_ == Preparation::wanted) {
+      preparation_ = Preparation::under_way;
+      preparation_ = call(lock, callbacks_.prepare) ? Preparation::done : Preparation::wanted;
+      publish();
     } else {
-      piece = again_.front();
-      again_.pop_front();
+      std::size_t piece = next_;
+      if (again_.empty()) {
+        ++next_;
+      } else {
+        piece = again_.front();
+        again_.pop_front();
+      }
+      ++in_flight_;
+      lock.unlock();
+      read(piece);
+      lock.lock();
     }
-    lock.unlock();
-    read(piece);
-    lock.lock();
+    wake_.notify_all(); // it may have been the last that was missing
   }
 }
 
-void HostFill::prepare(std::unique_lock<std::mutex>& lock) {
-  preparation_ = Preparation::under_way;
-  lock.unlock();
+/// Without the lock. False when it threw.
+bool HostFill::call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback) {
   std::exception_ptr failure;
+  lock.unlock();
   try {
-    callbacks_.prepare();
-  } catch (...) {
+    callback();
+  } catch (const std::exception&) {
     failure = std::current_exception();
+  } catch (...) {
+    failure = std::make_exception_ptr(Error("a callback threw what is no std::exception"));
   }
   lock.lock();
-  preparation_ = failure ? Preparation::wanted : Preparation::done;
   if (failure) {
     note_failure(failure);
-  } else {
-    publish();
-    wake_.notify_all(); // it may have been the last that was missing
   }
+  return !failure;
 }
 
 void HostFill::note_failure(std::exception_ptr failure) {
@@ -140,22 +153,15 @@ void HostFill::read(std::size_t piece) {
 
 /// On a thread of the reader, or on ours.
 void HostFill::end(std::size_t piece, const std::string& error) {
-  std::exception_ptr failure = error.empty() ? nullptr : std::make_exception_ptr(ArchiveError(error));
-  if (!failure && callbacks_.came) {
-    const std::lock_guard lock(came_mutex_);
-    try {
-      callbacks_.came(pieces_[piece].bytes);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }
   const std::lock_guard lock(mutex_);
-  if (failure) {
-    again_.push_back(piece);
-    note_failure(std::move(failure));
-  } else {
+  --in_flight_;
+  if (error.empty()) {
     there_[piece] = true;
+    untold_ += callbacks_.came ? pieces_[piece].bytes : 0;
     publish();
+  } else {
+    again_.push_back(piece);
+    note_failure(std::make_exception_ptr(ArchiveError(error)));
   }
   wake_.notify_all();
 }

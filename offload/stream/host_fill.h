@@ -30,12 +30,13 @@ class HostFill {
     /// Called beside the reads; nothing is there before it has returned. What it throws is told to those who wait.
     std::function<void()> prepare;
 
-    /// Told how many bytes have come, one call at a time. What it throws is told to those who wait.
+    /// Told how many bytes more have come, one call at a time, also after somebody has used them. What it throws is
+    /// told to those who wait.
     std::function<void(std::uint64_t bytes)> came;
   };
 
   /// `parts` go to ascending places. Throws Error when the system refuses a thread.
-  HostFill(std::unique_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
+  HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
 
   /// What has not come by now does not come.
   ~HostFill();
@@ -52,8 +53,9 @@ class HostFill {
   void work();
   bool is_there(const std::byte* end) const { return reinterpret_cast<std::uintptr_t>(end) <= ready_.load(); }
   bool has_work() const;
-  bool finished() const { return first_ == pieces_.size() && preparation_ == Preparation::done; }
-  void prepare(std::unique_lock<std::mutex>& lock);
+  bool may_tell() const { return untold_ > 0 && !telling_; }
+  bool finished() const;
+  bool call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback);
   void read(std::size_t piece);
   void end(std::size_t piece, const std::string& error);
   void note_failure(std::exception_ptr failure);
@@ -67,18 +69,20 @@ class HostFill {
   std::mutex mutex_; // what follows, except the threads
   std::condition_variable wake_;
   std::condition_variable changed_;
-  std::unique_ptr<FileReader> reader_;
+  std::shared_ptr<FileReader> reader_;
   std::vector<bool> there_;       // by piece
   std::size_t first_ = 0;         // that is not there
   std::size_t next_ = 0;          // that nobody has begun to read
   std::deque<std::size_t> again_; // failed
-  int working_ = 0;               // threads
+  int in_flight_ = 0;
+  int working_ = 0;          // threads
+  std::uint64_t untold_ = 0; // bytes that have come
+  bool telling_ = false;
   Preparation preparation_ = Preparation::wanted;
   std::exception_ptr failure_; // nothing is begun while there is one
   bool told_ = false;
   bool stopping_ = false;
 
-  std::mutex came_mutex_; // calls of callbacks_.came
   std::vector<std::thread> threads_;
 };
 

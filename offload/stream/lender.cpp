@@ -34,13 +34,13 @@ WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedSte
 
 WeightLender::Scope::~Scope() { current = outer_; }
 
-void WeightLender::attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<std::byte*> in_place,
+void WeightLender::attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<bool> in_place,
                           std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-                          std::function<void(WeightId)> await) {
+                          std::function<std::byte*(WeightId)> locate) {
   streamer_ = streamer;
   resident_ = std::move(resident);
   in_place_ = std::move(in_place);
-  await_ = std::move(await);
+  locate_ = std::move(locate);
   bytes_ = std::move(bytes);
   resident_tensors_.assign(resident_.size(), {});
   for (WeightId weight = 0; weight < resident_.size(); ++weight) {
@@ -84,15 +84,19 @@ const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeho
 at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t rows) {
   const WeightId weight = placeholder_record(placeholder)->weight;
   const Scope& scope = current_scope(placeholder);
-  if (resident_[weight] || !in_place_[weight]) {
+  if (!in_place_[weight]) {
     return lease({placeholder}, 0)[0];
   }
   if (scope.trace_) {
     scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
   }
+  if (resident_[weight]) {
+    return resident_tensor(weight, placeholder);
+  }
+  std::byte* address = nullptr;
   try {
-    await_(weight);
-  } catch (const Error&) {
+    address = locate_(weight);
+  } catch (const std::exception&) {
     scope.failure_ = std::current_exception();
     throw;
   }
@@ -100,9 +104,8 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
                                       ? placeholder.nbytes() / static_cast<std::uint64_t>(placeholder.size(0))
                                       : 0;
   bytes_in_place_ += rows * row_bytes;
-  return tensor_on(
-      c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(in_place_[weight], device_)),
-      placeholder);
+  return tensor_on(c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(address, device_)),
+                   placeholder);
 }
 
 std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {

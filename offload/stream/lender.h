@@ -29,12 +29,13 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
  public:
   WeightLender(c10::Device device, std::vector<std::string> names) : device_(device), names_(std::move(names)) {}
 
-  /// `resident` gives the address of each weight that is on the device, `in_place` of each that the device can read in
-  /// host memory, null for the others; `known` the placeholders that the module holds for each weight, whose leases are
-  /// then made once and for all. `await` waits until such a weight has come to host memory.
-  void attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<std::byte*> in_place,
+  /// `resident` gives the address of each weight that is on the device, null for the others; `in_place` says which the
+  /// device can read in host memory; `known` gives the placeholders that the module holds for each weight, whose leases
+  /// are then made once and for all. `locate` waits until a weight has come to host memory, and gives the address that
+  /// the device has for it there.
+  void attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<bool> in_place,
               std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-              std::function<void(WeightId)> await);
+              std::function<std::byte*(WeightId)> locate);
   void detach();
 
   std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
@@ -76,8 +77,8 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   const std::vector<std::string> names_;
   Streamer* streamer_ = nullptr;
   std::vector<std::byte*> resident_;
-  std::vector<std::byte*> in_place_;
-  std::function<void(WeightId)> await_;
+  std::vector<bool> in_place_;
+  std::function<std::byte*(WeightId)> locate_;
   std::vector<std::uint64_t> bytes_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module
