@@ -129,7 +129,10 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
     callbacks.came = [&](std::uint64_t bytes) {
       come += bytes;
       if (!std::exchange(thrown, true)) {
-        is_exception ? throw std::runtime_error("enough") : throw 1;
+        if (is_exception) {
+          throw std::runtime_error("enough");
+        }
+        throw 1; // NOLINT(bugprone-std-exception-baseclass): somebody will
       }
     };
     const auto filling = fill(Fault::is_held, 2 * kParts - 1, std::move(callbacks));
