@@ -62,10 +62,15 @@ class FakeDisk final : public Disk {
     });
   }
 
-  /// Lets the read come that is held.
-  void release() {
+  void await_held() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return held_ != nullptr; });
+  }
+
+  /// Lets the read come that is held.
+  void release() {
+    await_held();
+    std::unique_lock lock(mutex_);
     const auto come = std::exchange(held_, nullptr);
     lock.unlock();
     come();

@@ -129,6 +129,7 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
     callbacks.came = [&](std::uint64_t bytes) {
       come += bytes;
       if (!std::exchange(thrown, true)) {
+        disk_->await_held(); // no read is begun after a failure
         if (is_exception) {
           throw std::runtime_error("enough");
         }
@@ -150,6 +151,7 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
 TEST_F(HostFillTest, NothingComesAfterItsEnd) {
   auto filling = fill(Fault::is_held, 2);
   const std::shared_ptr<FileReader> reader = reader_;
+  disk_->await_held();
   std::thread ends([&] {
     filling.reset();
     std::fill(memory_.begin(), memory_.end(), std::byte{0xAA});
