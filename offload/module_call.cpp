@@ -164,14 +164,21 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
 
 /// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
 /// well, and nothing more where those that find none cannot be measured. On the host they are no matter: as it will be
-/// planned, as far as the graph tells, so that what stays is brought once.
+/// planned, as far as the graph tells, so that what stays is brought once; but the call may read together what the
+/// graph does not show, and where something streams the ring has room for that as if all did.
 Residency Module::Impl::residency_to_measure() const {
-  if (device_.is_cpu()) {
-    return best_plan().residency;
-  }
   const std::uint64_t least = minimum() - fixed_ - reserve();
   const std::uint64_t rest = vram_ - fixed_;
-  const std::uint64_t spare = may_overflow_ && rest > least + reserve() ? (rest - least - reserve()) / 2 : 0;
+  const std::uint64_t over = rest > least + reserve() ? rest - least - reserve() : 0;
+  if (device_.is_cpu()) {
+    Residency planned = best_plan().residency;
+    const bool all_stay = Engine::slab_bytes_of(planned, bytes_) ==
+                          planned.ring_bytes + std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+    if (all_stay || planned.ring_bytes >= least) {
+      return planned;
+    }
+  }
+  const std::uint64_t spare = device_.is_cpu() ? over : may_overflow_ ? over / 2 : 0;
   const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
   return {std::vector<bool>(bytes_.size(), false), least + more / granularity(device_) * granularity(device_)};
