@@ -88,7 +88,8 @@ std::size_t shape_of(const c10::IValue& value) {
   return shape;
 }
 
-/// `stack` begins with the module, which is the same for all calls.
+} // namespace
+
 std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack) {
   std::size_t shape = std::hash<std::string>()(method);
   for (std::size_t i = 1; i < stack.size(); ++i) {
@@ -96,8 +97,6 @@ std::size_t shape_of_call(const std::string& method, const std::vector<c10::IVal
   }
   return shape;
 }
-
-} // namespace
 
 std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                                   const Kwargs& kwargs) const {
@@ -155,97 +154,11 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
     }
     try {
       settle();
-    } catch (
-        const std::exception&) { // the output is right, and state was written: the next call tries again, and tells
+    } catch (const std::exception&) {
+      // The output is right, and state was written: the next call tries again, and tells.
     }
     return output;
   }
-}
-
-/// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
-/// well, and nothing more where those that find none cannot be measured. On the host they are no matter: as it will be
-/// planned, as far as the graph tells, so that what stays is brought once; but the call may read together what the
-/// graph does not show, and where something streams the ring has room for that as if all did.
-Residency Module::Impl::residency_to_measure() const {
-  const std::uint64_t least = minimum() - fixed_ - reserve();
-  const std::uint64_t rest = vram_ - fixed_;
-  const std::uint64_t over = rest > least + reserve() ? rest - least - reserve() : 0;
-  if (device_.is_cpu()) {
-    Residency planned = best_plan().residency;
-    const bool all_stay = Engine::slab_bytes_of(planned, bytes_) ==
-                          planned.ring_bytes + std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
-    if (all_stay || planned.ring_bytes >= least) {
-      return planned;
-    }
-  }
-  const std::uint64_t spare = device_.is_cpu() ? over : may_overflow_ ? over / 2 : 0;
-  const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
-  const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
-  return {std::vector<bool>(bytes_.size(), false), least + more / granularity(device_) * granularity(device_)};
-}
-
-/// A call that shows what calls need. The caller holds all lanes.
-c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IValue> stack) {
-  Lanes& lanes = engine_->lanes();
-  Residency residency = residency_to_measure();
-  lanes.set_capacity({}, activations_.state);
-  install(residency, Leased::all);
-  const std::size_t shape = shape_of_call(name, stack);
-  {
-    const std::lock_guard lock(mutex_);
-    plan_.residency = std::move(residency);
-    sequences_.clear();
-    sequences_by_shape_.clear();
-  }
-  std::vector<LeasedStep> trace;
-  MeasuredCall measured;
-  const auto end_measuring = [&] {
-    note_peak();
-    measured = lanes.end_measuring();
-  };
-  lanes.begin_measuring(vram_ - fixed_ - engine_->slab_bytes(), activations_.capacity, may_overflow_);
-  c10::IValue output;
-  try {
-    output = run_on(0, name, std::move(stack), &trace);
-  } catch (...) {
-    end_measuring();
-    throw;
-  }
-  end_measuring();
-  if (device_.is_cuda()) {
-    activations_.add(shape, std::move(measured));
-  }
-  measured_[name] = std::move(trace);
-  planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : name;
-  return output;
-}
-
-/// Refuses the budget if the calls that were measured do not fit it.
-void Module::Impl::require_minimum() const {
-  const std::uint64_t least = minimum();
-  if (vram_ >= least) {
-    return;
-  }
-  throw BudgetError((measured_.empty() ? "" : "activations and workspaces take " + format_bytes(reserve()) + ": ") +
-                        "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
-                        " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
-                    least);
-}
-
-void Module::Impl::refuse_activations(const Refusal& refusal) {
-  const std::lock_guard lock(mutex_);
-  if (refusal.by_driver) {
-    throw Error("the device has no " + format_bytes(refusal.bytes) +
-                " for activations and workspaces of this call, which a vram_budget of " + format_bytes(vram_) +
-                " has room for: free device memory, or lower vram_budget");
-  }
-  const std::uint64_t needed =
-      minimum() + align_up(refusal.bytes, kDeviceGranularity) * static_cast<std::uint64_t>(lanes_);
-  readiness_ = Readiness::unknown; // the next call is measured anew, with all the budget that there is
-  throw BudgetError("activations and workspaces of this call go over the reserve of " + format_bytes(reserve()) +
-                        " in a vram_budget of " + format_bytes(vram_) + ": it takes up to " + std::to_string(needed) +
-                        " bytes; the next call is measured anew. Name such a call in example_calls to plan for it",
-                    needed);
 }
 
 namespace {

@@ -238,27 +238,6 @@ void Module::Impl::divide_host_memory(const Options& options) {
   }
 }
 
-/// What it writes is put back: an example is no call.
-void Module::Impl::measure_example(const ExampleCall& call) {
-  std::optional<StateSnapshot> before;
-  if (program_.writes_state) {
-    before.emplace(program_.holders);
-  }
-  try {
-    measure(call.method, make_stack(method(call.method), call.inputs, call.kwargs));
-  } catch (...) {
-    engine_->lanes().synchronize();
-    if (before) {
-      before->restore();
-    }
-    throw;
-  }
-  if (before) {
-    engine_->lanes().synchronize();
-    before->restore();
-  }
-}
-
 namespace {
 
 /// The bytes of a weight as a tensor, whatever its dtype and device.

@@ -25,11 +25,15 @@ struct Activations {
   void add(std::size_t shape, MeasuredCall call);
 };
 
+/// Calls that may take other activations, or go other ways, have other shapes. `stack` begins with the module, which is
+/// the same for all calls.
+std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack);
+
 /// A module that has been taken in: what graph/ found, where plan/ puts it, and the engine that moves it.
 ///
 /// The first call of a module that has no example calls, and every example call, is a *measuring call*: it runs alone,
-/// with the smallest useful ring and all the rest of the budget for activations, and shows the real order of leases,
-/// the work between them, and what activations take. Then the plan is settled.
+/// on a GPU with little more than the smallest ring and the rest of the budget for activations, and shows the real
+/// order of leases, the work between them, and what activations take. Then the plan is settled.
 class Module::Impl {
  public:
   /// What is made of the module.

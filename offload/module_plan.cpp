@@ -42,23 +42,25 @@ std::uint64_t Module::Impl::minimum() const {
 }
 
 /// What is planned for: the steps of one method as they were measured, or else as the graph has them. What other
-/// methods and branches that were not taken read must find room, too.
+/// methods and branches that were not taken read must find room, too, and whatever else the run may pick.
 Pass Module::Impl::planned_pass() const {
   const auto measured = measured_.find(planned_method_);
   Pass pass = pass_of(measured != measured_.end() ? measured->second : static_steps(planned_method_));
   const auto add = [&](const std::vector<LeasedStep>& steps) {
     for (PlanStep& step : pass_of(steps).steps) {
-      pass.other_steps.push_back(std::move(step.weights));
+      const std::size_t all = step.weights.size();
+      pass.rooms.push_back({std::move(step.weights), all});
     }
   };
   for (const auto& [name, lowered] : program_.methods) {
     add(static_steps(name));
+    pass.rooms.insert(pass.rooms.end(), lowered.rooms.begin(), lowered.rooms.end());
   }
   for (const auto& [name, steps] : measured_) {
     add(steps);
   }
-  std::sort(pass.other_steps.begin(), pass.other_steps.end());
-  pass.other_steps.erase(std::unique(pass.other_steps.begin(), pass.other_steps.end()), pass.other_steps.end());
+  std::sort(pass.rooms.begin(), pass.rooms.end());
+  pass.rooms.erase(std::unique(pass.rooms.begin(), pass.rooms.end()), pass.rooms.end());
   return pass;
 }
 

@@ -56,6 +56,38 @@ TEST(Lower, LinearBecomesOffloadLinear) {
   EXPECT_EQ(lowered.steps[0].weights.size(), 1U) << "the small bias is resident";
 }
 
+TEST(Lower, WhatTheRunPicksTogetherMustFindRoom) {
+  torch::jit::Module module = make("def forward(self, x):\n  return x\n");
+  c10::List<at::Tensor> weights;
+  for (int i = 0; i < 3; ++i) {
+    weights.push_back(at::randn({128, 128}));
+  }
+  module.register_attribute("list", c10::ListType::ofTensors(), weights);
+  module.define(R"(
+def one(self, x, i: int):
+  return torch.linear(x, self.list[i])
+def two(self, x, i: int, j: int):
+  return torch.addcmul(self.list[i], x, self.list[j])
+def two_in_a_list(self, x, i: int, j: int):
+  return torch.cat([self.list[i], self.list[j], x], 0)
+def all(self, x):
+  return torch.cat(self.list, 0)
+)");
+  const Program program = make_program(module, c10::kCPU);
+  const auto most = [&](const std::string& method) {
+    std::size_t at_once = 0;
+    for (const Room& room : program.methods.at(method).rooms) {
+      EXPECT_EQ(room.weights.size(), 3U);
+      at_once = std::max(at_once, room.at_once);
+    }
+    return at_once;
+  };
+  EXPECT_EQ(most("one"), 1U);
+  EXPECT_EQ(most("two"), 2U);
+  EXPECT_EQ(most("two_in_a_list"), 2U);
+  EXPECT_EQ(most("all"), 0U) << "there is nothing to pick";
+}
+
 TEST(Lower, LinearInBranchesAndLoopsIsFoundInOrder) {
   const Lowered lowered = lower(make(R"(
 def forward(self, x):

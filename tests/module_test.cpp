@@ -282,6 +282,36 @@ TEST(Module, TellsHowFarALoadIs) {
   EXPECT_THROW(wrap(make(4, chain(4)), options), std::runtime_error);
 }
 
+/// Which weights a node reads together may be known in the call only; the smallest budget has room for any.
+TEST(Module, WhateverTheRunPicksFitsTheSmallestBudget) {
+  torch::jit::Module module("Model");
+  c10::List<at::Tensor> weights;
+  for (int i = 0; i < 4; ++i) {
+    weights.push_back(at::randn({kWidth, kWidth}).mul(1.0 / 23));
+  }
+  module.register_attribute("weights", c10::ListType::ofTensors(), weights);
+  module.define(R"(
+def forward(self, x, i: int, j: int):
+  return torch.linear(x, torch.stack([self.weights[i], self.weights[j]]).sum([0]))
+)");
+  Options options = options_for(1);
+  try {
+    wrap(module.deepcopy(), options);
+    FAIL() << "one byte was enough";
+  } catch (const BudgetError& error) {
+    options.vram_budget = error.minimum_bytes();
+  }
+  EXPECT_EQ(*options.vram_budget, budget(2) - (kDevice.is_cuda() ? 0 : 4096));
+  Pair pair(module, options);
+  const at::Tensor x = rows();
+  pair.expect_same({x, 0, 0});
+  for (int i = 0; i < 4; ++i) {
+    for (int j = 0; j < 4; ++j) {
+      pair.expect_same({x, i, j});
+    }
+  }
+}
+
 /// A table that stays while it is measured, and streams afterwards: its rows are looked up, and are no lease of it all.
 TEST(Module, LookupsInATableThatStayedAreNoLeasesOfIt) {
   const torch::jit::Module module =

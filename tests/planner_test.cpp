@@ -193,6 +193,27 @@ TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
   }
 }
 
+/// Of a room for some of its weights, the largest that stream count; and what streams always finds room.
+TEST(Planner, KeepsRoomForWhateverTheRunPicks) {
+  Pass pass;
+  pass.bytes = {512, 1024, 2048, 4096};
+  pass.steps = {{{0}, 1}, {{1}, 1}, {{2}, 1}, {{3}, 1}};
+  pass.rooms = {{{0, 1, 2, 3}, 2}};
+  EXPECT_EQ(minimum_capacity(pass), 4096U + 2048U);
+  for (std::uint64_t capacity = minimum_capacity(pass); capacity <= 8192; capacity += 512) {
+    const Residency residency = plan(pass, capacity, machine()).residency;
+    std::vector<std::uint64_t> streamed;
+    std::uint64_t taken = residency.ring_bytes;
+    for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
+      (residency.resident[weight] ? taken : streamed.emplace_back(0)) += pass.bytes[weight];
+    }
+    std::sort(streamed.rbegin(), streamed.rend());
+    streamed.resize(2);
+    EXPECT_GE(residency.ring_bytes, streamed[0] + streamed[1]) << capacity;
+    EXPECT_LE(taken, capacity);
+  }
+}
+
 TEST(LayOut, FollowsTheOrderOfFirstUse) {
   Pass pass;
   pass.bytes = {512, 1024, 1536, 2048};

@@ -59,6 +59,35 @@ const Product* find_product(const Node* node) {
   return found == products().end() ? nullptr : &*found;
 }
 
+/// What `reader` may take at once, of all that it may take: for a product that takes part by part, for each part.
+std::vector<Room> rooms_of(const Product* product, const Reader& reader, const std::vector<bool>& stays) {
+  std::vector<std::vector<std::size_t>> parts = product ? product->parts : std::vector<std::vector<std::size_t>>();
+  if (parts.empty()) {
+    parts.emplace_back();
+    for (const Reader::Input& input : reader.inputs) {
+      parts.back().push_back(input.position);
+    }
+  }
+  std::vector<Room> rooms;
+  for (const std::vector<std::size_t>& positions : parts) {
+    std::set<WeightId> all;
+    std::size_t at_once = 0;
+    for (const Reader::Input& input : reader.inputs) {
+      if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
+        at_once += input.at_once;
+        for (const Step& choice : input.alternatives) {
+          std::copy_if(choice.begin(), choice.end(), std::inserter(all, all.end()),
+                       [&](WeightId w) { return !stays[w]; });
+        }
+      }
+    }
+    if (!all.empty()) {
+      rooms.push_back({Step(all.begin(), all.end()), std::min(at_once, all.size())});
+    }
+  }
+  return rooms;
+}
+
 /// Divides the weights that `reader` takes at once into those that it takes one after another.
 std::vector<Step> parts_of(const Product& product, const Reader& reader, const Step& weights) {
   if (product.parts.empty()) {
@@ -198,8 +227,8 @@ const char* to_string(Taken taken) {
   return "unknown";
 }
 
-std::vector<LoweredStep> lower(Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays) {
-  std::vector<LoweredStep> steps;
+LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays) {
+  LoweredSteps lowered;
   const auto planned_of = [&](const Step& weights) {
     Step planned;
     std::copy_if(weights.begin(), weights.end(), std::back_inserter(planned), [&](WeightId w) { return !stays[w]; });
@@ -236,8 +265,12 @@ std::vector<LoweredStep> lower(Graph& graph, const WeightTrace& trace, const std
     const double times = times_executed(node) / static_cast<double>(choices.size());
     for (const Step& weights : choices) {
       for (Step& part : product ? parts_of(*product, reader, weights) : std::vector<Step>{weights}) {
-        steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken});
+        lowered.steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken});
       }
+    }
+    if (choices.size() > 1 && !looks_up) {
+      const std::vector<Room> rooms = rooms_of(product, reader, stays);
+      lowered.rooms.insert(lowered.rooms.end(), rooms.begin(), rooms.end());
     }
     const Step weights(all.begin(), all.end());
     if (product) {
@@ -252,7 +285,7 @@ std::vector<LoweredStep> lower(Graph& graph, const WeightTrace& trace, const std
     }
   }
   graph.lint();
-  return steps;
+  return lowered;
 }
 
 namespace {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <offload/graph/trace_weights.h>
+#include <offload/plan/simulate.h>
 
 namespace offload {
 
@@ -27,12 +28,18 @@ struct LoweredStep {
   Taken taken;
 };
 
+/// The steps of a method, and what must find room whatever the run picks.
+struct LoweredSteps {
+  std::vector<LoweredStep> steps;
+  std::vector<Room> rooms; ///< of those of which it picks the weights
+};
+
 /// Rewrites the readers of `trace`: products of matrices (`aten::linear`, `matmul`, `mm`, `bmm`, `addmm`), and fused
 /// encoder layers, become the operators of the same name in `offload`, the table of `aten::embedding` and other lookups
 /// of rows comes from an `offload::rows`, and any other node gets its weights from an `offload::acquire` before it.
 /// Weights for which `stays` is true are left as they are. Branches that are decided at run time all count; the steps
 /// are an estimate until a call has shown its order.
-std::vector<LoweredStep> lower(torch::jit::Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays);
+LoweredSteps lower(torch::jit::Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays);
 
 /// A copy of a lowered graph for weights that are `resident` or not. Each product is annotated, attribute `placement`:
 /// "resident" or "streamed". Nodes that read only resident weights are what they were before: such weights stand in

@@ -19,7 +19,8 @@ struct LoweredMethod {
   c10::FunctionSchema schema;
   std::shared_ptr<torch::jit::Graph> graph;
   std::vector<LoweredStep> steps; ///< the static order of its leases
-  bool takes_constants;           ///< after its arguments, the holder of constants
+  std::vector<Room> rooms;
+  bool takes_constants; ///< after its arguments, the holder of constants
 };
 
 /// A module seen as weights and the nodes that read them.

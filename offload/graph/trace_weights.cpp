@@ -62,8 +62,29 @@ class Tracer {
     return found == carried.end() ? Carried() : found->second;
   }
 
+  /// `to` may carry `more`, and no more than `at_once` of all that it may carry.
+  void carry(const Value* to, const Alternatives& more, std::size_t at_once) {
+    if (more.empty()) {
+      return;
+    }
+    add(carries_, to, more);
+    Set all;
+    for (const Step& ids : of(carries_, to)) {
+      all.insert(ids.begin(), ids.end());
+    }
+    std::size_t& known = at_once_[to];
+    const std::size_t most = std::min(std::max(known, at_once), all.size());
+    changed_ = changed_ || most != known;
+    known = most;
+  }
+
+  std::size_t at_once(const Value* value) const {
+    const auto known = at_once_.find(value);
+    return known == at_once_.end() ? 0 : known->second;
+  }
+
   void flow(const Value* from, const Value* to) {
-    add(carries_, to, of(carries_, from));
+    carry(to, of(carries_, from), at_once(from));
     add(may_alias_, to, of(may_alias_, from));
     flow_origin(from, to);
   }
@@ -121,7 +142,7 @@ class Tracer {
       }
       const Step ids = weights_.reachable(value);
       if (!ids.empty()) {
-        add(carries_, node->output(), Alternatives{sorted(ids)});
+        carry(node->output(), Alternatives{sorted(ids)}, ids.size());
         add(may_alias_, node->output(), Set(ids.begin(), ids.end()));
       }
     };
@@ -143,43 +164,36 @@ class Tracer {
     return ids;
   }
 
-  /// A container carries what its elements do, together: first with first, second with second, and the largest of all.
+  /// A container carries what its elements do, together.
   void construct(const Node* node) {
     std::vector<Alternatives> parts;
-    std::size_t most = 0;
+    std::size_t together = 0;
     for (const Value* input : node->inputs()) {
       parts.push_back(of(carries_, input));
-      most = std::max(most, parts.back().size());
+      together += at_once(input);
       add(may_alias_, node->output(), of(may_alias_, input));
     }
-    add(carries_, node->output(), combine(parts, most));
+    carry(node->output(), combine(parts), together);
   }
 
-  Alternatives combine(const std::vector<Alternatives>& parts, std::size_t most) const {
+  /// First with first, second with second.
+  static Alternatives combine(const std::vector<Alternatives>& parts) {
+    std::size_t most = 0;
+    for (const Alternatives& part : parts) {
+      most = std::max(most, part.size());
+    }
     Alternatives combined;
-    for (std::size_t i = 0; i <= most && most > 0; ++i) {
+    for (std::size_t i = 0; i < most; ++i) {
       Set together;
       for (const Alternatives& part : parts) {
-        if (part.empty()) {
-          continue;
+        if (!part.empty()) {
+          const auto chosen = std::next(part.begin(), static_cast<std::ptrdiff_t>(i % part.size()));
+          together.insert(chosen->begin(), chosen->end());
         }
-        const auto chosen =
-            i == most ? std::max_element(part.begin(), part.end(),
-                                         [&](const Step& a, const Step& b) { return bytes_of(a) < bytes_of(b); })
-                      : std::next(part.begin(), static_cast<std::ptrdiff_t>(i % part.size()));
-        together.insert(chosen->begin(), chosen->end());
       }
       combined.emplace(together.begin(), together.end());
     }
     return combined;
-  }
-
-  std::uint64_t bytes_of(const Step& ids) const {
-    std::uint64_t bytes = 0;
-    for (const WeightId id : ids) {
-      bytes += weights_.weights[id].bytes();
-    }
-    return bytes;
   }
 
   /// A view, or what is taken out of a container: if it is one tensor, it is one of those.
@@ -198,7 +212,7 @@ class Tracer {
         taken.insert({id});
       }
     }
-    add(carries_, output, taken);
+    carry(output, taken, is_container(output->type()) ? at_once(input) : 1);
   }
 
   /// Operators on containers: what goes in comes out, or is in the container that was filled from then on.
@@ -219,7 +233,7 @@ class Tracer {
             together.insert(ids.begin(), ids.end());
           }
         }
-        add(carries_, node->inputs()[0], Alternatives{Step(together.begin(), together.end())});
+        carry(node->inputs()[0], Alternatives{Step(together.begin(), together.end())}, together.size());
       }
     }
   }
@@ -302,17 +316,15 @@ class Tracer {
           keep(ids, std::string("handed to ") + node->kind().toQualString());
         }
       } else {
-        reader.inputs.push_back({i, {alternatives.begin(), alternatives.end()}});
+        reader.inputs.push_back({i, {alternatives.begin(), alternatives.end()}, at_once(node->inputs()[i])});
       }
     }
     if (!reader.inputs.empty()) {
       std::vector<Alternatives> parts;
-      std::size_t most = 0;
       for (const Reader::Input& input : reader.inputs) {
         parts.emplace_back(input.alternatives.begin(), input.alternatives.end());
-        most = std::max(most, parts.back().size());
       }
-      const Alternatives combined = combine(parts, most);
+      const Alternatives combined = combine(parts);
       reader.alternatives.assign(combined.begin(), combined.end());
       trace_.readers.push_back(std::move(reader));
     }
@@ -365,6 +377,7 @@ class Tracer {
   std::vector<c10::IValue> objects_; // all that the holders reach
   const Attributes attributes_;
   std::unordered_map<const Value*, Alternatives> carries_; // values that are weights, as placeholders
+  std::unordered_map<const Value*, std::size_t> at_once_;  // how many of these
   std::unordered_map<const Value*, Set> may_alias_;        // and those that may share their memory
   std::unordered_set<const Value*> of_module_;             // attributes, and what is taken out of them
   bool changed_ = false;

@@ -18,12 +18,12 @@ struct Reader {
   struct Input {
     std::size_t position;
     std::vector<Step> alternatives; ///< what it may carry: a weight, or the weights of a list
+    std::size_t at_once;            ///< of them all, it carries no more
   };
   torch::jit::Node* node;
   std::vector<Input> inputs; ///< in the order of their positions
 
-  /// What it may read at once, through all inputs: where the run picks, every weight is in one of them, and the largest
-  /// combination is among them.
+  /// What it may read, through all inputs: where the run picks, some combinations, with every weight in one of them.
   std::vector<Step> alternatives;
 };
 

@@ -13,45 +13,57 @@ using Order = std::vector<WeightId>;
 /// What each step needs in the ring while weights become resident, one after another, and the most of all.
 class RingNeeds {
  public:
-  explicit RingNeeds(const Pass& pass) : bytes_(pass.bytes), steps_of_(pass.bytes.size()) {
+  explicit RingNeeds(const Pass& pass)
+      : bytes_(pass.bytes), resident_(pass.bytes.size()), rooms_of_(pass.bytes.size()) {
     for (const PlanStep& step : pass.steps) {
-      add(step.weights);
+      add({step.weights, step.weights.size()});
     }
-    std::for_each(pass.other_steps.begin(), pass.other_steps.end(), [&](const Step& step) { add(step); });
-    sorted_.insert(needs_.begin(), needs_.end());
+    std::for_each(pass.rooms.begin(), pass.rooms.end(), [&](const Room& room) { add(room); });
   }
 
   std::uint64_t most() const { return sorted_.empty() ? 0 : *sorted_.rbegin(); }
 
-  void make_resident(WeightId weight) {
-    change(weight, [&](std::uint64_t need) { return need - bytes_[weight]; });
-  }
-  void make_streamed(WeightId weight) {
-    change(weight, [&](std::uint64_t need) { return need + bytes_[weight]; });
-  }
+  void make_resident(WeightId weight) { change(weight, true); }
+  void make_streamed(WeightId weight) { change(weight, false); }
 
  private:
-  void add(const Step& step) {
-    std::uint64_t need = 0;
-    for (const WeightId weight : step) {
-      need += bytes_[weight];
-      steps_of_[weight].push_back(needs_.size());
+  /// Largest first.
+  void add(Room room) {
+    std::sort(room.weights.begin(), room.weights.end(), [&](WeightId a, WeightId b) { return bytes_[a] > bytes_[b]; });
+    for (const WeightId weight : room.weights) {
+      rooms_of_[weight].push_back(rooms_.size());
     }
-    needs_.push_back(need);
+    rooms_.push_back(std::move(room));
+    needs_.push_back(need(rooms_.back()));
+    sorted_.insert(needs_.back());
   }
 
-  template <typename Changed>
-  void change(WeightId weight, Changed changed) {
-    for (const std::size_t step : steps_of_[weight]) {
-      sorted_.erase(sorted_.find(needs_[step]));
-      needs_[step] = changed(needs_[step]);
-      sorted_.insert(needs_[step]);
+  std::uint64_t need(const Room& room) const {
+    std::uint64_t bytes = 0;
+    std::size_t left = room.at_once;
+    for (auto weight = room.weights.begin(); weight != room.weights.end() && left > 0; ++weight) {
+      if (!resident_[*weight]) {
+        bytes += bytes_[*weight];
+        --left;
+      }
+    }
+    return bytes;
+  }
+
+  void change(WeightId weight, bool resident) {
+    resident_[weight] = resident;
+    for (const std::size_t room : rooms_of_[weight]) {
+      sorted_.erase(sorted_.find(needs_[room]));
+      needs_[room] = need(rooms_[room]);
+      sorted_.insert(needs_[room]);
     }
   }
 
   const std::vector<std::uint64_t>& bytes_;
-  std::vector<std::vector<std::size_t>> steps_of_; // by weight
-  std::vector<std::uint64_t> needs_;               // by step
+  std::vector<bool> resident_;                     // by weight
+  std::vector<std::vector<std::size_t>> rooms_of_; // by weight
+  std::vector<Room> rooms_;
+  std::vector<std::uint64_t> needs_; // by room
   std::multiset<std::uint64_t> sorted_;
 };
 
@@ -163,7 +175,7 @@ Order used_in_order(const Pass& pass) {
   for (const PlanStep& step : pass.steps) {
     look_at(step.weights);
   }
-  std::for_each(pass.other_steps.begin(), pass.other_steps.end(), look_at);
+  std::for_each(pass.rooms.begin(), pass.rooms.end(), [&](const Room& room) { look_at(room.weights); });
   return order;
 }
 

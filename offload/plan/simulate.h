@@ -1,5 +1,6 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -14,11 +15,19 @@ struct PlanStep {
   double compute_us = 0; ///< on the device, when all its weights are there
 };
 
+/// A node of which only the run knows what it reads: of `weights`, each once, `at_once` or fewer.
+struct Room {
+  Step weights;
+  std::size_t at_once;
+
+  auto operator<=>(const Room&) const = default;
+};
+
 /// What is planned: weights, and the steps of one pass that read them, in the order of execution.
 struct Pass {
   std::vector<std::uint64_t> bytes; ///< of each weight as it lies in the ring, aligned to 512
   std::vector<PlanStep> steps;
-  std::vector<Step> other_steps;      ///< that a call may execute too: their weights must find room, but cost no time
+  std::vector<Room> rooms;            ///< that a call may need too; they cost no time
   std::uint64_t pinned_bytes = ~0ULL; ///< of host memory as lay_out() fills it: what lies beyond has to be staged
   std::vector<bool> in_file;          ///< by weight: not in host memory at all; none where it is empty
 
