@@ -5,6 +5,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
 
 #include "faults.h"
 #include "modules.h"
@@ -152,6 +153,24 @@ TEST_P(Faults, OfABudgetAndOfTheOneBeforeLeaveAModuleThatWorks) {
   }
   EXPECT_EQ(module.placement().budget.vram, *options.vram_budget);
   faults::reset();
+}
+
+/// A call that failed may leave weights placed; the budget that comes then is for the next call, and what it has no
+/// room for goes at once.
+TEST_P(Faults, OfTheModelLeaveNothingBeyondALowerBudget) {
+  Module module = wrap(model_.deepcopy(), options_for(budget(kLayers + 2)));
+  const at::Tensor too_wide = at::randn({3, kWidth + 1}).to(kDevice);
+  const auto placed = [] {
+    const auto held = faults::held();
+    const auto found = held.find(kDevice.is_cuda() ? "cudaMalloc" : "mmap");
+    return found == held.end() ? 0 : found->second;
+  };
+  const std::size_t before = placed();
+  EXPECT_ANY_THROW(module.forward({too_wide, indices_}));
+  EXPECT_GT(placed(), before);
+  module.set_vram_budget(module.placement().budget.minimum);
+  EXPECT_EQ(placed(), before);
+  call(module);
 }
 
 INSTANTIATE_TEST_SUITE_P(, Faults, testing::ValuesIn(cases()), [](const auto& drawn) { return drawn.param.name; });

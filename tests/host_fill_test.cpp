@@ -133,7 +133,7 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
         if (is_exception) {
           throw std::runtime_error("enough");
         }
-        throw 1; // NOLINT(bugprone-std-exception-baseclass): somebody will
+        throw 1; // NOLINT(bugprone-std-exception-baseclass): the callback is the user's, and may throw anything
       }
     };
     const auto filling = fill(Fault::is_held, 2 * kParts - 1, std::move(callbacks));

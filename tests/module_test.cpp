@@ -316,8 +316,8 @@ def forward(self, x, i: int, j: int):
 TEST(Module, LookupsInATableThatStayedAreNoLeasesOfIt) {
   const torch::jit::Module module =
       make(3,
-           "def forward(self, x, i):\n  x = x + torch.embedding(self.w0, i)\n"
-           "  return torch.linear(torch.linear(torch.linear(x, self.w1), self.w2), self.w0)\n");
+           "def forward(self, x, i):\n  x = torch.linear(x, self.w1) + torch.embedding(self.w0, i)\n"
+           "  return torch.linear(torch.linear(x, self.w2), self.w0)\n");
   Pair pair(module, options_for(budget(8)));
   const at::Tensor x = rows();
   const at::Tensor indices = at::randint(0, kWidth, {x.size(0)}, at::kLong).to(kDevice);
