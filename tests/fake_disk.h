@@ -25,7 +25,7 @@ inline std::string pattern(std::size_t bytes) {
   return made;
 }
 
-enum class Fault { none, fails, comes_short, ends, is_slow, is_interrupted, is_held };
+enum class Fault { none, fails, comes_short, ends, is_slow, is_interrupted, is_refused, is_held };
 
 /// Reads the file, except that one of its reads goes wrong.
 class FakeDisk final : public Disk {
@@ -53,6 +53,9 @@ class FakeDisk final : public Disk {
           return done(result);
         case Fault::is_interrupted:
           return done(-EINTR);
+        case Fault::is_refused:
+          std::memset(dst, 0, bytes);
+          return done(-EINVAL);
         case Fault::is_held: {
           const std::lock_guard lock(mutex_);
           held_ = [=] { done(result); };

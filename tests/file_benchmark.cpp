@@ -23,12 +23,14 @@ int main(int argc, char** argv) {
   std::int64_t features = 4096;
   int calls = 3;
   bool plain = false;
+  bool beside = false;
   bool reading = false;
   arguments.add_to(app);
   app.add_option("--features", features, "of the input, [1, FEATURES]")->capture_default_str();
   app.add_option("--calls", calls, "after the first")->capture_default_str();
   app.add_flag("--reading", reading, "of the archive alone: the best of five");
   app.add_flag("--plain", plain, "all in memory, as plain torch runs it");
+  app.add_flag("--beside", beside, "and what plain torch takes: a call of it after each call, in the same process");
   return offload::tools::run_command(app, argc, argv, [&] {
     using Clock = std::chrono::steady_clock;
     const at::NoGradGuard no_grad;
@@ -42,7 +44,8 @@ int main(int argc, char** argv) {
       work();
       return std::chrono::duration<double>(Clock::now() - begin).count();
     };
-    const auto call = [&] { plain ? reference->run("forward", {input}) : module->forward({input}); };
+    const auto plain_call = [&] { reference->run("forward", {input}); };
+    const auto call = [&] { plain ? plain_call() : void(module->forward({input})); };
     nlohmann::ordered_json json;
     if (reading) {
       double best = 1e9;
@@ -61,8 +64,15 @@ int main(int argc, char** argv) {
     });
     json["load_s"] = load_s;
     json["first_s"] = load_s + seconds(call);
+    if (beside && !plain) {
+      reference.emplace(offload::read_archive(arguments.model), c10::kCPU);
+      plain_call();
+    }
     for (int i = 0; i < calls; ++i) {
       json["calls_s"].push_back(seconds(call));
+      if (beside) {
+        json["plain_calls_s"].push_back(seconds(plain_call));
+      }
     }
     json["bytes_a_call"] = plain ? 0 : module->placement().predicted.streamed_bytes;
     std::cout << json << std::endl;

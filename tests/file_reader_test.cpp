@@ -118,7 +118,8 @@ TEST(FileReader, IsRightOrAnErrorWhicheverReadGoesWrong) {
   const std::string bytes = pattern(4'500'000);
   const TemporaryFile made(bytes);
   const auto file = std::make_shared<const File>(made.path());
-  for (const Fault fault : {Fault::fails, Fault::comes_short, Fault::ends, Fault::is_slow, Fault::is_interrupted}) {
+  for (const Fault fault :
+       {Fault::fails, Fault::comes_short, Fault::ends, Fault::is_slow, Fault::is_interrupted, Fault::is_refused}) {
     for (int which = 0; which < 5; ++which) {
       auto disk = std::make_unique<FakeDisk>(file, fault, which);
       FakeDisk* fake = disk.get();

@@ -63,9 +63,12 @@ TEST(Lower, WhatTheRunPicksTogetherMustFindRoom) {
     weights.push_back(at::randn({128, 128}));
   }
   module.register_attribute("list", c10::ListType::ofTensors(), weights);
+  module.register_parameter("small", at::randn({128}), false);
   module.define(R"(
 def one(self, x, i: int):
   return torch.linear(x, self.list[i])
+def one_beside_what_stays(self, x, i: int):
+  return torch.linear(x, self.list[i], self.small)
 def two(self, x, i: int, j: int):
   return torch.addcmul(self.list[i], x, self.list[j])
 def two_in_a_list(self, x, i: int, j: int):
@@ -83,6 +86,7 @@ def all(self, x):
     return at_once;
   };
   EXPECT_EQ(most("one"), 1U);
+  EXPECT_EQ(most("one_beside_what_stays"), 1U);
   EXPECT_EQ(most("two"), 2U);
   EXPECT_EQ(most("two_in_a_list"), 2U);
   EXPECT_EQ(most("all"), 0U) << "there is nothing to pick";

@@ -74,11 +74,13 @@ std::vector<Room> rooms_of(const Product* product, const Reader& reader, const s
     std::size_t at_once = 0;
     for (const Reader::Input& input : reader.inputs) {
       if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
-        at_once += input.at_once;
+        std::set<WeightId> leased;
         for (const Step& choice : input.alternatives) {
-          std::copy_if(choice.begin(), choice.end(), std::inserter(all, all.end()),
+          std::copy_if(choice.begin(), choice.end(), std::inserter(leased, leased.end()),
                        [&](WeightId w) { return !stays[w]; });
         }
+        at_once += std::min(input.at_once, leased.size());
+        all.merge(leased);
       }
     }
     if (!all.empty()) {

@@ -76,6 +76,16 @@ void FileReader::go_on(const std::shared_ptr<Read>& read, std::int64_t result) {
     start(read);
     return;
   }
+  if (result == -EINVAL) { // a disk with larger blocks than ours: through the page cache, then
+    std::string error;
+    try {
+      file_->read(read->dst, read->offset, read->bytes);
+    } catch (const ArchiveError& failure) {
+      error = failure.what();
+    }
+    finish(read, error);
+    return;
+  }
   if (result <= 0) {
     finish(read, file_->explain(read->offset, read->bytes, result));
     return;
