@@ -15,6 +15,7 @@ Placement Module::Impl::placement() const {
   placement.device = device_.str();
   placement.machine = machine_.name;
   placement.rewritten = program_.rewritten;
+  placement.unseen = program_.unseen;
   placement.writes_state = program_.writes_state;
   Plan planned = plan_;
   if (planned.residency.resident.empty()) { // not settled yet: what is known so far

@@ -4,12 +4,15 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
+#include <torch/custom_class.h>
 
 #include <algorithm>
 #include <atomic>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
 
@@ -334,6 +337,38 @@ TEST(Module, LookupsInATableThatStayedAreNoLeasesOfIt) {
     EXPECT_EQ(used() - before, pair.offloaded.placement().predicted.streamed_bytes);
     EXPECT_EQ(used() - before, 3 * kWeightBytes);
   }
+}
+
+/// A class of the user's, whose weight nobody but itself sees.
+struct Scale final : torch::CustomClassHolder {
+  at::Tensor times(const at::Tensor& x) { return at::mul(x, factor); }
+
+  double factor = 3;
+};
+
+const auto kScale = torch::class_<Scale>("offload_test", "Scale")
+                        .def(torch::init<>())
+                        .def("times", &Scale::times)
+                        .def_pickle([](const c10::intrusive_ptr<Scale>& scale) { return scale->factor; },
+                                    [](double) { return c10::make_intrusive<Scale>(); });
+
+TEST(Module, APlanNamesObjectsThatItCanNotSeeInto) {
+  const torch::jit::Module module =
+      make(2, "def forward(self, x):\n  return self.one.times(torch.linear(self.two.times(x), self.w0))\n", at::kFloat,
+           [](torch::jit::Module& made) {
+             for (const char* name : {"one", "two"}) {
+               made.register_attribute(name, c10::getCustomClassType<c10::intrusive_ptr<Scale>>(),
+                                       c10::IValue(c10::make_intrusive<Scale>()));
+             }
+           });
+  Pair pair(module, options_for(budget(1)));
+  pair.expect_same({rows()});
+  const Placement placement = pair.offloaded.placement();
+  EXPECT_EQ(placement.unseen, std::vector<std::string>(2, "offload_test.Scale"));
+  std::ostringstream text;
+  text << placement;
+  EXPECT_NE(text.str().find("unseen: 2 objects of offload_test.Scale, whose memory is in no figure here"),
+            std::string::npos);
 }
 
 TEST(Module, NothingStreamsWhenAllFits) {

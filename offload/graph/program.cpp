@@ -11,10 +11,14 @@
 
 #include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
+#include <offload/graph/values.h>
 
 namespace offload {
 
 namespace {
+
+/// What PyTorch puts before the names of classes that are registered in C++.
+constexpr std::string_view kClassesInCpp = "__torch__.torch.classes.";
 
 /// True when a node asks for the storage behind a tensor.
 bool reaches_past_tensors(torch::jit::Graph& graph) {
@@ -48,6 +52,14 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     }
   }
   program.holders = {module, constants};
+  for (const torch::jit::Module& holder : program.holders) {
+    visit_objects(holder._ivalue(), [&](const c10::IValue& object) {
+      if (object.isCustomClass()) {
+        const std::string name = object.toObjectRef().type()->name()->qualifiedName();
+        program.unseen.push_back(name.substr(name.find(kClassesInCpp) == 0 ? kClassesInCpp.size() : 0));
+      }
+    });
+  }
   const bool reaches_past =
       std::any_of(graphs.begin(), graphs.end(), [](const auto& entry) { return reaches_past_tensors(*entry.second); });
   program.weights = find_weights(program.holders, reaches_past ? Extent::storages : Extent::ranges);

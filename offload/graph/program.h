@@ -30,6 +30,7 @@ struct Program {
   std::vector<std::vector<Use>> uses;     ///< by weight: the operators that read it
   std::map<std::string, LoweredMethod> methods;
   std::vector<std::string> rewritten; ///< constants that were changed for the device
+  std::vector<std::string> unseen;    ///< classes of objects that only their own code sees into
   bool writes_state = false;          ///< some method changes attributes of the module
   Holders holders;                    ///< of the weights: the module, and what holds the constants of its graphs
 };

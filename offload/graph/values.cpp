@@ -127,7 +127,7 @@ class Mapper {
 
   c10::IValue map_object(const c10::IValue& value, const void* identity) {
     const auto object = value.toObject();
-    const bool opaque = !object->slots().empty() && object->slots().front().isCapsule(); // of a class in C++
+    const bool opaque = value.isCustomClass();
     const auto result = in_place_(value) || opaque ? object : object->copy();
     mapped_[identity] = result;
     for (std::size_t slot = 0; slot < object->slots().size() && !opaque; ++slot) {

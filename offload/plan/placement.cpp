@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cstdio>
 #include <iomanip>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
@@ -149,6 +150,14 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
     out << "  stays: " << counts[i] << (counts[i] == 1 ? " tensor, " : " tensors, ") << format_bytes(because[i].bytes)
         << ", " << because[i].because << (counts[i] == 1 ? ": " + because[i].name : "") << '\n';
   }
+  std::map<std::string, int> unseen;
+  for (const std::string& type : placement.unseen) {
+    ++unseen[type];
+  }
+  for (const auto& [type, count] : unseen) {
+    out << "  unseen: " << count << (count == 1 ? " object of " : " objects of ") << type
+        << ", whose memory is in no figure here\n";
+  }
   for (const std::string& rewritten : placement.rewritten) {
     out << "  rewritten: " << rewritten << '\n';
   }
@@ -190,6 +199,7 @@ std::string to_json(const Placement& placement) {
       {"weights", std::move(weights)},
       {"resident_because", std::move(because)},
       {"rewritten", placement.rewritten},
+      {"unseen", placement.unseen},
       {"writes_state", placement.writes_state},
       {"budget",
        {{"vram", budget.vram},
