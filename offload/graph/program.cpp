@@ -56,7 +56,7 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     visit_objects(holder._ivalue(), [&](const c10::IValue& object) {
       if (object.isCustomClass()) {
         const std::string name = object.toObjectRef().type()->name()->qualifiedName();
-        program.unseen.push_back(name.substr(name.find(kClassesInCpp) == 0 ? kClassesInCpp.size() : 0));
+        program.unseen.push_back(name.substr(name.starts_with(kClassesInCpp) ? kClassesInCpp.size() : 0));
       }
     });
   }
