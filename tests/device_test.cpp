@@ -188,6 +188,26 @@ TEST(Device, TheStagedStoreIsBitIdentical) {
   }
 }
 
+TEST(Device, AWeightThatIsPageLockedInPartStaysAndStreams) {
+  const torch::jit::Module module = stack(16, 1024); // of 4 MiB
+  Reference reference(module.deepcopy(), kCuda);
+  Options options;
+  options.device = kCuda;
+  options.vram_budget = 1_GiB;
+  options.pinned_budget = 38_MiB; // 32 for staging, then a weight and a half
+  Module offloaded = wrap(module.deepcopy(), options);
+  const at::Tensor input = at::randn({3, 1024}).to(kCuda);
+  const c10::IValue expected = reference.run("forward", {input});
+  for (int round = 0; round < 2; ++round) {
+    for (int call = 0; call < 3; ++call) {
+      ASSERT_EQ(tools::first_difference(offloaded.forward({input}), expected), "") << round << ' ' << call;
+    }
+    offloaded.set_vram_budget(round == 0 ? offloaded.placement().budget.minimum : 1_GiB);
+  }
+  ASSERT_EQ(tools::first_difference(offloaded.forward({input}), expected), "");
+  EXPECT_EQ(offloaded.placement().predicted.streamed_bytes, 0U);
+}
+
 TEST(Device, ActivationsOverTheReserveAreAnErrorAndThenMeasured) {
   const torch::jit::Module module = stack(4, 1024);
   Options options;

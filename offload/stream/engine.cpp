@@ -135,7 +135,11 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
 void Engine::upload(WeightId weight, std::uint64_t offset) {
   if (!in_file(weight)) {
     await_host_bytes(weight);
-    slab_.upload(offset, host_bytes(weight), config_.bytes[weight]);
+    // CUDA copies what is page-locked, or what is not, but no range that is both.
+    const std::uint64_t begin = config_.offsets[weight];
+    const std::uint64_t pinned = std::clamp(config_.pinned, begin, begin + config_.bytes[weight]) - begin;
+    slab_.upload(offset, host_bytes(weight), pinned);
+    slab_.upload(offset + pinned, host_bytes(weight) + pinned, config_.bytes[weight] - pinned);
     return;
   }
   if (config_.device.is_cpu()) {

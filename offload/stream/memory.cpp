@@ -72,10 +72,15 @@ bool DeviceMemory::contains(const void* address) const {
 }
 
 void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t bytes) {
+  if (bytes == 0) {
+    return;
+  }
   if (device_ < 0) {
     std::memcpy(data_ + offset, src, bytes);
   } else {
     check_cuda(cudaMemcpy(data_ + offset, src, bytes, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+    // From memory that is not page-locked the last bytes may still be under way, and lanes do not wait for this stream.
+    check_cuda(cudaStreamSynchronize(cudaStreamLegacy), "cudaMemcpy to the device");
   }
 }
 
