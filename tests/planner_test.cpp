@@ -113,6 +113,15 @@ TEST(Planner, StreamsNothingWhenAllFits) {
   }
 }
 
+TEST(Planner, KeepsWhatALongRingWouldOnlySmooth) {
+  Pass pass = uniform_stack(16, 16_MiB, 3000); // each comes in 700 us
+  pass.bytes.push_back(128_MiB);
+  pass.steps.push_back({{16}, 24000});
+  const Plan best = plan(pass, 288_MiB, machine());
+  EXPECT_GE(bytes_resident(pass, best.residency), 128_MiB);
+  EXPECT_GE(best.residency.ring_bytes, 8 * kBatchBytes);
+}
+
 TEST(Planner, TakesNoRoomForWhatNothingReads) {
   Pass pass = uniform_stack(3, 1_MiB, 10);
   pass.bytes.push_back(64_MiB);

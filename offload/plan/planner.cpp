@@ -132,14 +132,12 @@ Order spread(const Order& used) {
   return order;
 }
 
-/// A ring longer than this smooths nothing more.
-std::uint64_t useful_ring(const Pass& pass, const Plan& p) {
-  return std::min(p.residency.ring_bytes, std::max(8 * kBatchBytes, 2 * minimum_capacity(pass)));
-}
+/// A ring longer than eight batches smooths nothing more, however large a single step is.
+std::uint64_t useful_ring(const Plan& p) { return std::min(p.residency.ring_bytes, 8 * kBatchBytes); }
 
 /// The shorter time; among times that no simulation tells apart, the longer ring, which also absorbs what is not
 /// simulated: then the plan that streams less.
-bool better(const Pass& pass, const Plan& a, const Plan& b) {
+bool better(const Plan& a, const Plan& b) {
   constexpr double kSame = 2e-3;
   if (std::abs(a.predicted.time_us - b.predicted.time_us) > kSame * b.predicted.time_us) {
     return a.predicted.time_us < b.predicted.time_us;
@@ -149,8 +147,8 @@ bool better(const Pass& pass, const Plan& a, const Plan& b) {
   if (a_streams != b_streams) {
     return !a_streams;
   }
-  if (useful_ring(pass, a) != useful_ring(pass, b)) {
-    return useful_ring(pass, a) > useful_ring(pass, b);
+  if (useful_ring(a) != useful_ring(b)) {
+    return useful_ring(a) > useful_ring(b);
   }
   return a.predicted.streamed_bytes < b.predicted.streamed_bytes;
 }
@@ -211,7 +209,7 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
         continue;
       }
       Plan candidate = evaluate(pass, fill(pass, needs, capacity, order, ring), machine);
-      if (better(pass, candidate, best)) {
+      if (better(candidate, best)) {
         best = std::move(candidate);
       }
     }
