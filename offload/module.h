@@ -73,7 +73,9 @@ class OFFLOAD_API Module {
 /// read, BudgetError when no placement fits, InputError for options that contradict each other or the machine.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
-/// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on.
+/// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on, also
+/// where one of Options::example_calls fails; what else throws leaves it as it was. Throws as load() does, and what
+/// such a call raises.
 OFFLOAD_API Module wrap(torch::jit::Module module, const Options& options = {});
 
 } // namespace offload

@@ -231,10 +231,9 @@ void Module::Impl::divide_host_memory(const Options& options) {
   pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
   const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);
   if (host_budget < host_bytes_) {
-    throw BudgetError("host_budget " + format_bytes(host_budget) +
-                          " is too small: weights that have to be in memory, and buffers, take " +
-                          std::to_string(host_bytes_) + " bytes of host memory",
-                      minimum());
+    throw InputError("host_budget " + format_bytes(host_budget) +
+                     " is too small: weights that have to be in memory, and buffers, take " +
+                     std::to_string(host_bytes_) + " bytes of host memory");
   }
 }
 
@@ -372,6 +371,9 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
 
   std::sort(config.to_fill.begin(), config.to_fill.end(),
             [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
+  if (progress && to_move == 0) {
+    progress(0, 0);
+  }
   if (progress) {
     config.came = [progress, moved, to_move](std::uint64_t bytes) mutable {
       progress(moved + bytes, to_move);

@@ -68,10 +68,11 @@ void Module::Impl::require_minimum() const {
   if (vram_ >= least) {
     return;
   }
-  throw BudgetError((measured_.empty() ? "" : "activations and workspaces take " + format_bytes(reserve()) + ": ") +
-                        "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
-                        " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
-                    least);
+  throw BudgetError(
+      (measured_.empty() || reserve() == 0 ? "" : "activations and workspaces take " + format_bytes(reserve()) + ": ") +
+          "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
+          " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
+      least);
 }
 
 void Module::Impl::refuse_activations(const Refusal& refusal) {

@@ -40,7 +40,7 @@ struct Options {
   /// The CUDA context, inputs and outputs are outside it. Default: what is free at load, less 512 MiB.
   std::optional<std::uint64_t> vram_budget;
 
-  /// Bytes of host memory for weights and staging buffers. Default: what is free.
+  /// Bytes of host memory for weights, and for buffers: 8 MiB to read a file, 32 MiB to stage. Default: what is free.
   std::optional<std::uint64_t> host_budget;
 
   /// Page-locked bytes, staging buffers included. Default: what `host_budget` and the memory-lock limit allow.
@@ -58,9 +58,10 @@ struct Options {
   bool rewrite_devices = true;
 
   /// Told, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights
-  /// that stay on the file are none of them. At load, on the thread that loads, and what it throws ends the load; but
-  /// weights that are read from a file come beside the first calls, on threads of the module, and what it throws is
-  /// told there. It may ask the module for its statistics, and must not end the module's last handle.
+  /// that stay on the file are none of them; where nothing is brought, it is told so once, 0 of 0. At load, on the
+  /// thread that loads, and what it throws ends the load; but weights that are read from a file come beside the first
+  /// calls, on threads of the module, and what it throws is told there. It may ask the module for its statistics, and
+  /// must not end the module's last handle.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
 };
 

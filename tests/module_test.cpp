@@ -339,6 +339,28 @@ TEST(Module, LookupsInATableThatStayedAreNoLeasesOfIt) {
   }
 }
 
+TEST(Module, AHostBudgetThatIsTooSmallIsNoBudgetError) { // no vram_budget would do
+  Options options = options_for(budget(2));
+  options.host_budget = 1;
+  EXPECT_THROW(wrap(make(2, chain(2)), options), InputError);
+}
+
+TEST(Module, ProgressIsToldWhereNothingIsBrought) {
+  torch::jit::Module module("Nothing");
+  module.define("def forward(self, x):\n  return x + x\n");
+  Options options = options_for(budget(1));
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> told;
+  options.progress = [&](std::uint64_t done, std::uint64_t total) { told.emplace_back(done, total); };
+  const Module offloaded = wrap(module, options);
+  EXPECT_EQ(told, (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0, 0}}));
+}
+
+TEST(Module, PathsThatNameNoFileAreRefused) {
+  for (const std::string& path : {std::string(), std::string("a\0b", 3)}) {
+    EXPECT_THROW(load(path, options_for(budget(1))), ArchiveError);
+  }
+}
+
 /// A class of the user's, whose weight nobody but itself sees.
 struct Scale final : torch::CustomClassHolder {
   at::Tensor times(const at::Tensor& x) { return at::mul(x, factor); }

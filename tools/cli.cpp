@@ -38,7 +38,8 @@ namespace {
 class ProgressBar {
  public:
   void operator()(std::uint64_t done, std::uint64_t total) {
-    const auto percent = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    const auto percent =
+        total == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
     if (percent == shown_ || std::chrono::steady_clock::now() - begin_ < std::chrono::milliseconds(500)) {
       return;
     }

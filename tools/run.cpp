@@ -121,6 +121,12 @@ c10::IValue plain(const c10::IValue& value) {
     }
     return dict;
   }
+  if (value.isTensor() && value.toTensor().defined() &&
+      c10::isBarebonesUnsignedType(
+          value.toTensor().scalar_type())) { // pickles name their storages, torch.load does not
+    throw offload::InputError(std::string("--save: a tensor is ") + c10::toString(value.toTensor().scalar_type()) +
+                              ", which torch.load does not take");
+  }
   if (value.isObject() || value.isFuture()) {
     throw offload::InputError("--save: an output is a " + value.tagKind() + ", which torch.load does not take");
   }
@@ -314,7 +320,8 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
   std::snprintf(line, sizeof line, "  peak     %14s  %14s on the device\n",
                 offload::format_bytes(predicted.peak_device_bytes).c_str(),
                 offload::format_bytes(after.peak_device_bytes).c_str());
-  out << line << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
+  out << line << (arguments.threads > 1 ? "  calls at the same time share what is streamed for one of them\n" : "")
+      << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
 }
 
 } // namespace

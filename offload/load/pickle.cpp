@@ -334,7 +334,8 @@ class Walk {
       last += static_cast<unsigned __int128>(sizes[i]->integer - 1) * static_cast<std::uint64_t>(strides[i]->integer);
     }
     if (last >= storage.numel) {
-      refuse("makes a tensor that is larger than its storage " + storage.key);
+      refuse("makes a tensor that is larger than its storage " + storage.key +
+             ", or another tensor of that storage has elements of another size, which TorchScript can not load");
     }
   }
 

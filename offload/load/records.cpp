@@ -48,6 +48,10 @@ void look_at_beginning(const std::string& path, std::string_view bytes) {
 /// Refuses what can not be an archive, with the reason that a reader of zip files would hide.
 std::shared_ptr<const File> open_file(const std::string& path) {
   namespace fs = std::filesystem;
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    throw ArchiveError("'" + path.substr(0, path.find('\0')) +
+                       "': a path that is empty or has a zero byte names no file");
+  }
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {

@@ -22,6 +22,7 @@ void* map_memory(std::uint64_t bytes, const char* purpose) {
   if (data == MAP_FAILED) {
     throw Error("no " + format_bytes(bytes) + " of host memory for " + purpose + ": " + std::strerror(errno));
   }
+  madvise(data, bytes, MADV_HUGEPAGE); // fewer page faults and lookups of addresses; not a promise
   return data;
 }
 
@@ -87,7 +88,6 @@ void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t b
 HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
   if (bytes > 0) {
     data_ = static_cast<std::byte*>(map_memory(bytes, "weights"));
-    madvise(data_, bytes, MADV_HUGEPAGE); // fewer page faults while it is filled; not a promise
   }
 }
 

@@ -316,8 +316,9 @@ class StagedStore final : public Store {
       if (!error.empty()) {
         load->failure = std::make_exception_ptr(ArchiveError(error));
       }
-      --load->unfilled;
-      filled_.notify_all();
+      if (--load->unfilled == 0) {
+        filled_.notify_all();
+      }
     });
   }
 
