@@ -29,9 +29,8 @@ constexpr std::uint64_t kMargin = 512_MiB; // left free by a default budget
 } // namespace
 
 c10::Device device_of(const Options& options) {
-  const bool cuda = c10::cuda::device_count() > 0;
   if (!options.device) {
-    return cuda ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+    return c10::cuda::device_count() > 0 ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
   }
   if (options.device->is_cuda()) {
     const c10::DeviceIndex index = options.device->has_index() ? options.device->index() : 0;
@@ -375,10 +374,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
     progress(0, 0);
   }
   if (progress) {
-    config.came = [progress, moved, to_move](std::uint64_t bytes) mutable {
-      progress(moved + bytes, to_move);
-      moved += bytes;
-    };
+    config.came = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
   }
   if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {
     config.staging = HostMemory(pinned_bytes_ - streamed_pinned_);

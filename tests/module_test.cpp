@@ -304,7 +304,7 @@ def forward(self, x, i: int, j: int):
   } catch (const BudgetError& error) {
     options.vram_budget = error.minimum_bytes();
   }
-  EXPECT_EQ(*options.vram_budget, budget(2) - (kDevice.is_cuda() ? 0 : 4096));
+  EXPECT_EQ(*options.vram_budget, 2 * kWeightBytes + (kDevice.is_cuda() ? 64_MiB : 0));
   Pair pair(module, options);
   const at::Tensor x = rows();
   pair.expect_same({x, 0, 0});
@@ -335,7 +335,10 @@ TEST(Module, LookupsInATableThatStayedAreNoLeasesOfIt) {
     const std::uint64_t before = used();
     pair.expect_same({x, indices});
     EXPECT_EQ(used() - before, pair.offloaded.placement().predicted.streamed_bytes);
-    EXPECT_EQ(used() - before, 3 * kWeightBytes);
+    EXPECT_GT(used() - before, 0U);
+    if (kDevice.is_cpu()) { // a GPU's unit of memory has room for one of them
+      EXPECT_EQ(used() - before, 3 * kWeightBytes);
+    }
   }
 }
 

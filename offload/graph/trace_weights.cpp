@@ -166,14 +166,20 @@ class Tracer {
 
   /// A container carries what its elements do, together.
   void construct(const Node* node) {
-    std::vector<Alternatives> parts;
-    std::size_t together = 0;
     for (const Value* input : node->inputs()) {
-      parts.push_back(of(carries_, input));
-      together += at_once(input);
       add(may_alias_, node->output(), of(may_alias_, input));
     }
-    carry(node->output(), combine(parts), together);
+    carry_together({node->inputs().begin(), node->inputs().end()}, node->output());
+  }
+
+  void carry_together(const std::vector<const Value*>& inputs, const Value* output) {
+    std::vector<Alternatives> parts;
+    std::size_t together = 0;
+    for (const Value* input : inputs) {
+      parts.push_back(of(carries_, input));
+      together += at_once(input);
+    }
+    carry(output, combine(parts), together);
   }
 
   /// First with first, second with second.
@@ -198,10 +204,7 @@ class Tracer {
 
   /// A view, or what is taken out of a container: if it is one tensor, it is one of those.
   void take_from(const Node* node, const Value* input, const Value* output) {
-    add(may_alias_, output, of(may_alias_, input));
-    if (!copies_container(node) || holds_containers(output->type())) {
-      flow_origin(input, output);
-    }
+    share_memory(node, input, output);
     Alternatives taken;
     for (const Step& together : of(carries_, input)) {
       if (is_container(output->type())) {
@@ -215,16 +218,36 @@ class Tracer {
     carry(output, taken, is_container(output->type()) ? at_once(input) : 1);
   }
 
-  /// Operators on containers: what goes in comes out, or is in the container that was filled from then on.
+  void share_memory(const Node* node, const Value* input, const Value* output) {
+    add(may_alias_, output, of(may_alias_, input));
+    if (!copies_container(node) || holds_containers(output->type())) {
+      flow_origin(input, output);
+    }
+  }
+
+  /// Operators on containers: what goes in comes out, that of several in one, or is in the container that was filled
+  /// from then on.
   void move_values(const Node* node) {
+    std::vector<const Value*> moved;
+    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+      if (moves_input(node, i)) {
+        moved.push_back(node->inputs()[i]);
+      }
+    }
+    for (const Value* output : node->outputs()) {
+      const bool joined = moved.size() > 1 && is_container(output->type());
+      for (const Value* input : moved) {
+        joined ? share_memory(node, input, output) : take_from(node, input, output);
+      }
+      if (joined) {
+        carry_together(moved, output);
+      }
+    }
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
       if (!moves_input(node, i)) {
         continue;
       }
       const Value* input = node->inputs()[i];
-      for (const Value* output : node->outputs()) {
-        take_from(node, input, output);
-      }
       const Alternatives put = of(carries_, input);
       if (i > 0 && !put.empty() && writes_input(node, 0)) {
         Set together;

@@ -29,7 +29,7 @@ void* Segments::allocate(std::size_t bytes) {
   const auto status = fits ? cudaMalloc(&data, bytes) : cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
   if (status != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
-    refused_ = {bytes, true};
+    refused_ = {bytes, fits}; // else it is the host that has none, and the budget had no room to begin with
     return nullptr;
   }
   refused_ = {};
