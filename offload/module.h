@@ -69,8 +69,9 @@ class OFFLOAD_API Module {
 };
 
 /// Loads a TorchScript archive. What goes to host memory is read beside the first calls, which wait for what they need,
-/// and throw ArchiveError where it can not be read. Throws ArchiveError when `path` is not an archive or cannot be
-/// read, BudgetError when no placement fits, InputError for options that contradict each other or the machine.
+/// and throw ArchiveError where it can not be read, and Error where page-locking it is refused. Throws ArchiveError
+/// when `path` is not an archive or cannot be read, BudgetError when no placement fits, InputError for options that
+/// contradict each other or the machine.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
 /// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on, also
