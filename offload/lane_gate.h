@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
+#include <iterator>
 #include <mutex>
 #include <vector>
 
@@ -10,18 +12,22 @@ namespace offload {
 /// Lets as many calls in as there are lanes, in the order in which they came, and now and then one visitor alone.
 class LaneGate {
  public:
-  explicit LaneGate(int lanes) : lanes_(lanes) {
+  explicit LaneGate(int lanes) : lanes_(lanes), visitors_(static_cast<std::size_t>(lanes)) {
     for (int lane = lanes; lane > 0; --lane) {
       free_.push_back(lane - 1);
     }
   }
 
-  /// Waits for a lane. The lane that was left last is given first: what it has prefetched is used.
-  int enter() {
+  /// Waits for a lane. The one that was left last is given first, for what it has prefetched is used; before it those
+  /// that had the same visitor.
+  int enter(const void* visitor = nullptr) {
     std::unique_lock lock(mutex_);
     await_turn(lock, [&] { return !free_.empty(); });
-    const int lane = free_.back();
-    free_.pop_back();
+    auto chosen = std::find_if(free_.rbegin(), free_.rend(), [&](int lane) { return visitors_[lane] == visitor; });
+    chosen = chosen == free_.rend() ? free_.rbegin() : chosen;
+    const int lane = *chosen;
+    free_.erase(std::prev(chosen.base()));
+    visitors_[lane] = visitor;
     next_turn();
     return lane;
   }
@@ -59,6 +65,7 @@ class LaneGate {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<int> free_;
+  std::vector<const void*> visitors_; // by lane, the last
   std::uint64_t tickets_ = 0;
   std::uint64_t serving_ = 0;
 };
@@ -66,7 +73,7 @@ class LaneGate {
 /// A lane for as long as this lives.
 class LaneVisit {
  public:
-  explicit LaneVisit(LaneGate& gate) : gate_(gate), lane_(gate.enter()) {}
+  explicit LaneVisit(LaneGate& gate, const void* visitor = nullptr) : gate_(gate), lane_(gate.enter(visitor)) {}
   ~LaneVisit() { gate_.leave(lane_); }
   LaneVisit(const LaneVisit&) = delete;
   LaneVisit& operator=(const LaneVisit&) = delete;

@@ -123,7 +123,7 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
   std::vector<c10::IValue> stack = make_stack(lowered, std::move(inputs), kwargs);
   while (true) {
     {
-      const LaneVisit visit(*gate_);
+      const LaneVisit visit(*gate_, engine_->lanes().callers_stream());
       bool ready = false;
       {
         const std::lock_guard lock(mutex_);
@@ -182,8 +182,7 @@ class NoAutocastCache {
 c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<c10::IValue> stack,
                                  std::vector<LeasedStep>* trace) {
   Streamer& streamer = engine_->streamer();
-  const std::vector<c10::IValue> inputs(stack.begin() + 1,
-                                        stack.end()); // read by the lane until the caller's stream waits
+  const std::vector<c10::IValue> inputs(stack.begin() + 1, stack.end());
   const std::size_t shape = shape_of_call(name, stack);
   const auto expected = sequence_of(name, shape);
   c10::IValue output;

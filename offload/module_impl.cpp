@@ -17,7 +17,7 @@
 #include <offload/measure.h>
 #include <offload/preview.h>
 #include <offload/state.h>
-#include <offload/stream/cuda_link.h>
+#include <offload/stream/cuda_calls.h>
 #include <offload/stream/store.h>
 
 namespace offload {

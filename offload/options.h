@@ -46,7 +46,7 @@ struct Options {
   /// Page-locked bytes, staging buffers included. Default: what `host_budget` and the memory-lock limit allow.
   std::optional<std::uint64_t> pinned_budget;
 
-  /// Calls in flight at once; more callers wait their turn. Each has a stream, a workspace and activations of its own.
+  /// Calls in flight at once; more callers wait their turn. Each has workspaces and activations of its own.
   int concurrency = 1;
 
   std::vector<ExampleCall> example_calls;

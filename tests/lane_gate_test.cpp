@@ -29,6 +29,20 @@ TEST(LaneGate, GivesTheLaneThatWasLeftLast) {
   EXPECT_EQ(gate.enter(), first);
 }
 
+TEST(LaneGate, GivesTheLaneThatHadTheSameVisitorFirst) {
+  LaneGate gate(3);
+  const int a = 0;
+  const int b = 0;
+  const int of_a = gate.enter(&a);
+  const int of_b = gate.enter(&b);
+  gate.leave(of_a);
+  gate.leave(of_b);
+  EXPECT_EQ(gate.enter(&a), of_a);
+  gate.leave(of_a);
+  EXPECT_EQ(gate.enter(&b), of_b);
+  EXPECT_EQ(gate.enter(&b), of_a); // the one that was left last: its own is taken
+}
+
 TEST(LaneGate, LetsCallsInInTheOrderInWhichTheyCame) {
   LaneGate gate(1);
   std::mutex mutex;

@@ -1,7 +1,6 @@
 // bench: repeats the record on the machine at hand, and says how far from its limit every row is.
 
 #include <c10/core/Device.h>
-#include <c10/cuda/CUDAGuard.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,7 +89,6 @@ struct Arguments {
 };
 
 Report measure(const Selection& selection, const std::vector<std::string>& models, MeasureOptions options) {
-  const c10::cuda::OptionalCUDAStreamGuard stream(own_stream(options.device));
   Report report;
   report.setup = describe_setup(options.device);
   options.link_bytes_per_us = report.setup.link_bytes_per_us;

@@ -121,7 +121,7 @@ Times time_in_a_row(int calls, c10::Device device, const std::function<void()>& 
 } // namespace
 
 Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams, const Yardstick& yardstick) {
-  constexpr int kBlocks = 4;
+  constexpr int kBlocks = 7;
   constexpr double kBlockUs = 300e3; // what begins and ends a block is little of it
   const bool in_turn = !streams && yardstick.plain;
   const c10::Device device = yardstick.device;

@@ -1,6 +1,5 @@
 #include <tools/cli.h>
 
-#include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 #include <unistd.h>
@@ -115,14 +114,6 @@ c10::Device parse_device(const std::string& text) {
   } catch (const std::exception&) { // as below
   }
   throw InputError("--device '" + text + "' is not a device: give cuda:0 or cpu");
-}
-
-std::optional<c10::Stream> own_stream(c10::Device device) {
-  if (!device.is_cuda()) {
-    return std::nullopt;
-  }
-  thread_local c10::Stream own = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index());
-  return own;
 }
 
 const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std::string& method) {

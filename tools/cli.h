@@ -1,6 +1,5 @@
 #pragma once
 
-#include <c10/core/Stream.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include <CLI/CLI.hpp>
@@ -47,10 +46,6 @@ void refuse_empty_values(CLI::App& app);
 /// Throws InputError, saying which there are, when `module` has no such method.
 /// Throws InputError.
 c10::Device parse_device(const std::string& text);
-
-/// A stream of the calling thread; none on the host. Kernels of an offload::Module are slower while the default stream
-/// waits for them.
-std::optional<c10::Stream> own_stream(c10::Device device);
 
 const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std::string& method);
 

@@ -169,7 +169,10 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
   std::atomic<std::size_t> next = 0;
   std::exception_ptr failure;
   const auto work = [&] {
-    const c10::cuda::OptionalCUDAStreamGuard stream(offload::tools::own_stream(module.device()));
+    std::optional<c10::cuda::CUDAStreamGuard> own; // calls on one stream come one after another
+    if (arguments.threads > 1 && module.device().is_cuda()) {
+      own.emplace(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, module.device().index()));
+    }
     try {
       for (std::size_t i = next++; i < count; i = next++) {
         seed_call(arguments, i);

@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <mutex>
-#include <thread>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
-#include <offload/stream/cuda_link.h>
+#include <offload/stream/cuda_calls.h>
 #include <offload/stream/lanes.h>
 #include <offload/stream/memory.h>
 #include <offload/stream/pool.h>
@@ -21,25 +21,6 @@
 namespace offload {
 
 namespace {
-
-struct Event {
-  Event() { check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate"); }
-  ~Event() { static_cast<void>(cudaEventDestroy(event)); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  cudaEvent_t event = nullptr;
-};
-
-/// What is enqueued on `waiting` from now on comes after what `for_this` holds. An idle stream needs no event: asking
-/// costs the host less than a wait costs the device.
-void let_wait(cudaStream_t waiting, cudaStream_t for_this, const Event& event) {
-  if (cudaStreamQuery(for_this) == cudaSuccess) {
-    return;
-  }
-  static_cast<void>(cudaGetLastError()); // "not ready" is no error; others will be found by the next command
-  check_cuda(cudaEventRecord(event.event, for_this), "cudaEventRecord");
-  check_cuda(cudaStreamWaitEvent(waiting, event.event), "cudaStreamWaitEvent");
-}
 
 /// The geometry of a tensor, or of its contiguous copy where it overlaps itself or has holes.
 at::Tensor empty_as(const at::Tensor& tensor) {
@@ -86,44 +67,126 @@ std::uint64_t take_out_kept(AllocationTrace& trace) {
   return kept;
 }
 
-/// One lane: a stream that nobody else uses, and a pool for what is allocated on it.
+void wait_for(cudaStream_t stream) { check_cuda(cudaStreamSynchronize(stream), "waiting for the device"); }
+
+/// Tells threads apart, those that are gone as well.
+std::uint64_t this_thread() {
+  static std::atomic<std::uint64_t> threads = 0;
+  thread_local const std::uint64_t number = ++threads;
+  return number;
+}
+
+/// The workspaces of cuBLAS and cuBLASLt that one lane has. PyTorch keeps them in two maps by handle and stream, and
+/// handles belong to threads. During a call ours stand there; the caller's, for the same handle and stream, come back
+/// at its end.
+class Workspaces {
+ public:
+  static constexpr std::size_t kKinds = 2;
+  using Wanted = std::array<bool, kKinds>;
+
+  /// Of a thread that has just begun a call on `stream`, with the lane's memory in use.
+  void bring(cudaStream_t stream, const Wanted& wanted, const Pool& pool) {
+    if (!wanted[0] && !wanted[1]) {
+      return;
+    }
+    if (thread_ != this_thread()) {
+      drop();
+      void* handle = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
+      thread_ = this_thread();
+      handle_ = handle;
+      take_back(stream, pool);
+    }
+    for (std::size_t kind = 0; kind < kKinds; ++kind) {
+      Map& map = map_of(kind);
+      {
+        const std::unique_lock lock(map.mutex);
+        if (const auto callers = map.map.find({handle_, stream}); callers != map.map.end()) {
+          callers_[kind] = std::move(callers->second);
+          map.map.erase(callers);
+        }
+        if (ours_[kind]) {
+          map.map.emplace(Key(handle_, stream), std::move(ours_[kind]));
+          ours_[kind].clear();
+          continue;
+        }
+      }
+      if (wanted[kind]) {
+        kind == 0 ? static_cast<void>(at::cuda::getCurrentCUDABlasHandle())
+                  : static_cast<void>(at::cuda::getCUDABlasLtWorkspace());
+      }
+    }
+  }
+
+  /// At the end of that call. What it wanted for the first time is ours as well.
+  void take_back(cudaStream_t stream, const Pool& pool) {
+    for (std::size_t kind = 0; kind < kKinds; ++kind) {
+      Map& map = map_of(kind);
+      const std::unique_lock lock(map.mutex);
+      for (auto entry = map.map.begin(); entry != map.map.end();) {
+        const bool ours = std::get<1>(entry->first) == stream && pool.segments().contains(entry->second.get());
+        if (ours) {
+          thread_ = this_thread();
+          handle_ = std::get<0>(entry->first);
+          ours_[kind] = std::move(entry->second);
+        }
+        entry = ours ? map.map.erase(entry) : std::next(entry);
+      }
+      if (callers_[kind]) {
+        map.map.emplace(Key(handle_, stream), std::move(callers_[kind]));
+        callers_[kind].clear();
+      }
+    }
+  }
+
+  Wanted had() const { return {static_cast<bool>(ours_[0]), static_cast<bool>(ours_[1])}; }
+
+  /// Between calls.
+  void drop() {
+    for (at::DataPtr& workspace : ours_) {
+      workspace.clear();
+    }
+    thread_ = 0;
+  }
+
+ private:
+  using Map = at::cuda::WorkspaceMapWithMutex;
+  using Key = std::tuple<void*, void*>;
+  static Map& map_of(std::size_t kind) {
+    return kind == 0 ? at::cuda::cublas_handle_stream_to_workspace() : at::cuda::cublaslt_handle_stream_to_workspace();
+  }
+
+  std::uint64_t thread_ = 0; // whose handle it is
+  void* handle_ = nullptr;
+  std::array<at::DataPtr, kKinds> ours_;
+  std::array<at::DataPtr, kKinds> callers_; // during a call
+};
+
+/// One lane: a pool for what is allocated in its calls, on the stream where they are made.
+///
+/// A call that is measured is made on a stream that has been used for nothing else, so that what it finds there is what
+/// every call will find. The host waits for it: measuring is slow anyway.
 class CudaLane {
  public:
-  explicit CudaLane(c10::DeviceIndex device) : device_(device) {
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-  }
+  CudaLane(int number, c10::DeviceIndex device, CudaCalls& calls, cudaStream_t measuring)
+      : number_(number), device_(device), calls_(calls), measuring_(measuring) {}
 
-  ~CudaLane() {
-    static_cast<void>(cudaStreamSynchronize(stream_));
-    clear();
-    static_cast<void>(cudaStreamDestroy(stream_));
-  }
-  CudaLane(const CudaLane&) = delete;
-  CudaLane& operator=(const CudaLane&) = delete;
-
-  cudaStream_t stream() const { return stream_; }
   std::uint64_t reserved() const { return pool_ ? pool_->segments().reserved() : 0; }
   bool owns(const void* address) const { return pool_ && pool_->segments().contains(address); }
   Refusal take_refused() { return pool_ ? pool_->segments().take_refused() : Refusal(); }
 
   /// Frees what the lane has. What it did is over on the device.
   void clear() {
-    drop_workspaces();
-    workspaces_in_ = nullptr;
+    workspaces_.drop();
     pool_.reset();
   }
 
   void set_capacity(const LaneCapacity& capacity) {
-    pool_ = std::make_unique<Pool>(device_, stream_);
-    pool_->segments().set_limit(capacity.total());
-    if (!pool_->take_arena(capacity.arena)) {
-      throw Error("no " + format_bytes(capacity.arena) +
-                  " of device memory for activations and workspaces; lower vram_budget to what is free");
-    }
+    capacity_ = capacity;
+    make_pool(c10::cuda::getCurrentCUDAStream(device_).stream());
   }
 
   void begin_measuring(std::uint64_t bytes, const LaneCapacity& known, bool overflow) {
-    pool_ = std::make_unique<Pool>(device_, stream_);
+    pool_ = std::make_unique<Pool>(device_, measuring_);
     pool_->segments().set_limit(bytes);
     if (overflow) {
       pool_->segments().allow_overflow();
@@ -140,11 +203,12 @@ class CudaLane {
     measured.trace = std::move(recorder_->trace);
     measured.kept = take_out_kept(measured.trace);
     measured.small = pool_->segments().small();
-    for (std::size_t which = 0; which < wanted_.size(); ++which) {
-      wanted_[which] = wanted_[which] || has_workspace(which);
+    const Workspaces::Wanted had = workspaces_.had();
+    for (std::size_t kind = 0; kind < had.size(); ++kind) {
+      wanted_[kind] = wanted_[kind] || had[kind];
     }
     recorder_.reset();
-    check_cuda(cudaStreamSynchronize(stream_), "waiting for the device");
+    wait_for(measuring_);
     clear();
     return measured;
   }
@@ -156,38 +220,39 @@ class CudaLane {
    public:
     Call(CudaLane& lane, Pool& state)
         : lane_(lane), state_(state), caller_(c10::cuda::getCurrentCUDAStream(lane.device_)), device_(lane.device_) {
-      let_wait(lane_.stream_, caller_.stream(), lane_.begun_);
+      if (lane_.recorder_) {
+        wait_for(caller_);
+        stream_.emplace(c10::cuda::getStreamFromExternal(lane_.measuring_, lane_.device_));
+      } else if (lane_.pool_->stream() != caller_.stream()) {
+        lane_.make_pool(caller_.stream());
+      }
+      call_ = lane_.calls_.begin(lane_.number_, lane_.pool_->stream());
       use_.emplace(*lane_.pool_);
-      stream_.emplace(c10::cuda::getStreamFromExternal(lane_.stream_, lane_.device_));
       if (lane_.recorder_) {
         no_profiler_.emplace();
         recording_.emplace(c10::DebugInfoKind::PROFILER_STATE, lane_.recorder_);
+        return;
       }
-      lane_.take_workspaces();
+      try {
+        lane_.workspaces_.bring(call_->stream(), lane_.wanted_, *lane_.pool_);
+      } catch (...) {
+        end();
+        throw;
+      }
     }
 
-    ~Call() override {
-      recording_.reset();
-      no_profiler_.reset();
-      stream_.reset();
-      use_.reset();
-      if (!left_) { // an exception: nothing comes out, but the caller's inputs were read
-        static_cast<void>(cudaEventRecord(lane_.ended_.event, lane_.stream_));
-        static_cast<void>(cudaStreamWaitEvent(caller_.stream(), lane_.ended_.event));
-        static_cast<void>(cudaGetLastError()); // what is told is the exception
-      }
-    }
+    ~Call() override { end(); }
 
     std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> kept;
-      use_.reset(); // one pool at a time
       {
+        // What is kept is written in calls only, of which each comes after the one before, whatever their streams.
+        const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromExternal(state_.stream(), lane_.device_));
         const Pool::Use use(state_);
         for (const at::Tensor& tensor : inner) {
           kept.push_back(empty_as(tensor));
         }
       }
-      use_.emplace(*lane_.pool_);
       for (std::size_t i = 0; i < inner.size(); ++i) {
         kept[i].copy_(inner[i], /*non_blocking=*/true);
       }
@@ -196,101 +261,93 @@ class CudaLane {
 
     std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> outer;
-      if (!inner.empty()) {
+      use_.reset();
+      {
         const c10::cuda::CUDAStreamGuard caller(caller_);
         for (const at::Tensor& tensor : inner) {
           outer.push_back(empty_as(tensor));
         }
       }
-      if (!outer.empty()) {
-        // What the caller's stream still does with memory that it has just freed comes first.
-        let_wait(lane_.stream_, caller_.stream(), lane_.begun_);
-        for (std::size_t i = 0; i < inner.size(); ++i) {
-          outer[i].copy_(inner[i], /*non_blocking=*/true);
-        }
+      if (stream_) { // what the caller's stream still does with memory that has just been freed there comes first
+        wait_for(caller_);
       }
-      let_wait(caller_.stream(), lane_.stream_, lane_.ended_);
-      left_ = true;
+      use_.emplace(*lane_.pool_);
+      for (std::size_t i = 0; i < inner.size(); ++i) {
+        outer[i].copy_(inner[i], /*non_blocking=*/true);
+      }
+      if (stream_) {
+        wait_for(call_->stream());
+      }
       return outer;
     }
 
    private:
+    void end() {
+      recording_.reset();
+      no_profiler_.reset();
+      lane_.workspaces_.take_back(call_->stream(), *lane_.pool_);
+      use_.reset();
+      call_->end();
+    }
+
     CudaLane& lane_;
     Pool& state_;
-    c10::cuda::CUDAStream caller_;
-    c10::cuda::CUDAGuard device_;
+    const c10::cuda::CUDAStream caller_;
+    const c10::cuda::CUDAGuard device_;
+    std::optional<c10::cuda::CUDAStreamGuard> stream_; // where it is not the caller's
+    CudaCallPtr call_;
     std::optional<Pool::Use> use_;
-    std::optional<c10::cuda::CUDAStreamGuard> stream_;
     std::optional<at::DisableRecordFunctionGuard> no_profiler_;
     std::optional<c10::DebugInfoGuard> recording_;
-    bool left_ = false;
   };
 
  private:
-  using Workspaces = at::cuda::WorkspaceMapWithMutex;
-  static Workspaces& workspaces(std::size_t which) {
-    return which == 0 ? at::cuda::cublas_handle_stream_to_workspace() : at::cuda::cublaslt_handle_stream_to_workspace();
-  }
-
-  bool has_workspace(std::size_t which) const {
-    Workspaces& all = workspaces(which);
-    const std::unique_lock lock(all.mutex);
-    return std::any_of(all.map.begin(), all.map.end(),
-                       [&](const auto& entry) { return std::get<1>(entry.first) == stream_; });
-  }
-
-  void drop_workspaces() {
-    for (std::size_t which = 0; which < wanted_.size(); ++which) {
-      Workspaces& all = workspaces(which);
-      const std::unique_lock lock(all.mutex);
-      for (auto entry = all.map.begin(); entry != all.map.end();) {
-        entry = std::get<1>(entry->first) == stream_ ? all.map.erase(entry) : std::next(entry);
-      }
+  /// For calls on `stream`, with the memory of the pool that there is, if any.
+  void make_pool(cudaStream_t stream) {
+    workspaces_.drop();
+    auto pool = std::make_unique<Pool>(device_, stream);
+    pool->segments().set_limit(capacity_.total());
+    if (pool_) {
+      pool->take_over(*pool_);
+    }
+    pool_ = std::move(pool);
+    if (!pool_->take_arena(capacity_.arena)) {
+      throw Error("no " + format_bytes(capacity_.arena) +
+                  " of device memory for activations and workspaces; lower vram_budget to what is free");
     }
   }
 
-  /// Handles of cuBLAS belong to threads, and their workspaces to handle and stream: another thread gets another. They
-  /// are taken before anything else, so that they lie at the beginning of the arena.
-  void take_workspaces() {
-    if (thread_ == std::this_thread::get_id() && workspaces_in_ == pool_.get()) {
-      return;
-    }
-    drop_workspaces();
-    if (wanted_[0]) {
-      at::cuda::getCurrentCUDABlasHandle();
-    }
-    if (wanted_[1]) {
-      at::cuda::getCUDABlasLtWorkspace();
-    }
-    thread_ = std::this_thread::get_id();
-    workspaces_in_ = pool_.get();
-  }
-
+  const int number_;
   const c10::DeviceIndex device_;
-  cudaStream_t stream_ = nullptr;
+  CudaCalls& calls_;
+  cudaStream_t const measuring_;
+  LaneCapacity capacity_;
   std::unique_ptr<Pool> pool_;
   std::shared_ptr<Recorder> recorder_; // while a call is measured
-  std::array<bool, 2> wanted_ = {};    // workspaces of cuBLAS, and of cuBLASLt
-  std::thread::id thread_;
-  const Pool* workspaces_in_ = nullptr;
-  Event begun_;
-  Event ended_;
+  Workspaces::Wanted wanted_ = {};
+  Workspaces workspaces_;
 };
 
 class CudaLanes final : public Lanes {
  public:
-  CudaLanes(c10::Device device, int count) : device_(device) {
+  CudaLanes(c10::Device device, int count) : device_(device), calls_(std::make_shared<CudaCalls>(count)) {
     const c10::cuda::CUDAGuard guard(device_);
-    for (int i = 0; i < count; ++i) {
-      lanes_.push_back(std::make_unique<CudaLane>(device.index()));
+    own_.emplace();
+    for (int lane = 0; lane < count; ++lane) {
+      lanes_.push_back(std::make_unique<CudaLane>(lane, device.index(), *calls_, *own_));
     }
-    state_ = std::make_unique<Pool>(device.index(), lanes_.front()->stream());
+    state_ = std::make_unique<Pool>(device.index(), *own_);
   }
 
   ~CudaLanes() override {
     const c10::cuda::CUDAGuard guard(device_);
+    try {
+      clear();
+    } catch (const std::exception&) { // the device is gone
+    }
     state_.reset();
     lanes_.clear();
+    own_.reset();
   }
 
   std::unique_ptr<Call> enter(int lane) override { return std::make_unique<CudaLane::Call>(*lanes_[lane], *state_); }
@@ -342,19 +399,13 @@ class CudaLanes final : public Lanes {
   }
 
   void synchronize() override {
-    for (const auto& lane : lanes_) {
-      check_cuda(cudaStreamSynchronize(lane->stream()), "waiting for the device");
-    }
+    const c10::cuda::CUDAGuard guard(device_);
+    calls_->synchronize();
   }
 
-  std::vector<void*> streams() const override {
-    std::vector<void*> streams;
-    streams.reserve(lanes_.size());
-    for (const auto& lane : lanes_) {
-      streams.push_back(lane->stream());
-    }
-    return streams;
-  }
+  std::shared_ptr<const CudaCalls> calls() const override { return calls_; }
+
+  const void* callers_stream() const override { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
 
  private:
   void clear() {
@@ -365,6 +416,8 @@ class CudaLanes final : public Lanes {
   }
 
   const c10::Device device_;
+  const std::shared_ptr<CudaCalls> calls_;
+  std::optional<OwnStream> own_; // where calls are measured, and that what is kept is allocated for
   std::vector<std::unique_ptr<CudaLane>> lanes_;
   std::unique_ptr<Pool> state_; // what calls have written into the module; there is one lane then
 };

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include <offload/bytes.h>
+#include <offload/stream/cuda_calls.h>
 #include <offload/stream/cuda_link.h>
 #include <offload/stream/host_link.h>
 #include <offload/stream/store.h>
@@ -16,15 +17,7 @@ std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDevic
 
 Engine::Engine(Config config)
     : host_(std::move(config.host)), config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes)) {
-  if (config_.device.is_cuda()) {
-    std::vector<cudaStream_t> streams;
-    for (void* stream : lanes_->streams()) {
-      streams.push_back(static_cast<cudaStream_t>(stream));
-    }
-    link_ = make_cuda_link(config_.device.index(), std::move(streams));
-  } else {
-    link_ = make_host_link();
-  }
+  link_ = config_.device.is_cuda() ? make_cuda_link(config_.device.index(), lanes_->calls()) : make_host_link();
   if (config_.file) {
     reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
   }
@@ -168,33 +161,67 @@ std::byte* Engine::locate(WeightId weight) const {
   return static_cast<std::byte*>(seen) + config_.offsets[weight];
 }
 
+std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
+  std::vector<std::uint64_t> places(config_.bytes.size(), kNowhere);
+  std::uint64_t end = 0;
+  for (WeightId weight = 0; weight < places.size(); ++weight) {
+    if (residency.resident[weight] && config_.bytes[weight] > 0) {
+      places[weight] = end;
+      end += config_.bytes[weight];
+    }
+  }
+  return places;
+}
+
+/// Weights that stay in the same slab go from one place to the other. Both layouts have them in the same order: those
+/// that go down, taken from below, and then those that go up, taken from above, are never written over before they
+/// move.
+void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to) {
+  const auto move = [&](WeightId weight, bool down) {
+    if (from[weight] != kNowhere && to[weight] != kNowhere && to[weight] != from[weight] &&
+        (to[weight] < from[weight]) == down) {
+      std::memmove(slab_.data() + to[weight], slab_.data() + from[weight], config_.bytes[weight]);
+    }
+  };
+  for (WeightId weight = 0; weight < from.size(); ++weight) {
+    move(weight, true);
+  }
+  for (WeightId weight = from.size(); weight > 0; --weight) {
+    move(weight - 1, false);
+  }
+}
+
 void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
-  const bool is_there =
-      placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
+  const std::uint64_t slab_bytes = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
+  const bool same = placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
+  const bool keeps_slab = same || (placed() && config_.device.is_cpu() && slab_.bytes() == slab_bytes);
+  const std::vector<std::uint64_t> before =
+      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(config_.bytes.size(), kNowhere);
+  const std::vector<std::uint64_t> places = places_of(residency);
   stop_streaming();
   std::optional<c10::cuda::CUDAGuard> guard;
   if (config_.device.is_cuda()) {
     guard.emplace(config_.device);
   }
-  if (!is_there) {
+  if (!keeps_slab) {
     slab_ = DeviceMemory(); // before others are taken
-    const std::uint64_t bytes = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
-    slab_ = DeviceMemory(config_.device.is_cuda() ? config_.device.index() : -1, bytes, "weights");
-    placed_ = residency;
+    slab_ = DeviceMemory(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
   }
+  placed_ = residency;
   std::vector<std::byte*> resident(config_.bytes.size(), nullptr);
   std::vector<bool> in_place(config_.bytes.size());
   std::vector<std::uint64_t> streamed = config_.bytes;
   std::uint64_t end = 0;
   try {
+    move_within_slab(before, places);
     for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
-      if (residency.resident[weight] && config_.bytes[weight] > 0) {
-        if (!is_there) {
-          upload(weight, end);
+      if (places[weight] != kNowhere) {
+        if (before[weight] == kNowhere) {
+          upload(weight, places[weight]);
         }
-        resident[weight] = slab_.data() + end;
+        resident[weight] = slab_.data() + places[weight];
         streamed[weight] = 0;
-        end += config_.bytes[weight];
+        end = places[weight] + config_.bytes[weight];
       }
       in_place[weight] = config_.bytes[weight] > 0 && reads_in_place(weight);
     }

@@ -43,8 +43,9 @@ class Engine {
   ~Engine();
 
   /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first,
-  /// except where it is the same. Throws Error when the device has not so much memory; nothing is placed then. `known`
-  /// is what the module holds for each weight.
+  /// except where it is the same, or, on the host, takes as much memory: then what stays is not brought again. Throws
+  /// Error when the device has not so much memory; nothing is placed then. `known` is what the module holds for each
+  /// weight.
   void place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known);
 
   /// Frees what was placed.
@@ -81,6 +82,11 @@ class Engine {
   const std::byte* host_bytes(WeightId weight) const { return host_.data() + config_.offsets[weight]; }
   void await_host_bytes(WeightId weight) const;
   void upload(WeightId weight, std::uint64_t offset);
+
+  /// By weight, where it stays in the slab; kNowhere for those that do not.
+  std::vector<std::uint64_t> places_of(const Residency& residency) const;
+  static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
+  void move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to);
   std::byte* locate(WeightId weight) const;
 
   HostMemory host_;

@@ -15,7 +15,8 @@ class HostLanes final : public Lanes {
   std::uint64_t held() const override { return 0; }
   Refusal take_refused(int) override { return {}; }
   void synchronize() override {}
-  std::vector<void*> streams() const override { return {}; }
+  std::shared_ptr<const CudaCalls> calls() const override { return nullptr; }
+  const void* callers_stream() const override { return nullptr; }
 
  private:
   class HostCall final : public Call {

@@ -30,15 +30,17 @@ struct MeasuredCall {
   std::uint64_t state = 0; ///< what keep() holds afterwards
 };
 
-/// What calls in flight have to themselves on the device: a compute stream, and memory for activations and workspaces.
-/// The memory is taken when capacities are set, and not in calls: a call finds it as it was when it was measured, empty
-/// but for workspaces, so that what was enough once is enough again.
+class CudaCalls;
+
+/// What calls in flight have to themselves on the device: memory for activations and workspaces. They compute on the
+/// caller's current stream, as operators do. The memory is taken when capacities are set, and not in calls: a call
+/// finds it as it was when it was measured, empty but for workspaces, so that what was enough once is enough again.
 class Lanes {
  public:
   virtual ~Lanes() = default;
 
-  /// A call on a lane, on the thread that makes it: allocations and operators go to the lane until it is destroyed. It
-  /// begins after what the caller's current stream holds so far. One at a time for each lane.
+  /// A call on a lane, on the thread that makes it: what it allocates is the lane's until it is destroyed. It begins
+  /// after what the caller's current stream holds so far. One at a time for each lane.
   class Call {
    public:
     virtual ~Call() = default;
@@ -46,8 +48,8 @@ class Lanes {
     /// Tensors with the values of `inner`, in memory that outlives calls and counts as state. Before leave().
     virtual std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) = 0;
 
-    /// Ordinary tensors with the values of `inner`, in the caller's memory, on the caller's stream, which from then on
-    /// comes after all that the lane did. To be called at the end, with no outputs as well.
+    /// Ordinary tensors with the values of `inner`, in the caller's memory, on the caller's stream. To be called at the
+    /// end, with no outputs as well.
     virtual std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) = 0;
   };
   virtual std::unique_ptr<Call> enter(int lane) = 0;
@@ -77,8 +79,12 @@ class Lanes {
   /// Waits until all lanes have done what was enqueued.
   virtual void synchronize() = 0;
 
-  /// The compute streams, as cudaStream_t; empty on the host.
-  virtual std::vector<void*> streams() const = 0;
+  /// The calls and their streams; null on the host.
+  virtual std::shared_ptr<const CudaCalls> calls() const = 0;
+
+  /// Where a call that is made now would compute: the caller's current stream; null on the host. A lane that computed
+  /// there last begins at once, another moves.
+  virtual const void* callers_stream() const = 0;
 };
 
 /// On the CPU a lane is nothing: operators run when they are called, and activations are ordinary memory.

@@ -11,7 +11,7 @@
 
 #include <offload/bytes.h>
 #include <offload/error.h>
-#include <offload/stream/cuda_link.h>
+#include <offload/stream/cuda_calls.h>
 
 namespace offload {
 

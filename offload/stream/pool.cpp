@@ -4,8 +4,9 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/cuda/CUDAPluggableAllocator.h>
 
-#include <algorithm>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 namespace offload {
 
@@ -21,16 +22,46 @@ Pool::Pool(c10::DeviceIndex device, cudaStream_t stream)
           [segments](void* data, std::size_t, int, cudaStream_t) { segments->free(data); }));
 }
 
-Pool::~Pool() {
-  bool empty = false;
+namespace {
+
+/// Has the allocator forget pools that are gone. It refuses while any pool is in use: then those that come later are
+/// tried together with it.
+void forget(c10::cuda::MempoolId_t pool) {
+  static std::mutex& mutex = *new std::mutex; // for modules that outlive main()
+  static std::vector<c10::cuda::MempoolId_t>& gone = *new std::vector<c10::cuda::MempoolId_t>;
+  const std::lock_guard lock(mutex);
+  gone.push_back(pool);
   try {
-    empty = allocator::checkPoolLiveAllocations(device_, id_, {});
-    allocator::releasePool(device_, id_);
-    allocator::emptyCache(id_);
-  } catch (const c10::Error&) { // some pool is in use: the allocator forgets ours later
+    while (!gone.empty()) {
+      allocator::emptyCache(gone.back());
+      gone.pop_back();
+    }
+  } catch (const c10::Error&) {
+    return;
   }
-  if (empty) {
+}
+
+} // namespace
+
+Pool::~Pool() {
+  bool was_empty = false;
+  try {
+    was_empty = empty();
+    allocator::releasePool(device_, id_);
+    forget(id_);
+  } catch (const c10::Error&) { // the driver is gone
+  }
+  if (was_empty) {
     segments_->free_all();
+  }
+}
+
+/// True when no tensor is in it.
+bool Pool::empty() const { return allocator::checkPoolLiveAllocations(device_, id_, {}); }
+
+void Pool::take_over(Pool& other) {
+  if (other.empty()) {
+    segments_->take_over(*other.segments_);
   }
 }
 
@@ -47,15 +78,39 @@ bool Pool::take_arena(std::uint64_t bytes) {
   return true;
 }
 
-Pool::Use::Use(const Pool& pool) : pool_(pool) {
-  // Streams belong to one thread at a time: what is allocated on ours is ours.
-  const cudaStream_t own = pool.stream_;
-  allocator::beginAllocateToPool(pool.device_, pool.id_, [own](cudaStream_t stream) { return stream == own; });
+void Pool::begin_use() const {
+  const cudaStream_t own = stream_;
+  const std::thread::id thread = std::this_thread::get_id(); // others may use the stream, too
+  allocator::beginAllocateToPool(device_, id_, [own, thread](cudaStream_t stream) {
+    return stream == own && std::this_thread::get_id() == thread;
+  });
+}
+
+void Pool::end_use() const {
+  allocator::endAllocateToPool(device_, id_);
+  allocator::releasePool(device_, id_);
+}
+
+namespace {
+
+thread_local const Pool* in_use = nullptr;
+
+} // namespace
+
+Pool::Use::Use(const Pool& pool) : pool_(pool), outer_(in_use) {
+  if (outer_) {
+    outer_->end_use();
+  }
+  pool_.begin_use();
+  in_use = &pool_;
 }
 
 Pool::Use::~Use() {
-  allocator::endAllocateToPool(pool_.device_, pool_.id_);
-  allocator::releasePool(pool_.device_, pool_.id_);
+  pool_.end_use();
+  in_use = outer_;
+  if (outer_) {
+    outer_->begin_use();
+  }
 }
 
 } // namespace offload

@@ -25,11 +25,17 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   Segments& segments() const { return *segments_; }
+  cudaStream_t stream() const { return stream_; }
+
+  /// Takes the memory of `other` along, unless tensors are still in it. What was enqueued with it comes before what
+  /// will be.
+  void take_over(Pool& other);
 
   /// Takes one piece of `bytes` from the driver now. False when it has not so much.
   bool take_arena(std::uint64_t bytes);
 
-  /// While this lives, allocations of this thread on the stream come from the pool.
+  /// While this lives, allocations of this thread on the stream come from the pool, and nobody else's. The innermost
+  /// one of a thread holds.
   class Use {
    public:
     explicit Use(const Pool& pool);
@@ -39,9 +45,14 @@ class Pool {
 
    private:
     const Pool& pool_;
+    const Pool* const outer_;
   };
 
  private:
+  bool empty() const;
+  void begin_use() const;
+  void end_use() const;
+
   const c10::DeviceIndex device_;
   const cudaStream_t stream_;
   const std::shared_ptr<Segments> segments_ = std::make_shared<Segments>();

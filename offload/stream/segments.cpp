@@ -20,6 +20,16 @@ void give_back(const std::byte* data, bool on_host) {
 
 void* Segments::allocate(std::size_t bytes) {
   const std::lock_guard lock(mutex_);
+  if (const auto ready = taken_over_.find(bytes); ready != taken_over_.end()) {
+    refused_ = {};
+    segments_[ready->second] = {bytes, false};
+    auto* data = const_cast<std::byte*>(ready->second);
+    taken_over_.erase(ready);
+    return data;
+  }
+  if (reserved_ + bytes > limit_) {
+    free_taken_over();
+  }
   const bool fits = reserved_ + bytes <= limit_;
   if (!fits && !overflow_) {
     refused_ = {bytes, false};
@@ -59,7 +69,30 @@ void Segments::free_all() {
     give_back(data, segment.on_host);
   }
   segments_.clear();
+  free_taken_over();
   reserved_ = 0;
+}
+
+void Segments::free_taken_over() {
+  for (const auto& [bytes, data] : taken_over_) {
+    give_back(data, false);
+    reserved_ -= bytes;
+  }
+  taken_over_.clear();
+}
+
+void Segments::take_over(Segments& other) {
+  const std::scoped_lock lock(mutex_, other.mutex_);
+  for (const auto& [data, segment] : other.segments_) {
+    if (segment.on_host) {
+      give_back(data, true);
+    } else {
+      taken_over_.emplace(segment.bytes, data);
+    }
+  }
+  other.segments_.clear();
+  taken_over_.merge(other.taken_over_);
+  reserved_ += std::exchange(other.reserved_, 0);
 }
 
 bool Segments::contains(const void* address) const {

@@ -29,15 +29,20 @@ class Segments {
 
   void set_limit(std::uint64_t bytes);
 
+  /// Takes what `other` has, to give it out again in the same pieces.
+  void take_over(Segments& other);
+
   /// What goes over the limit comes from page-locked host memory, which the device can reach.
   void allow_overflow();
-  std::uint64_t reserved() const; ///< bytes held now on the device
+  std::uint64_t reserved() const; ///< bytes held now on the device, given out or not
   std::uint64_t small() const;    ///< of them and of what overflowed, in pieces of 2 MiB
 
   /// What was asked for last and refused; nothing when that was granted, or this was asked already.
   Refusal take_refused();
 
  private:
+  void free_taken_over();
+
   struct Segment {
     std::uint64_t bytes = 0;
     bool on_host = false;
@@ -45,6 +50,7 @@ class Segments {
 
   mutable std::mutex mutex_;
   std::map<const std::byte*, Segment> segments_;
+  std::multimap<std::uint64_t, const std::byte*> taken_over_; // on the device, by size; not given out yet
   std::uint64_t limit_ = 0;
   std::uint64_t reserved_ = 0;
   Refusal refused_;

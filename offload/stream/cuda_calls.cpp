@@ -1,0 +1,91 @@
+#include <offload/stream/cuda_calls.h>
+
+#include <string>
+#include <utility>
+
+#include <offload/error.h>
+
+namespace offload {
+
+void check_cuda(cudaError_t code, const char* doing) {
+  if (code != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    throw Error(std::string(doing) + " failed: " + cudaGetErrorString(code));
+  }
+}
+
+EventPool::~EventPool() {
+  for (cudaEvent_t event : free_) {
+    static_cast<void>(cudaEventDestroy(event));
+  }
+}
+
+cudaEvent_t EventPool::take() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      cudaEvent_t event = free_.back();
+      free_.pop_back();
+      return event;
+    }
+  }
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, flags_), "cudaEventCreate");
+  return event;
+}
+
+void EventPool::give_back(cudaEvent_t event) {
+  const std::lock_guard lock(mutex_);
+  free_.push_back(event);
+}
+
+EventPtr CudaCall::record() const {
+  const std::lock_guard lock(mutex_);
+  if (ended_) {
+    return end_;
+  }
+  auto event = std::make_shared<PooledEvent>(events_);
+  event->record(stream_);
+  return event;
+}
+
+void CudaCall::end() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (!ended_ && cudaEventRecord(end_->get(), stream_) != cudaSuccess) {
+    static_cast<void>(
+        cudaStreamSynchronize(stream_)); // what waits for the event, which is of an earlier time, may go on
+    static_cast<void>(cudaGetLastError());
+  }
+  ended_ = true;
+}
+
+CudaCallPtr CudaCalls::begin(int lane, cudaStream_t stream) {
+  auto call = std::make_shared<CudaCall>(stream, events_);
+  if (const CudaCallPtr before = last(lane)) {
+    const EventPtr end = before->record();
+    check_cuda(cudaStreamWaitEvent(stream, end->get()), "cudaStreamWaitEvent");
+  }
+  const std::lock_guard lock(mutex_);
+  last_[static_cast<std::size_t>(lane)] = call;
+  return call;
+}
+
+CudaCallPtr CudaCalls::last(int lane) const {
+  const std::lock_guard lock(mutex_);
+  return last_[static_cast<std::size_t>(lane)];
+}
+
+void CudaCalls::synchronize() const {
+  std::vector<CudaCallPtr> calls;
+  {
+    const std::lock_guard lock(mutex_);
+    calls = last_;
+  }
+  for (const CudaCallPtr& call : calls) {
+    if (call) {
+      check_cuda(cudaEventSynchronize(call->record()->get()), "waiting for the device");
+    }
+  }
+}
+
+} // namespace offload

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace offload {
+
+/// Throws Error with what CUDA says about `code` in `doing`, and clears it so that it is not found again by others.
+void check_cuda(cudaError_t code, const char* doing);
+
+/// A stream that nobody else uses.
+class OwnStream {
+ public:
+  OwnStream() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
+  ~OwnStream() { static_cast<void>(cudaStreamDestroy(stream_)); }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  operator cudaStream_t() const { return stream_; } // NOLINT(google-explicit-constructor): it is one
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// Events that are not in use. A wait that was enqueued keeps to what the event stood for then, so that an event may be
+/// recorded anew as soon as nobody has it any more.
+class EventPool {
+ public:
+  explicit EventPool(unsigned flags) : flags_(flags) {}
+  ~EventPool();
+  EventPool(const EventPool&) = delete;
+  EventPool& operator=(const EventPool&) = delete;
+
+  cudaEvent_t take();
+  void give_back(cudaEvent_t event);
+
+ private:
+  const unsigned flags_;
+  std::mutex mutex_;
+  std::vector<cudaEvent_t> free_;
+};
+
+/// An event of a pool, which gets it back with this object.
+class PooledEvent {
+ public:
+  explicit PooledEvent(std::shared_ptr<EventPool> pool) : pool_(std::move(pool)), event_(pool_->take()) {}
+  ~PooledEvent() {
+    if (pool_) {
+      pool_->give_back(event_);
+    }
+  }
+  PooledEvent(PooledEvent&& other) noexcept = default; // leaves no pool
+  PooledEvent& operator=(PooledEvent&&) = delete;
+  PooledEvent(const PooledEvent&) = delete;
+  PooledEvent& operator=(const PooledEvent&) = delete;
+
+  void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  std::shared_ptr<EventPool> pool_;
+  cudaEvent_t event_;
+};
+using EventPtr = std::shared_ptr<const PooledEvent>;
+
+/// What is enqueued on one stream from some time on, until it ends. The stream belongs to somebody else, who goes on
+/// with it then, or destroys it. Any thread may call; the stream's device is current.
+class CudaCall {
+ public:
+  CudaCall(cudaStream_t stream, std::shared_ptr<EventPool> events)
+      : stream_(stream), events_(std::move(events)), end_(std::make_shared<PooledEvent>(events_)) {}
+
+  cudaStream_t stream() const { return stream_; }
+
+  /// An event after what the call has enqueued so far: its end, once it has ended.
+  EventPtr record() const;
+
+  void end() noexcept;
+
+ private:
+  const cudaStream_t stream_;
+  const std::shared_ptr<EventPool> events_;
+  const EventPtr end_;
+  mutable std::mutex mutex_;
+  bool ended_ = false;
+};
+using CudaCallPtr = std::shared_ptr<CudaCall>;
+
+/// The last call of each lane. Those of one lane come one after the other, also on the device.
+class CudaCalls {
+ public:
+  explicit CudaCalls(int lanes) : last_(static_cast<std::size_t>(lanes)) {}
+
+  /// What is enqueued on `stream` from now on comes after the last call of the lane, and belongs to this one.
+  CudaCallPtr begin(int lane, cudaStream_t stream);
+
+  /// Null before the first.
+  CudaCallPtr last(int lane) const;
+
+  /// Waits until the device has done all of them.
+  void synchronize() const;
+
+  const std::shared_ptr<EventPool>& events() const { return events_; }
+
+ private:
+  const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>(cudaEventDisableTiming);
+  mutable std::mutex mutex_;
+  std::vector<CudaCallPtr> last_;
+};
+
+} // namespace offload
