@@ -266,6 +266,61 @@ TEST(FileStore, ComputeThatWaitsForAReadStalls) {
   streamer.end(0);
 }
 
+/// Where compute takes every processor: what the page cache has is copied by those who wait, and by nobody else.
+TEST(FileStore, LeavesCopiesToThoseWhoWait) {
+  constexpr std::uint64_t kUnit = 512ULL * 5000; // a few pieces
+  constexpr std::size_t kWeights = 6;
+  const std::string bytes = pattern(kWeights * kUnit);
+  const TemporaryFile made(bytes);
+  const auto file = std::make_shared<const File>(made.path());
+  FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
+  const auto link = make_host_link();
+  std::vector<std::byte> ring(kWeights * kUnit);
+  HostPlaces host;
+  for (std::size_t i = 0; i < kWeights; ++i) {
+    host.push_back({nullptr, i * kUnit, kUnit});
+  }
+  std::atomic<int> teams = 0;
+  const Team team = [&](const std::function<void()>& work) {
+    ++teams;
+    std::thread other(work);
+    work();
+    other.join();
+  };
+  const auto store = make_staged_store(*link, host, std::vector<bool>(kWeights), ring.data(), {nullptr, 0, 0}, 1,
+                                       &reader, nullptr, team);
+  std::vector<ArrivalPtr> arrivals;
+  const auto issue = [&] {
+    arrivals.clear();
+    for (std::size_t i = 0; i < kWeights; ++i) {
+      arrivals.push_back(std::make_shared<Arrival>());
+      store->issue({{{static_cast<WeightId>(i), i * kUnit, kUnit}}, {}, arrivals.back()});
+    }
+  };
+  const auto check = [&](std::size_t i) {
+    ASSERT_TRUE(arrivals[i]->issued);
+    ASSERT_EQ(arrivals[i]->failure, "");
+    link->synchronize(*arrivals[i]->fence);
+    EXPECT_EQ(std::memcmp(ring.data() + i * kUnit, bytes.data() + i * kUnit, kUnit), 0) << "weight " << i;
+  };
+  ASSERT_TRUE(reader.is_cached(0, bytes.size())) << "it has just been written";
+  issue();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(arrivals[0]->issued) << "somebody copied beside those who compute";
+  for (std::size_t i = 0; i < kWeights; ++i) {
+    store->wait_issued(*arrivals[i]);
+    check(i);
+  }
+  EXPECT_GT(teams, 0);
+  std::fill(ring.begin(), ring.end(), std::byte{0});
+  issue();
+  store->drain(); // as whoever asks for figures does, while nobody waits for a batch
+  for (std::size_t i = 0; i < kWeights; ++i) {
+    check(i);
+  }
+  issue(); // and nobody waits for these: the destructor does
+}
+
 /// What was prefetched and is not wanted any more may still be on its way into a place that something else gets.
 TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
   constexpr std::uint64_t kUnit = 512ULL * 100;

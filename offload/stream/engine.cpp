@@ -1,9 +1,11 @@
 #include <offload/stream/engine.h>
 
+#include <ATen/Parallel.h>
 #include <c10/cuda/CUDAGuard.h>
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include <offload/bytes.h>
 #include <offload/stream/cuda_calls.h>
@@ -111,8 +113,15 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   if (config_.device.is_cuda()) {
     buffers = {config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
   }
-  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, staging_threads(), reader_.get(),
-                           fill_.get());
+  int threads = staging_threads();
+  Team team;
+  if (config_.device.is_cpu()) {
+    const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
+    threads = std::clamp(spare, 1, threads);
+    team = spare > 0 ? Team() : compute_threads();
+  }
+  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads, reader_.get(),
+                           fill_.get(), std::move(team));
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {

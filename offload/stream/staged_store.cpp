@@ -27,11 +27,12 @@ constexpr std::size_t kLoadsInPlace = 4;
 class StagedStore final : public Store {
  public:
   StagedStore(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging,
-              int threads, FileReader* reader, HostFill* fill)
+              int threads, FileReader* reader, HostFill* fill, Team team)
       : link_(link),
         ring_(ring),
         reader_(reader),
         fill_(fill),
+        team_(std::move(team)),
         cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
     try {
@@ -67,13 +68,11 @@ class StagedStore final : public Store {
   }
 
   void wait_issued(const Arrival& arrival) override {
-    std::unique_lock lock(mutex_);
-    issued_.wait(lock, [&] { return arrival.issued.load(std::memory_order_acquire); });
+    await([&] { return arrival.issued.load(std::memory_order_acquire); });
   }
 
   void drain() override {
-    std::unique_lock lock(mutex_);
-    issued_.wait(lock, [&] { return pending_ == 0; });
+    await([&] { return pending_.load(std::memory_order_acquire) == 0; });
   }
 
  private:
@@ -94,6 +93,39 @@ class StagedStore final : public Store {
     for (std::thread& filler : fillers_) {
       filler.join();
     }
+  }
+
+  /// Until `over` is true, which it becomes when a batch is issued. Whoever waits copies what was left for that.
+  template <typename Over>
+  void await(Over over) {
+    std::unique_lock lock(open_mutex_);
+    while (!over()) {
+      if (left_.empty()) {
+        changed_.wait(lock);
+        continue;
+      }
+      lock.unlock();
+      team_([&] {
+        while (!over() && copy_left()) {
+        }
+      });
+      lock.lock();
+    }
+  }
+
+  /// False when nothing is left.
+  bool copy_left() {
+    std::pair<std::shared_ptr<Load>, Piece> left;
+    {
+      const std::lock_guard lock(open_mutex_);
+      if (left_.empty()) {
+        return false;
+      }
+      left = std::move(left_.front());
+      left_.pop_front();
+    }
+    read(left.first, left.second);
+    return true;
   }
 
   void run() {
@@ -255,11 +287,11 @@ class StagedStore final : public Store {
 
   void end(const Batch& batch) {
     finish(link_, batch);
+    --pending_;
     {
-      const std::lock_guard lock(mutex_);
-      --pending_;
-    }
-    issued_.notify_all();
+      const std::lock_guard lock(open_mutex_);
+    } // nobody is between a look and a wait
+    changed_.notify_all();
   }
 
   void fill_loads() {
@@ -278,13 +310,25 @@ class StagedStore final : public Store {
       }
       const Piece& part = load->pieces[piece];
       if (part.src.in_file()) {
-        read(load, part);
+        if (team_ && reader_->is_cached(part.src.offset, part.src.bytes)) {
+          leave(load, part);
+        } else {
+          read(load, part);
+        }
       } else if (part.src.memory) {
         copy(part, *load);
       } else {
         fill_one(*load); // what lies beyond the weight in the file
       }
     }
+  }
+
+  void leave(const std::shared_ptr<Load>& load, const Piece& piece) {
+    {
+      const std::lock_guard lock(open_mutex_);
+      left_.emplace_back(load, piece);
+    }
+    changed_.notify_all();
   }
 
   void copy(const Piece& piece, Load& load) {
@@ -343,6 +387,7 @@ class StagedStore final : public Store {
   std::byte* const ring_;
   FileReader* const reader_;
   HostFill* const fill_; // null when all has come
+  const Team team_;      // of whoever waits; none where that computes elsewhere
 
   // The issuing thread's.
   LoadCutter cutter_;
@@ -352,17 +397,18 @@ class StagedStore final : public Store {
   std::deque<std::shared_ptr<Load>> loads_; // opened and not sent, oldest first
   std::shared_ptr<Load> held_back_;         // cut, for a place that an open one still writes
 
-  std::mutex mutex_; // batches_, pending_, stopping_
+  std::mutex mutex_; // batches_, stopping_
   std::condition_variable work_;
-  std::condition_variable issued_;
   std::deque<Batch> batches_;
-  int pending_ = 0;
+  std::atomic<int> pending_ = 0; // batches
   bool stopping_ = false;
 
-  std::mutex open_mutex_; // open_, fillers_stopping_, failures of loads
+  std::mutex open_mutex_;           // open_, left_, fillers_stopping_, failures of loads
+  std::condition_variable changed_; // for those who wait for batches
   std::condition_variable opened_;
   std::condition_variable filled_;
-  std::deque<std::shared_ptr<Load>> open_; // with pieces that nobody has taken
+  std::deque<std::shared_ptr<Load>> open_;                   // with pieces that nobody has taken
+  std::deque<std::pair<std::shared_ptr<Load>, Piece>> left_; // of the file, cached: copies that `team_` is to make
   bool fillers_stopping_ = false;
 
   std::vector<std::thread> fillers_;
@@ -374,8 +420,10 @@ class StagedStore final : public Store {
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads, FileReader* reader, HostFill* fill) {
-  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads, reader, fill);
+                                         StagingBuffers staging, int threads, FileReader* reader, HostFill* fill,
+                                         Team team) {
+  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads, reader, fill,
+                                       std::move(team));
 }
 
 } // namespace offload

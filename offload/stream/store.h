@@ -9,6 +9,7 @@
 #include <offload/stream/file_reader.h>
 #include <offload/stream/host_fill.h>
 #include <offload/stream/link.h>
+#include <offload/stream/team.h>
 
 namespace offload {
 
@@ -70,9 +71,11 @@ int staging_threads();
 /// A store of ordinary memory and of a file: `threads` threads bring bytes to the staging buffers ahead of the link,
 /// those in the file through `reader`, which is null when none are. Weights for which `direct` is true are page-locked
 /// where they lie and take part in the same order without being staged. What is in memory is waited for where there is
-/// a `fill`. `staging`, `reader` and `fill` outlive the store; what happens in it is over when the destructor returns.
+/// a `fill`. Where there is a `team`, copies of what the page cache has are left to those who wait for batches, who
+/// make them with the team: it is for where these would be in each other's way. `staging`, `reader` and `fill` outlive
+/// the store; what happens in it is over when the destructor returns.
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
                                          StagingBuffers staging, int threads, FileReader* reader = nullptr,
-                                         HostFill* fill = nullptr);
+                                         HostFill* fill = nullptr, Team team = {});
 
 } // namespace offload
