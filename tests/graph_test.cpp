@@ -95,6 +95,40 @@ def all(self, x):
   EXPECT_EQ(most("all"), 0U) << "there is nothing to pick";
 }
 
+/// Each round of the loop combines what there is in new ways: a trace that tells them all apart would never end.
+TEST(Lower, ListsThatAreJoinedInLoopsCountAsOne) {
+  torch::jit::Module module = make("def forward(self, x):\n  return x\n");
+  constexpr int kOfEach = 20;
+  std::string lists;
+  for (const char* list : {"one", "two", "three"}) {
+    lists += std::string("  ") + list + " = [";
+    for (int i = 0; i < kOfEach; ++i) {
+      const std::string name = list + std::to_string(i);
+      module.register_parameter(name, at::randn({96, 96}), false);
+      lists += "self." + name + (i + 1 < kOfEach ? ", " : "]\n");
+    }
+  }
+  module.define("def joined(self, x):\n" + lists + R"(
+  l = one + two
+  m = [one[0]]
+  for i in range(20):
+    l = l + [one[i]] + [two[i]] + m
+    m = m + [three[i]] + l[:1]
+    for j in range(i):
+      m = m + l[:j] + [two[j]]
+      l = l + m[:1]
+  return torch.cat(l, 0) + torch.cat(m, 0)
+)");
+  const Program program = make_program(module, c10::kCPU);
+  const LoweredMethod& joined = program.methods.at("joined");
+  EXPECT_LT(joined.steps.size(), 1000U);
+  std::set<WeightId> all;
+  for (const LoweredStep& step : joined.steps) {
+    all.insert(step.weights.begin(), step.weights.end());
+  }
+  EXPECT_EQ(all.size(), 3U * kOfEach);
+}
+
 TEST(Lower, LinearInBranchesAndLoopsIsFoundInOrder) {
   const Lowered lowered = lower(make(R"(
 def forward(self, x):

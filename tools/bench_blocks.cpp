@@ -130,7 +130,7 @@ Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams
   const int in_each =
       std::max((calls + kBlocks - 1) / kBlocks, static_cast<int>(kBlockUs / median(measured.waited_us)) + 1);
   for (int number = 0; number < (in_turn ? 1 : kBlocks); ++number) {
-    const int now = in_turn ? 2 * calls : in_each;
+    const int now = in_turn ? std::max(2 * calls, in_each / 2) : in_each;
     Block block;
     block.in_turn = in_turn;
     measure_bounds(yardstick, block);

@@ -72,8 +72,8 @@ void wait_for(cudaStream_t stream) { check_cuda(cudaStreamSynchronize(stream), "
 /// Tells threads apart, those that are gone as well.
 std::uint64_t this_thread() {
   static std::atomic<std::uint64_t> threads = 0;
-  thread_local const std::uint64_t number = ++threads;
-  return number;
+  thread_local const std::uint64_t kNumber = ++threads;
+  return kNumber;
 }
 
 /// The workspaces of cuBLAS and cuBLASLt that one lane has. PyTorch keeps them in two maps by handle and stream, and

@@ -117,7 +117,7 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   Team team;
   if (config_.device.is_cpu()) {
     const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
-    threads = std::clamp(spare, 1, threads);
+    threads = spare > 0 ? std::min(spare, threads) : threads; // those that copy nothing are in nobody's way
     team = spare > 0 ? Team() : compute_threads();
   }
   return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads, reader_.get(),

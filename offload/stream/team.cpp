@@ -8,6 +8,10 @@
 
 namespace offload {
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" // what g++ says of c10::SmallVector in that iterator
+#endif
+
 /// at::parallel_for() is a template that takes the threads of the OpenMP of whoever compiles it, which are others than
 /// those of LibTorch. An iterator's loop runs inside of LibTorch.
 Team compute_threads() {
