@@ -188,6 +188,7 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
   c10::IValue output;
   Sequence executed;
   engine_->lanes().take_refused(lane);
+  engine_->retry();
   try {
     const at::NoGradGuard no_grad;
     const NoAutocastCache no_cache;

@@ -73,6 +73,7 @@ TEST_F(HostFillTest, IsRightOrAnErrorOnceWhicheverReadGoesWrong) {
           break;
         } catch (const ArchiveError& error) {
           ++failures;
+          filling->retry();
         }
       }
       EXPECT_EQ(failures, fault == Fault::fails || fault == Fault::ends ? 1 : 0) << which;
@@ -116,6 +117,9 @@ TEST_F(HostFillTest, GivesNothingBeforeItIsPrepared) {
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(), "page-locking was refused");
   }
+  EXPECT_THROW(filling->await_bytes(end_of(0)), Error) << "nobody has asked for another attempt";
+  EXPECT_EQ(attempts, 1);
+  filling->retry();
   filling->await_bytes(end_of(0));
   EXPECT_TRUE(prepared);
   expect_all(*filling);
@@ -138,6 +142,7 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
     };
     const auto filling = fill(Fault::is_held, 2 * kParts - 1, std::move(callbacks));
     EXPECT_THROW(filling->await_bytes(end_of(kParts - 1)), std::exception);
+    filling->retry();
     disk_->release();
     expect_all(*filling);
     while (come < kParts * kPart) {
@@ -145,6 +150,30 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
     }
     EXPECT_EQ(come, kParts * kPart);
   }
+}
+
+TEST_F(HostFillTest, WhatHasToComeIsNoFreeMemory) {
+  ASSERT_EQ(HostFill::promised(), 0U);
+  auto filling = fill(Fault::is_held, 2, {}, 1); // the first read of the second part
+  filling->await_bytes(end_of(0));
+  EXPECT_GT(HostFill::promised(), 0U) << "one read is held";
+  EXPECT_LE(HostFill::promised(), (kParts - 1) * kPart);
+  disk_->release();
+  expect_all(*filling);
+  EXPECT_EQ(HostFill::promised(), 0U);
+  filling = fill(Fault::is_held, 2, {}, 1);
+  disk_->release();
+  filling.reset();
+  EXPECT_EQ(HostFill::promised(), 0U) << "of a fill that has ended early";
+}
+
+TEST_F(HostFillTest, ACancelledOneKeepsNobodyWaiting) {
+  const auto filling = fill(Fault::is_held, 2);
+  std::thread waits([&] { EXPECT_THROW(filling->await_bytes(end_of(kParts - 1)), Error); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  filling->cancel();
+  waits.join();
+  disk_->release();
 }
 
 /// Somebody else may have the reader, too.
@@ -175,6 +204,7 @@ TEST_F(HostFillTest, ManyMayWaitAndAFailureIsToldToThoseWhoDo) {
             EXPECT_TRUE(is_there(part)) << "wrong bytes";
           } catch (const ArchiveError&) {
             ++failures;
+            filling->retry();
             --part; // again
           }
         }
@@ -215,6 +245,7 @@ TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
                                                  {staging.data(), kPart / 2, kind.buffers}, 2, nullptr, filling.get())
                              : make_direct_store(*link, host, ring.data(), filling.get());
       for (int attempt = 0; attempt < 2; ++attempt) {
+        filling->retry();
         const auto arrival = std::make_shared<Arrival>();
         store->issue({{{0, 0, kPart}}, {}, arrival});
         store->drain();

@@ -48,7 +48,18 @@ void Engine::await_host_bytes(WeightId weight) const {
   }
 }
 
-Engine::~Engine() { clear(); }
+Engine::~Engine() {
+  if (fill_) {
+    fill_->cancel();
+  }
+  clear();
+}
+
+void Engine::retry() const {
+  if (fill_) {
+    fill_->retry();
+  }
+}
 
 void Engine::clear() {
   stop_streaming();
@@ -125,6 +136,7 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {
+  retry();
   if (in_file(weight)) {
     reader_->read_all(to, config_.offsets[weight], config_.in_file[weight]);
   } else {
@@ -207,6 +219,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
   const std::vector<std::uint64_t> before =
       keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(config_.bytes.size(), kNowhere);
   const std::vector<std::uint64_t> places = places_of(residency);
+  retry();
   stop_streaming();
   std::optional<c10::cuda::CUDAGuard> guard;
   if (config_.device.is_cuda()) {

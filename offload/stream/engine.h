@@ -59,6 +59,9 @@ class Engine {
   /// True for device memory that belongs to weights.
   bool owns(const void* address) const { return slab_.contains(address); }
 
+  /// What went wrong when weights were read into host memory, and has been told, is tried again: for each call once.
+  void retry() const;
+
   /// Copies a weight to host memory of its size. Throws ArchiveError when it can not be read.
   void copy_to_host(WeightId weight, std::byte* to) const;
 

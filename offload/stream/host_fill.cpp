@@ -8,13 +8,17 @@
 
 namespace offload {
 
+std::atomic<std::uint64_t> HostFill::promised_ = 0;
+
 HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
     : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
   for (const Part& part : parts) {
     for (std::uint64_t done = 0; done < part.bytes; done += FileReader::kMostBytes) {
       pieces_.push_back({part.place + done, part.offset + done, std::min(FileReader::kMostBytes, part.bytes - done)});
     }
+    to_come_ += part.bytes;
   }
+  promised_ += to_come_;
   there_.resize(pieces_.size());
   preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
   publish();
@@ -45,6 +49,13 @@ void HostFill::stop() {
   }
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return in_flight_ == 0; });
+  keep_promise(to_come_);
+}
+
+void HostFill::keep_promise(std::uint64_t bytes) {
+  const std::uint64_t kept = std::min(bytes, to_come_);
+  to_come_ -= kept;
+  promised_ -= kept;
 }
 
 void HostFill::await_bytes(const std::byte* end) {
@@ -52,16 +63,34 @@ void HostFill::await_bytes(const std::byte* end) {
     return;
   }
   std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return is_there(end) || failure_ || cancelled_; });
+  if (is_there(end)) {
+    return;
+  }
+  if (!failure_) {
+    throw Error("the weights are not wanted any more");
+  }
+  told_ = true;
+  std::rethrow_exception(failure_);
+}
+
+void HostFill::retry() {
+  if (ready_ == ~std::uintptr_t{0}) {
+    return;
+  }
+  const std::lock_guard lock(mutex_);
   if (failure_ && told_) {
     failure_ = nullptr;
     wake_.notify_all();
   }
-  changed_.wait(lock, [&] { return is_there(end) || failure_; });
-  if (is_there(end)) {
-    return;
+}
+
+void HostFill::cancel() {
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
   }
-  told_ = true;
-  std::rethrow_exception(failure_);
+  changed_.notify_all();
 }
 
 /// Moves ready_ to where the first piece that is not there begins.
@@ -102,6 +131,9 @@ void HostFill::work() {
     } else if (preparation_ == Preparation::wanted) {
       preparation_ = Preparation::under_way;
       preparation_ = call(lock, callbacks_.prepare) ? Preparation::done : Preparation::wanted;
+      if (preparation_ == Preparation::done) {
+        keep_promise(to_come_); // what is page-locked has its memory
+      }
       publish();
     } else {
       std::size_t piece = next_;
@@ -157,6 +189,7 @@ void HostFill::end(std::size_t piece, const std::string& error) {
   --in_flight_;
   if (error.empty()) {
     there_[piece] = true;
+    keep_promise(pieces_[piece].bytes);
     untold_ += callbacks_.came ? pieces_[piece].bytes : 0;
     publish();
   } else {

@@ -44,8 +44,17 @@ class HostFill {
   HostFill& operator=(const HostFill&) = delete;
 
   /// Waits until all parts with places before `end` are there. Throws what went wrong, an ArchiveError where it is the
-  /// file's; it is tried again when somebody waits after that.
+  /// file's: at once, until it is tried again.
   void await_bytes(const std::byte* end);
+
+  /// Tries again what went wrong and has been told.
+  void retry();
+
+  /// From now on those who wait get an Error.
+  void cancel();
+
+  /// Bytes of this process that have memory and will take it when they come.
+  static std::uint64_t promised() { return promised_; }
 
  private:
   enum class Preparation { wanted, under_way, done };
@@ -61,6 +70,9 @@ class HostFill {
   void note_failure(std::exception_ptr failure);
   void publish();
   void stop();
+  void keep_promise(std::uint64_t bytes);
+
+  static std::atomic<std::uint64_t> promised_;
 
   std::vector<Part> pieces_; // of one read each
   const Callbacks callbacks_;
@@ -81,7 +93,9 @@ class HostFill {
   Preparation preparation_ = Preparation::wanted;
   std::exception_ptr failure_; // nothing is begun while there is one
   bool told_ = false;
+  bool cancelled_ = false;
   bool stopping_ = false;
+  std::uint64_t to_come_ = 0; // of promised_, what is ours
 
   std::vector<std::thread> threads_;
 };

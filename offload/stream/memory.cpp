@@ -12,6 +12,7 @@
 #include <offload/bytes.h>
 #include <offload/error.h>
 #include <offload/stream/cuda_calls.h>
+#include <offload/stream/host_fill.h>
 
 namespace offload {
 
@@ -144,7 +145,7 @@ std::uint64_t available_host_bytes() {
   if (limit_file >> limit && used_file >> used) {
     available = std::min(available, limit > used ? limit - used : 0);
   }
-  return available;
+  return available - std::min<std::uint64_t>(available, HostFill::promised());
 }
 
 } // namespace offload
