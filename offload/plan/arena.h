@@ -12,8 +12,9 @@ struct AllocationEvent {
 };
 using AllocationTrace = std::vector<AllocationEvent>;
 
-/// Blocks of this size and less are none of the arena's: PyTorch's allocator serves them from 2 MiB each.
+/// Blocks of this size and less are none of the arena's: PyTorch's allocator serves them from pieces of their own.
 constexpr std::uint64_t kSmallBlockBytes = 1ULL << 20;
+constexpr std::uint64_t kSmallPieceBytes = 2ULL << 20;
 
 /// An arena is as large as this at least: for less, PyTorch's allocator asks the driver for 20 MiB.
 constexpr std::uint64_t kLeastArenaBytes = 10ULL << 20;

@@ -140,6 +140,10 @@ class Workspaces {
 
   Wanted had() const { return {static_cast<bool>(ours_[0]), static_cast<bool>(ours_[1])}; }
 
+  static std::size_t bytes_of(std::size_t kind) {
+    return kind == 0 ? at::cuda::getChosenWorkspaceSize() : at::cuda::getCUDABlasLtWorkspaceSize();
+  }
+
   /// Between calls.
   void drop() {
     for (at::DataPtr& workspace : ours_) {
@@ -205,6 +209,10 @@ class CudaLane {
     measured.small = pool_->segments().small();
     const Workspaces::Wanted had = workspaces_.had();
     for (std::size_t kind = 0; kind < had.size(); ++kind) {
+      if (had[kind] && !wanted_[kind] && Workspaces::bytes_of(kind) <= kSmallBlockBytes) {
+        measured.small +=
+            kSmallPieceBytes; // later calls have it from the beginning, when it may have been in nobody's way
+      }
       wanted_[kind] = wanted_[kind] || had[kind];
     }
     recorder_.reset();
@@ -231,7 +239,6 @@ class CudaLane {
       if (lane_.recorder_) {
         no_profiler_.emplace();
         recording_.emplace(c10::DebugInfoKind::PROFILER_STATE, lane_.recorder_);
-        return;
       }
       try {
         lane_.workspaces_.bring(call_->stream(), lane_.wanted_, *lane_.pool_);

@@ -5,7 +5,7 @@
 #include <iterator>
 #include <utility>
 
-#include <offload/bytes.h>
+#include <offload/plan/arena.h>
 
 namespace offload {
 
@@ -121,7 +121,7 @@ std::uint64_t Segments::small() const {
   const std::lock_guard lock(mutex_);
   std::uint64_t bytes = 0;
   for (const auto& [data, segment] : segments_) {
-    bytes += segment.bytes == 2_MiB ? segment.bytes : 0;
+    bytes += segment.bytes == kSmallPieceBytes ? segment.bytes : 0;
   }
   return bytes;
 }
