@@ -8,7 +8,16 @@
 
 namespace offload {
 
-std::atomic<std::uint64_t> HostFill::promised_ = 0;
+namespace {
+
+std::atomic<std::uint64_t>& promised_by_all() {
+  static std::atomic<std::uint64_t> bytes = 0;
+  return bytes;
+}
+
+} // namespace
+
+std::uint64_t HostFill::promised() { return promised_by_all(); }
 
 HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
     : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
@@ -18,7 +27,7 @@ HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& 
     }
     to_come_ += part.bytes;
   }
-  promised_ += to_come_;
+  promised_by_all() += to_come_;
   there_.resize(pieces_.size());
   preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
   publish();
@@ -55,7 +64,7 @@ void HostFill::stop() {
 void HostFill::keep_promise(std::uint64_t bytes) {
   const std::uint64_t kept = std::min(bytes, to_come_);
   to_come_ -= kept;
-  promised_ -= kept;
+  promised_by_all() -= kept;
 }
 
 void HostFill::await_bytes(const std::byte* end) {

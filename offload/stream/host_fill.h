@@ -54,7 +54,7 @@ class HostFill {
   void cancel();
 
   /// Bytes of this process that have memory and will take it when they come.
-  static std::uint64_t promised() { return promised_; }
+  static std::uint64_t promised();
 
  private:
   enum class Preparation { wanted, under_way, done };
@@ -71,8 +71,6 @@ class HostFill {
   void publish();
   void stop();
   void keep_promise(std::uint64_t bytes);
-
-  static std::atomic<std::uint64_t> promised_;
 
   std::vector<Part> pieces_; // of one read each
   const Callbacks callbacks_;
@@ -95,7 +93,7 @@ class HostFill {
   bool told_ = false;
   bool cancelled_ = false;
   bool stopping_ = false;
-  std::uint64_t to_come_ = 0; // of promised_, what is ours
+  std::uint64_t to_come_ = 0; // of promised(), what is ours
 
   std::vector<std::thread> threads_;
 };
