@@ -126,7 +126,8 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   }
   int threads = staging_threads();
   Team team;
-  if (config_.device.is_cpu()) {
+  if (config_.device.is_cpu() && reader_ &&
+      reader_->file().cached_share() > 0.5) { // else the disk is what is waited for
     const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
     threads = spare > 0 ? std::min(spare, threads) : threads; // those that copy nothing are in nobody's way
     team = spare > 0 ? Team() : compute_threads();
