@@ -33,9 +33,10 @@ OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 
 /// A TorchScript module that runs under a budget of device memory. Called as torch::jit::Module is.
 ///
-/// A handle: copies share weights, ring and statistics. Any thread may call any member at any time. A call is ordered
-/// on the caller's current CUDA stream, as an operator is: it starts after what was enqueued there before, and what is
-/// enqueued there afterwards starts after it; it does not wait for the device. Destroying the last handle waits for
+/// A handle: copies share weights, ring and statistics. Any thread may call any member at any time. A call
+/// computes on the caller's current CUDA stream, as an operator does: it starts after what was enqueued there before,
+/// and what is enqueued there afterwards starts after it. It does not wait for the device, except where it is measured:
+/// the first call, and the one after a call that went over the reserve. Destroying the last handle waits for
 /// calls in flight.
 class OFFLOAD_API Module {
  public:

@@ -18,7 +18,7 @@ class OwnStream {
   ~OwnStream() { static_cast<void>(cudaStreamDestroy(stream_)); }
   OwnStream(const OwnStream&) = delete;
   OwnStream& operator=(const OwnStream&) = delete;
-  operator cudaStream_t() const { return stream_; } // NOLINT(google-explicit-constructor): it is one
+  cudaStream_t get() const { return stream_; }
 
  private:
   cudaStream_t stream_ = nullptr;

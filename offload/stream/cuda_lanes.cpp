@@ -1,4 +1,3 @@
-#include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/record_function.h>
 #include <c10/core/Allocator.h>
@@ -7,13 +6,12 @@
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <mutex>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
 #include <offload/stream/cuda_calls.h>
+#include <offload/stream/cuda_workspaces.h>
 #include <offload/stream/lanes.h>
 #include <offload/stream/memory.h>
 #include <offload/stream/pool.h>
@@ -69,102 +67,6 @@ std::uint64_t take_out_kept(AllocationTrace& trace) {
 
 void wait_for(cudaStream_t stream) { check_cuda(cudaStreamSynchronize(stream), "waiting for the device"); }
 
-/// Tells threads apart, those that are gone as well.
-std::uint64_t this_thread() {
-  static std::atomic<std::uint64_t> threads = 0;
-  thread_local const std::uint64_t kNumber = ++threads;
-  return kNumber;
-}
-
-/// The workspaces of cuBLAS and cuBLASLt that one lane has. PyTorch keeps them in two maps by handle and stream, and
-/// handles belong to threads. During a call ours stand there; the caller's, for the same handle and stream, come back
-/// at its end.
-class Workspaces {
- public:
-  static constexpr std::size_t kKinds = 2;
-  using Wanted = std::array<bool, kKinds>;
-
-  /// Of a thread that has just begun a call on `stream`, with the lane's memory in use.
-  void bring(cudaStream_t stream, const Wanted& wanted, const Pool& pool) {
-    if (!wanted[0] && !wanted[1]) {
-      return;
-    }
-    if (thread_ != this_thread()) {
-      drop();
-      void* handle = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
-      thread_ = this_thread();
-      handle_ = handle;
-      take_back(stream, pool);
-    }
-    for (std::size_t kind = 0; kind < kKinds; ++kind) {
-      Map& map = map_of(kind);
-      {
-        const std::unique_lock lock(map.mutex);
-        if (const auto callers = map.map.find({handle_, stream}); callers != map.map.end()) {
-          callers_[kind] = std::move(callers->second);
-          map.map.erase(callers);
-        }
-        if (ours_[kind]) {
-          map.map.emplace(Key(handle_, stream), std::move(ours_[kind]));
-          ours_[kind].clear();
-          continue;
-        }
-      }
-      if (wanted[kind]) {
-        kind == 0 ? static_cast<void>(at::cuda::getCurrentCUDABlasHandle())
-                  : static_cast<void>(at::cuda::getCUDABlasLtWorkspace());
-      }
-    }
-  }
-
-  /// At the end of that call. What it wanted for the first time is ours as well.
-  void take_back(cudaStream_t stream, const Pool& pool) {
-    for (std::size_t kind = 0; kind < kKinds; ++kind) {
-      Map& map = map_of(kind);
-      const std::unique_lock lock(map.mutex);
-      for (auto entry = map.map.begin(); entry != map.map.end();) {
-        const bool ours = std::get<1>(entry->first) == stream && pool.segments().contains(entry->second.get());
-        if (ours) {
-          thread_ = this_thread();
-          handle_ = std::get<0>(entry->first);
-          ours_[kind] = std::move(entry->second);
-        }
-        entry = ours ? map.map.erase(entry) : std::next(entry);
-      }
-      if (callers_[kind]) {
-        map.map.emplace(Key(handle_, stream), std::move(callers_[kind]));
-        callers_[kind].clear();
-      }
-    }
-  }
-
-  Wanted had() const { return {static_cast<bool>(ours_[0]), static_cast<bool>(ours_[1])}; }
-
-  static std::size_t bytes_of(std::size_t kind) {
-    return kind == 0 ? at::cuda::getChosenWorkspaceSize() : at::cuda::getCUDABlasLtWorkspaceSize();
-  }
-
-  /// Between calls.
-  void drop() {
-    for (at::DataPtr& workspace : ours_) {
-      workspace.clear();
-    }
-    thread_ = 0;
-  }
-
- private:
-  using Map = at::cuda::WorkspaceMapWithMutex;
-  using Key = std::tuple<void*, void*>;
-  static Map& map_of(std::size_t kind) {
-    return kind == 0 ? at::cuda::cublas_handle_stream_to_workspace() : at::cuda::cublaslt_handle_stream_to_workspace();
-  }
-
-  std::uint64_t thread_ = 0; // whose handle it is
-  void* handle_ = nullptr;
-  std::array<at::DataPtr, kKinds> ours_;
-  std::array<at::DataPtr, kKinds> callers_; // during a call
-};
-
 /// One lane: a pool for what is allocated in its calls, on the stream where they are made.
 ///
 /// A call that is measured is made on a stream that has been used for nothing else, so that what it finds there is what
@@ -207,11 +109,10 @@ class CudaLane {
     measured.trace = std::move(recorder_->trace);
     measured.kept = take_out_kept(measured.trace);
     measured.small = pool_->segments().small();
-    const Workspaces::Wanted had = workspaces_.had();
+    const CudaWorkspaces::Wanted had = workspaces_.had();
     for (std::size_t kind = 0; kind < had.size(); ++kind) {
-      if (had[kind] && !wanted_[kind] && Workspaces::bytes_of(kind) <= kSmallBlockBytes) {
-        measured.small +=
-            kSmallPieceBytes; // later calls have it from the beginning, when it may have been in nobody's way
+      if (had[kind] && !wanted_[kind] && CudaWorkspaces::bytes_of(kind) <= kSmallBlockBytes) {
+        measured.small += kSmallPieceBytes; // later calls have it from the beginning, beside what was gone by then
       }
       wanted_[kind] = wanted_[kind] || had[kind];
     }
@@ -331,8 +232,8 @@ class CudaLane {
   LaneCapacity capacity_;
   std::unique_ptr<Pool> pool_;
   std::shared_ptr<Recorder> recorder_; // while a call is measured
-  Workspaces::Wanted wanted_ = {};
-  Workspaces workspaces_;
+  CudaWorkspaces::Wanted wanted_ = {};
+  CudaWorkspaces workspaces_;
 };
 
 class CudaLanes final : public Lanes {
@@ -341,9 +242,9 @@ class CudaLanes final : public Lanes {
     const c10::cuda::CUDAGuard guard(device_);
     own_.emplace();
     for (int lane = 0; lane < count; ++lane) {
-      lanes_.push_back(std::make_unique<CudaLane>(lane, device.index(), *calls_, *own_));
+      lanes_.push_back(std::make_unique<CudaLane>(lane, device.index(), *calls_, own_->get()));
     }
-    state_ = std::make_unique<Pool>(device.index(), *own_);
+    state_ = std::make_unique<Pool>(device.index(), own_->get());
   }
 
   ~CudaLanes() override {

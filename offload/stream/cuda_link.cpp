@@ -63,14 +63,14 @@ class CudaLink final : public Link {
   CudaLink(int device, std::shared_ptr<const CudaCalls> calls) : device_(device), calls_(std::move(calls)) {
     const DeviceScope scope(device_);
     copies_.emplace();
-    all_copies_ = std::make_shared<CudaCall>(*copies_, calls_->events());
+    all_copies_ = std::make_shared<CudaCall>(copies_->get(), calls_->events());
   }
 
-  ~CudaLink() override { static_cast<void>(cudaStreamSynchronize(*copies_)); }
+  ~CudaLink() override { static_cast<void>(cudaStreamSynchronize(copies_->get())); }
 
   void wait(const Fence& used) override {
     const DeviceScope scope(device_);
-    check_cuda(cudaStreamWaitEvent(*copies_, event_of(used)), "cudaStreamWaitEvent");
+    check_cuda(cudaStreamWaitEvent(copies_->get(), event_of(used)), "cudaStreamWaitEvent");
   }
 
   FencePtr record_arrived() override {
@@ -136,7 +136,7 @@ class CudaLink final : public Link {
  protected:
   void enqueue_copy(void* dst, const void* src, std::size_t bytes) override {
     const DeviceScope scope(device_);
-    check_cuda(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, *copies_), "cudaMemcpyAsync");
+    check_cuda(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, copies_->get()), "cudaMemcpyAsync");
   }
 
  private:

@@ -13,6 +13,7 @@
 #include <offload/stream/loads.h>
 #include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
+#include <offload/stream/waiters.h>
 
 namespace offload {
 
@@ -32,7 +33,7 @@ class StagedStore final : public Store {
         ring_(ring),
         reader_(reader),
         fill_(fill),
-        team_(std::move(team)),
+        waiters_(std::move(team)),
         cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
     try {
@@ -68,11 +69,11 @@ class StagedStore final : public Store {
   }
 
   void wait_issued(const Arrival& arrival) override {
-    await([&] { return arrival.issued.load(std::memory_order_acquire); });
+    waiters_.await([&] { return arrival.issued.load(std::memory_order_acquire); });
   }
 
   void drain() override {
-    await([&] { return pending_.load(std::memory_order_acquire) == 0; });
+    waiters_.await([&] { return pending_.load(std::memory_order_acquire) == 0; });
   }
 
  private:
@@ -93,39 +94,6 @@ class StagedStore final : public Store {
     for (std::thread& filler : fillers_) {
       filler.join();
     }
-  }
-
-  /// Until `over` is true, which it becomes when a batch is issued. Whoever waits copies what was left for that.
-  template <typename Over>
-  void await(Over over) {
-    std::unique_lock lock(open_mutex_);
-    while (!over()) {
-      if (left_.empty()) {
-        changed_.wait(lock);
-        continue;
-      }
-      lock.unlock();
-      team_([&] {
-        while (!over() && copy_left()) {
-        }
-      });
-      lock.lock();
-    }
-  }
-
-  /// False when nothing is left.
-  bool copy_left() {
-    std::pair<std::shared_ptr<Load>, Piece> left;
-    {
-      const std::lock_guard lock(open_mutex_);
-      if (left_.empty()) {
-        return false;
-      }
-      left = std::move(left_.front());
-      left_.pop_front();
-    }
-    read(left.first, left.second);
-    return true;
   }
 
   void run() {
@@ -288,10 +256,7 @@ class StagedStore final : public Store {
   void end(const Batch& batch) {
     finish(link_, batch);
     --pending_;
-    {
-      const std::lock_guard lock(open_mutex_);
-    } // nobody is between a look and a wait
-    changed_.notify_all();
+    waiters_.notify();
   }
 
   void fill_loads() {
@@ -310,8 +275,8 @@ class StagedStore final : public Store {
       }
       const Piece& part = load->pieces[piece];
       if (part.src.in_file()) {
-        if (team_ && reader_->is_cached(part.src.offset, part.src.bytes)) {
-          leave(load, part);
+        if (waiters_.work() && reader_->is_cached(part.src.offset, part.src.bytes)) {
+          waiters_.leave([this, load, &part] { read(load, part); });
         } else {
           read(load, part);
         }
@@ -321,14 +286,6 @@ class StagedStore final : public Store {
         fill_one(*load); // what lies beyond the weight in the file
       }
     }
-  }
-
-  void leave(const std::shared_ptr<Load>& load, const Piece& piece) {
-    {
-      const std::lock_guard lock(open_mutex_);
-      left_.emplace_back(load, piece);
-    }
-    changed_.notify_all();
   }
 
   void copy(const Piece& piece, Load& load) {
@@ -387,7 +344,7 @@ class StagedStore final : public Store {
   std::byte* const ring_;
   FileReader* const reader_;
   HostFill* const fill_; // null when all has come
-  const Team team_;      // of whoever waits; none where that computes elsewhere
+  Waiters waiters_;      // for batches; copies of what the page cache has are left to them
 
   // The issuing thread's.
   LoadCutter cutter_;
@@ -403,12 +360,10 @@ class StagedStore final : public Store {
   std::atomic<int> pending_ = 0; // batches
   bool stopping_ = false;
 
-  std::mutex open_mutex_;           // open_, left_, fillers_stopping_, failures of loads
-  std::condition_variable changed_; // for those who wait for batches
+  std::mutex open_mutex_; // open_, fillers_stopping_, failures of loads
   std::condition_variable opened_;
   std::condition_variable filled_;
-  std::deque<std::shared_ptr<Load>> open_;                   // with pieces that nobody has taken
-  std::deque<std::pair<std::shared_ptr<Load>, Piece>> left_; // of the file, cached: copies that `team_` is to make
+  std::deque<std::shared_ptr<Load>> open_; // with pieces that nobody has taken
   bool fillers_stopping_ = false;
 
   std::vector<std::thread> fillers_;
