@@ -125,8 +125,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   divide_host_memory(options);
   if (file_ && !machine) { // a profile that was given is that of another place
     const double cached = file_->cached_share();
+    const auto mapped = device_.is_cpu() && cached > kMostlyCached ? CacheWindow::bytes_per_us(file_) : std::nullopt;
     machine_.file_bytes_per_us =
-        1 / (cached / machine_.host_copy_bytes_per_us + (1 - cached) / machine_.file_bytes_per_us);
+        1 / (cached / mapped.value_or(machine_.host_copy_bytes_per_us) + (1 - cached) / machine_.file_bytes_per_us);
   }
   if (options.example_calls.empty() || vram_ < minimum() - reserve()) { // else examples show what activations take
     require_minimum();

@@ -176,9 +176,9 @@ def main():
         stack.drop_cache()
         say(f"a plain mapping without read-ahead: {stack.mapping_rate() / 1e9:.2f} GB/s")
 
-        stack.fill_cache()
         cached, from_memory, resident = [], [], []
         for _ in range(given.rounds):
+            stack.fill_cache()  # some machines empty it
             plain = stack.run("--plain", "--calls", "7", limited=False)
             cache, memory = stack.cache_rate(), stack.memory_rate()
             ours = stack.run(*offloaded, "--calls", "7")

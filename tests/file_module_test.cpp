@@ -12,6 +12,7 @@
 #include <random>
 #include <thread>
 
+#include <tests/locked_bytes.h>
 #include <tests/modules.h>
 #include <tests/temporary_file.h>
 
@@ -66,6 +67,29 @@ TEST_F(FileModule, IsBitIdenticalAtEveryBudgetAndMovesWhatThePlanSays) {
     EXPECT_EQ(placement.predicted.streamed_bytes == 0, weights >= kWeights);
     EXPECT_GT(placement.budget.file, 0U);
     EXPECT_LE(offloaded.stats().peak_device_bytes, placement.budget.vram);
+  }
+}
+
+/// On the host, weights that are cached are not copied, unless somebody may write them.
+TEST_F(FileModule, ReadsWeightsInThePageCacheUnlessTheFileIsOpenForWriting) {
+  if (kDevice.is_cuda()) {
+    return;
+  }
+  for (const bool open_for_writing : {false, true}) {
+    std::fstream writer;
+    if (open_for_writing) {
+      writer.open(file_.path(), std::ios::binary | std::ios::in | std::ios::out);
+    }
+    Module offloaded = load(file_.path(), options_on_file(4));
+    for (int call = 0; call < 3; ++call) {
+      expect_same(offloaded);
+    }
+    const std::uint64_t ring = offloaded.placement().budget.ring;
+    EXPECT_GT(ring, 0U);
+    if (!open_for_writing && system_allows_windows(file_.path())) {
+      EXPECT_GT(locked_bytes(), 0U);
+    }
+    EXPECT_LE(locked_bytes(), open_for_writing ? 0 : ring + kWeights * 8192);
   }
 }
 

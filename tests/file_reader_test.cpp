@@ -214,7 +214,7 @@ TEST(FileStore, IsRightOrAnErrorWhicheverReadGoesWrong) {
       }
       host[2] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
       direct[2] = true;
-      const auto store = make_staged_store(*link, host, direct, ring.data(), {nullptr, 0, 0}, 2, &reader);
+      const auto store = make_staged_store(*link, host, direct, ring.data(), {nullptr, 0, 0}, 2, {&reader});
       int failures = 0;
       for (int pass = 0; pass < 2; ++pass) {
         std::vector<ArrivalPtr> arrivals;
@@ -249,7 +249,8 @@ TEST(FileStore, ComputeThatWaitsForAReadStalls) {
   FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0)); // 50 ms
   const auto link = make_host_link();
   std::vector<std::byte> ring(kUnit);
-  const auto store = make_staged_store(*link, {{nullptr, 0, kUnit}}, {false}, ring.data(), {nullptr, 0, 0}, 1, &reader);
+  const auto store =
+      make_staged_store(*link, {{nullptr, 0, kUnit}}, {false}, ring.data(), {nullptr, 0, 0}, 1, {&reader});
   StreamerConfig config;
   config.link = link.get();
   config.store = store.get();
@@ -288,7 +289,7 @@ TEST(FileStore, LeavesCopiesToThoseWhoWait) {
     other.join();
   };
   const auto store = make_staged_store(*link, host, std::vector<bool>(kWeights), ring.data(), {nullptr, 0, 0}, 1,
-                                       &reader, nullptr, team);
+                                       {&reader, nullptr, team});
   std::vector<ArrivalPtr> arrivals;
   const auto issue = [&] {
     arrivals.clear();
@@ -337,7 +338,7 @@ TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
       host[1] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
     }
     const auto store =
-        make_staged_store(*link, host, {false, second_is_in_memory}, ring.data(), {nullptr, 0, 0}, 2, &reader);
+        make_staged_store(*link, host, {false, second_is_in_memory}, ring.data(), {nullptr, 0, 0}, 2, {&reader});
     for (WeightId weight = 0; weight < 2; ++weight) {
       store->issue({{{weight, 0, kUnit}}, {}, std::make_shared<Arrival>()});
     }

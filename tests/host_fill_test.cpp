@@ -242,7 +242,7 @@ TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
       const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart)};
       const auto store = kind.staged
                              ? make_staged_store(*link, host, {kind.direct}, ring.data(),
-                                                 {staging.data(), kPart / 2, kind.buffers}, 2, nullptr, filling.get())
+                                                 {staging.data(), kPart / 2, kind.buffers}, 2, {nullptr, filling.get()})
                              : make_direct_store(*link, host, ring.data(), filling.get());
       for (int attempt = 0; attempt < 2; ++attempt) {
         filling->retry();

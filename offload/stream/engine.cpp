@@ -125,15 +125,16 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
     buffers = {config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
   }
   int threads = staging_threads();
-  Team team;
-  if (config_.device.is_cpu() && reader_ &&
-      reader_->file().cached_share() > 0.5) { // else the disk is what is waited for
+  StagedSources sources;
+  sources.reader = reader_.get();
+  sources.fill = fill_.get();
+  if (config_.device.is_cpu() && reader_ && reader_->file().cached_share() > kMostlyCached) {
     const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
     threads = spare > 0 ? std::min(spare, threads) : threads; // those that copy nothing are in nobody's way
-    team = spare > 0 ? Team() : compute_threads();
+    sources.team = spare > 0 ? Team() : compute_threads();
+    sources.window = CacheWindow::open(config_.file, ring, sources.team);
   }
-  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads, reader_.get(),
-                           fill_.get(), std::move(team));
+  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads, std::move(sources));
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {

@@ -8,9 +8,9 @@
 
 namespace offload {
 
-/// A regular file that is read by offset, never through a mapping: a file that shrinks or a disk that fails is then an
-/// error, and no signal. (It is mapped, but only to ask what the page cache has of it.) It stays the file that was
-/// opened, also when another takes its name. Any thread may call.
+/// A regular file that is read by offset, not through a mapping: a file that shrinks or a disk that fails is then an
+/// error, and no signal. (It is mapped, but only to ask what the page cache has of it; see CacheWindow.) It stays the
+/// file that was opened, also when another takes its name. Any thread may call.
 class File {
  public:
   /// Throws ArchiveError.
@@ -50,5 +50,9 @@ class File {
   timespec modified_{};
   void* mapped_ = nullptr; // null where it could not be, or would tell nothing
 };
+
+/// With a larger share cached, a host that is its own device takes a file for cached; else its disk is what is waited
+/// for.
+constexpr double kMostlyCached = 0.5;
 
 } // namespace offload

@@ -28,12 +28,15 @@ constexpr std::size_t kLoadsInPlace = 4;
 class StagedStore final : public Store {
  public:
   StagedStore(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging,
-              int threads, FileReader* reader, HostFill* fill, Team team)
+              int threads, StagedSources sources)
       : link_(link),
         ring_(ring),
-        reader_(reader),
-        fill_(fill),
-        waiters_(std::move(team)),
+        reader_(sources.reader),
+        fill_(sources.fill),
+        window_(std::move(sources.window)),
+        host_(host),
+        outside_(host.size()),
+        waiters_(std::move(sources.team)),
         cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
     try {
@@ -52,8 +55,16 @@ class StagedStore final : public Store {
     stop();
   }
 
-  /// The copies may be enqueued much later: by then lanes are farther, and must not be waited for that far.
+  /// The copies may be enqueued much later: by then lanes are farther, and must not be waited for that far. What the
+  /// window maps is there at once: to have a thread woken for it takes longer where all processors compute.
   void issue(Batch batch) override {
+    if (window_) {
+      map_cached(batch);
+      if (batch.fetches.empty()) {
+        finish(link_, batch);
+        return;
+      }
+    }
     for (const FencePtr& reader : batch.readers) {
       try {
         link_.settle(*reader);
@@ -76,7 +87,28 @@ class StagedStore final : public Store {
     waiters_.await([&] { return pending_.load(std::memory_order_acquire) == 0; });
   }
 
+  const std::byte* outside_ring(WeightId weight) const override { return outside_[weight]; }
+
  private:
+  /// Takes what the window maps out of `batch`.
+  void map_cached(Batch& batch) {
+    const auto is_mapped = [this](const Fetch& fetch) {
+      const HostPlace& src = host_[fetch.weight];
+      const std::byte*& outside = outside_[fetch.weight];
+      outside = nullptr;
+      if (src.bytes >= CacheWindow::kLeastBytes) {
+        outside = window_->map(fetch.place, fetch.bytes, src.offset, src.bytes);
+      } else {
+        window_->take(fetch.place, fetch.bytes);
+      }
+      if (outside) {
+        link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes); // counted, no more
+      }
+      return outside != nullptr;
+    };
+    batch.fetches.erase(std::remove_if(batch.fetches.begin(), batch.fetches.end(), is_mapped), batch.fetches.end());
+  }
+
   void stop() {
     {
       const std::lock_guard lock(mutex_);
@@ -344,7 +376,10 @@ class StagedStore final : public Store {
   std::byte* const ring_;
   FileReader* const reader_;
   HostFill* const fill_; // null when all has come
-  Waiters waiters_;      // for batches; copies of what the page cache has are left to them
+  const std::unique_ptr<CacheWindow> window_;
+  const HostPlaces host_;
+  std::vector<const std::byte*> outside_; // by weight; kept while it is leased, and changed by issue() alone
+  Waiters waiters_;                       // for batches; copies of what the page cache has are left to them
 
   // The issuing thread's.
   LoadCutter cutter_;
@@ -375,10 +410,9 @@ class StagedStore final : public Store {
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads, FileReader* reader, HostFill* fill,
-                                         Team team) {
-  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads, reader, fill,
-                                       std::move(team));
+                                         StagingBuffers staging, int threads, StagedSources sources) {
+  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, threads,
+                                       std::move(sources));
 }
 
 } // namespace offload

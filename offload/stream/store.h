@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <offload/stream/batch.h>
+#include <offload/stream/cache_window.h>
 #include <offload/stream/file_reader.h>
 #include <offload/stream/host_fill.h>
 #include <offload/stream/link.h>
@@ -27,6 +28,10 @@ class Store {
 
   /// Blocks until every batch that was given to `issue` is issued.
   virtual void drain() = 0;
+
+  /// Where the bytes of a weight are that is leased, and has arrived, but has not been brought to its place in the
+  /// ring; null for all others.
+  virtual const std::byte* outside_ring(WeightId /*weight*/) const { return nullptr; }
 };
 
 /// Where the bytes of a weight are on the host: in memory, or in the file of the store's reader.
@@ -68,14 +73,24 @@ constexpr std::uint64_t kLeastStagingBytes = 4ULL << 20;
 /// some.
 int staging_threads();
 
-/// A store of ordinary memory and of a file: `threads` threads bring bytes to the staging buffers ahead of the link,
-/// those in the file through `reader`, which is null when none are. Weights for which `direct` is true are page-locked
-/// where they lie and take part in the same order without being staged. What is in memory is waited for where there is
-/// a `fill`. Where there is a `team`, copies of what the page cache has are left to those who wait for batches, who
-/// make them with the team: it is for where these would be in each other's way. `staging`, `reader` and `fill` outlive
-/// the store; what happens in it is over when the destructor returns.
+/// What a staged store works with besides memory; what it points to outlives the store.
+struct StagedSources {
+  FileReader* reader = nullptr; ///< null when no weight lies in a file
+  HostFill* fill = nullptr;     ///< what is in memory is waited for, where there is one
+
+  /// Copies of what the page cache has are left to those who wait for batches, who make them with the team, where there
+  /// is one: it is for where threads of the store would be in their way.
+  Team team = {};
+
+  /// Weights of the file stay in the page cache where this can map them. For a host that is its own device: readers of
+  /// a place are done when it is given to others.
+  std::unique_ptr<CacheWindow> window = nullptr;
+};
+
+/// A store of ordinary memory and of a file: `threads` threads bring bytes to the staging buffers ahead of the link.
+/// Weights for which `direct` is true are page-locked where they lie and take part in the same order without being
+/// staged. `staging` outlives the store; what happens in it is over when the destructor returns.
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads, FileReader* reader = nullptr,
-                                         HostFill* fill = nullptr, Team team = {});
+                                         StagingBuffers staging, int threads, StagedSources sources = {});
 
 } // namespace offload
