@@ -179,10 +179,10 @@ def main():
         cached, from_memory, resident = [], [], []
         for _ in range(given.rounds):
             stack.fill_cache()  # some machines empty it
-            plain = stack.run("--plain", "--calls", "7", limited=False)
+            plain = stack.run("--plain", "--calls", "15", limited=False)
             cache, memory = stack.cache_rate(), stack.memory_rate()
-            ours = stack.run(*offloaded, "--calls", "7")
-            all_in = stack.run("--device", "cpu", "--vram", "16GiB", "--beside", "--calls", "7", limited=False)
+            ours = stack.run(*offloaded, "--calls", "15")
+            all_in = stack.run("--device", "cpu", "--vram", "16GiB", "--beside", "--calls", "15", limited=False)
             cached.append(ours["call_s"] / max(plain["call_s"], ours["bytes_a_call"] / cache))
             from_memory.append(ours["call_s"] / max(plain["call_s"], ours["bytes_a_call"] / memory))
             resident.append(all_in["call_s"] / statistics.median(all_in["plain_calls_s"]))
