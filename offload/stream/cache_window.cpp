@@ -21,7 +21,7 @@ namespace {
 constexpr std::uint64_t kSampleBytes = 16_MiB; // one page of so many is looked for
 constexpr std::uint64_t kExchangeBytes = 4_MiB;
 constexpr std::uint64_t kPartBytes = 16_MiB; // of a range, for one thread: a few of them contend less
-constexpr int kDropLocked = 24;             // MADV_DONTNEED_LOCKED, which not every glibc has
+constexpr int kDropLocked = 24;              // MADV_DONTNEED_LOCKED, which not every glibc has
 
 constexpr int kReserved = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
