@@ -18,14 +18,15 @@ namespace offload {
 
 /// What has happened since load, all callers together.
 struct Stats {
-  std::uint64_t calls = 0;             ///< that returned
-  std::uint64_t bytes_streamed = 0;    ///< carried by the link for streamed weights, counted at the link
-  std::uint64_t bytes_ahead = 0;       ///< of these, those that no call has used yet: prefetched for the next
-  std::uint64_t bytes_resident = 0;    ///< of weights and buffers that are on the device for good, now
-  std::uint64_t copies = 0;            ///< copies the link was asked for
-  std::uint64_t misses = 0;            ///< leases that found no prefetch under way
-  std::uint64_t bytes_in_place = 0;    ///< of rows that were looked up where they lie in host memory
-  double stall_us = 0;                 ///< compute waiting for a copy
+  std::uint64_t calls = 0;          ///< that returned
+  std::uint64_t bytes_streamed = 0; ///< carried by the link for streamed weights, counted at the link
+  std::uint64_t bytes_ahead = 0;    ///< of these, those that no call has used yet: prefetched for the next
+  std::uint64_t bytes_resident = 0; ///< of weights and buffers that are on the device for good, now
+  std::uint64_t copies = 0;         ///< copies the link was asked for
+  std::uint64_t misses = 0;         ///< leases that found no prefetch under way
+  std::uint64_t bytes_in_place = 0; ///< of rows that were looked up where they lie in host memory
+  std::uint64_t bytes_in_cache = 0; ///< of streamed weights that calls read where the page cache has them, on the host
+  double stall_us = 0;              ///< compute waiting for a copy
   std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
 };
 

@@ -75,6 +75,7 @@ Stats Module::Impl::stats() const {
   stats.bytes_streamed = engine_->bytes_streamed();
   stats.copies = engine_->copies();
   stats.bytes_in_place = engine_->lender().bytes_in_place();
+  stats.bytes_in_cache = engine_->lender().bytes_in_cache();
   stats.stall_us = engine_->stall_us();
   const std::lock_guard lock(mutex_);
   stats.calls = calls_;

@@ -139,6 +139,7 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
     const auto leased = std::make_shared<StreamedLease>(shared_from_this(), scope->lane_, step);
     for (std::size_t i = 0; i < step.size(); ++i) {
       storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
+      bytes_in_cache_ += streamer_->is_in_ring(step[i]) ? 0 : bytes_[step[i]];
     }
   }
   std::vector<at::Tensor> tensors;

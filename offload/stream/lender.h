@@ -44,6 +44,9 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   /// Bytes of rows that were read where they lie in host memory.
   std::uint64_t bytes_in_place() const { return bytes_in_place_; }
 
+  /// Bytes of streamed weights that were leased where the page cache has them.
+  std::uint64_t bytes_in_cache() const { return bytes_in_cache_; }
+
   /// The weight on the device as `placeholder` describes it; the weight is resident. It is gone with the next detach().
   at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
 
@@ -81,6 +84,7 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   std::function<std::byte*(WeightId)> locate_;
   std::vector<std::uint64_t> bytes_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
+  std::atomic<std::uint64_t> bytes_in_cache_ = 0;
   std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module
 };
 

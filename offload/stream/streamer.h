@@ -55,6 +55,7 @@ class Streamer {
 
   /// Where the bytes of a leased weight are on the device.
   std::byte* address(WeightId weight) const;
+  bool is_in_ring(WeightId weight) const { return !config_.store->outside_ring(weight); }
 
   std::uint64_t misses() const;
 
