@@ -192,6 +192,11 @@ TEST_F(Window, MayBeMovedWhileTheFileIsCut) {
   }
 }
 
+TEST_F(Window, LeavesWhatIsNotAlignedToCopies) {
+  EXPECT_FALSE(window_->map(0, kRange, kShift + 8, kRange));
+  EXPECT_TRUE(window_->map(0, kRange, kShift + 64, kRange));
+}
+
 TEST_F(Window, IsNotOpenedOnAFileThatSomebodyWrites) {
   window_.reset();
   const int writer = open(made_.path().c_str(), O_RDWR);

@@ -19,7 +19,14 @@ namespace offload {
 namespace {
 
 constexpr std::uint64_t kSampleBytes = 16_MiB; // one page of so many is looked for
-constexpr std::uint64_t kExchangeBytes = 4_MiB;
+constexpr std::uint64_t kExchangeBytes = 32_MiB;
+
+/// So much is exchanged in a second on a slow machine that is busy, and more.
+constexpr std::uint64_t kExchangeBytesPerSecond = 128_MiB;
+
+/// As LibTorch aligns tensors, and what it writes in archives.
+constexpr std::uint64_t kTensorAlignment = 64;
+
 constexpr std::uint64_t kPartBytes = 16_MiB; // of a range, for one thread: a few of them contend less
 constexpr int kDropLocked = 24;              // MADV_DONTNEED_LOCKED, which not every glibc has
 
@@ -31,6 +38,12 @@ constexpr int kReserved = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 constexpr std::uint64_t kHugePageBytes = 2_MiB;
 
 std::uint64_t reserved_bytes(const File& file) { return align_up(file.size(), kPageBytes) + kHugePageBytes; }
+
+/// What is exchanged well before others stop waiting.
+std::uint64_t most_bytes() {
+  const int seconds = FileLease::break_seconds().value_or(1);
+  return seconds > 0 ? static_cast<std::uint64_t>(seconds) * kExchangeBytesPerSecond : ~std::uint64_t{0};
+}
 
 std::uint64_t align_down(std::uint64_t value, std::uint64_t unit) { return value / unit * unit; }
 
@@ -66,6 +79,7 @@ CacheWindow::CacheWindow(std::shared_ptr<const File> file, std::byte* ring, Team
     : file_(std::move(file)),
       ring_(ring),
       team_(std::move(team)),
+      most_(most_bytes()),
       reserved_(reserved),
       addresses_(reserved + (align_up(reinterpret_cast<std::uintptr_t>(reserved), kHugePageBytes) -
                              reinterpret_cast<std::uintptr_t>(reserved))) {}
@@ -96,7 +110,12 @@ const std::byte* CacheWindow::map(std::uint64_t place, std::uint64_t room, std::
       return nullptr;
     }
   }
-  ranges_[offset] = {bytes, place};
+  if (known == ranges_.end()) {
+    ranges_[offset] = {bytes, place};
+    mapped_ += bytes;
+  } else {
+    known->second.place = place;
+  }
   places_[place] = {place + room, offset};
   const std::uint64_t ring = reinterpret_cast<std::uintptr_t>(ring_);
   const std::uint64_t begin = align_up(ring + place, kPageBytes);
@@ -120,15 +139,23 @@ void CacheWindow::take_locked(std::uint64_t place, std::uint64_t room) {
   while (it != places_.end() && it->first < place + room) {
     const auto range = ranges_.find(it->second.offset);
     const std::uint64_t offset = range->first;
-    const std::uint64_t bytes = range->second.bytes;
+    const Range gone = range->second;
     ranges_.erase(range);
     it = places_.erase(it);
-    unmap_pages(own_pages(offset, bytes));
+    mapped_ -= gone.bytes;
+    const Pages pages = own_pages(offset, gone.bytes);
+    if (gone.is_copy) { // unmapping frees nothing of a piece of which a page is still mapped
+      madvise(addresses_ + pages.begin, pages.end - pages.begin, MADV_REMOVE);
+    }
+    unmap_pages(pages);
   }
 }
 
 /// What is not, the system would read in order, and without hurry. Of a file of another time the reads have to tell.
 bool CacheWindow::may_map(std::uint64_t offset, std::uint64_t bytes) const {
+  if (offset % kTensorAlignment != 0 || bytes > most_ - std::min(most_, mapped_)) {
+    return false;
+  }
   try {
     file_->check_unchanged();
   } catch (const Error&) {
@@ -142,7 +169,8 @@ bool CacheWindow::may_map(std::uint64_t offset, std::uint64_t bytes) const {
   return file_->cached_bytes(offset + bytes - 1, 1).value_or(0) != 0;
 }
 
-/// The pages of a range that no other range has mapped: the first and the last may be shared.
+/// The pages of a range, which is not in the list any more or not yet, that no other range has: the first and the last
+/// may be shared.
 CacheWindow::Pages CacheWindow::own_pages(std::uint64_t offset, std::uint64_t bytes) const {
   Pages pages{align_down(offset, kPageBytes), align_up(offset + bytes, kPageBytes)};
   const auto next = ranges_.lower_bound(offset + bytes);
@@ -190,18 +218,22 @@ bool CacheWindow::advise(const Pages& pages, int advice) const {
   return !refused;
 }
 
-/// Where memory for a copy is not to be had, it may be a little later.
+/// Where memory for a copy is not to be had, it may be a little later, while the system lets others wait.
 void CacheWindow::exchange_all() {
   const auto try_all = [this] {
     const std::lock_guard lock(mutex_);
     closed_ = true;
-    for (const auto& [offset, range] : ranges_) {
+    for (auto& [offset, range] : ranges_) {
+      if (range.is_copy) {
+        continue;
+      }
       const std::uint64_t end = align_up(offset + range.bytes, kPageBytes);
       for (std::uint64_t begin = align_down(offset, kPageBytes); begin < end; begin += kExchangeBytes) {
         if (!exchange(begin, std::min(end, begin + kExchangeBytes))) {
           return false;
         }
       }
+      range.is_copy = true;
     }
     return true;
   };

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <ctime>
+#include <fstream>
 #include <future>
 #include <string>
 #include <utility>
@@ -21,7 +23,8 @@ namespace {
 /// The default is to ignore it, so that it does no harm wherever it should end up.
 constexpr int kSignal = SIGURG;
 
-/// Local file systems, which nobody writes but through the kernel that grants the lease.
+/// Local file systems, which nobody writes but through the inode that the lease is on. (Not overlays: theirs is another
+/// than that of the pages.)
 bool binds_everybody(int descriptor) {
   constexpr long kXfs = 0x58465342; // not in linux/magic.h of every distribution
   struct statfs status{};
@@ -30,7 +33,7 @@ bool binds_everybody(int descriptor) {
   }
   const auto type = static_cast<long>(status.f_type);
   return type == EXT4_SUPER_MAGIC || type == kXfs || type == BTRFS_SUPER_MAGIC || type == F2FS_SUPER_MAGIC ||
-         type == TMPFS_MAGIC || type == OVERLAYFS_SUPER_MAGIC;
+         type == TMPFS_MAGIC;
 }
 
 } // namespace
@@ -68,6 +71,11 @@ std::unique_ptr<FileLease> FileLease::take(const File& file, std::function<void(
   return lease;
 }
 
+std::optional<int> FileLease::break_seconds() {
+  int seconds = 0;
+  return std::ifstream("/proc/sys/fs/lease-break-time") >> seconds ? std::optional(seconds) : std::nullopt;
+}
+
 FileLease::FileLease(int descriptor, std::function<void()> wanted)
     : descriptor_(descriptor), wanted_(std::move(wanted)) {}
 
@@ -91,7 +99,7 @@ void FileLease::watch() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, kSignal);
-  sigaddset(&signals, SIGIO); // comes instead where too many are queued
+  const timespec look_again{1, 0}; // where too many signals are queued, none comes
   while (!stopping_) {
     // While somebody waits, what the lease is to become is what it is said to be.
     if (fcntl(descriptor_, F_GETLEASE) != F_RDLCK) {
@@ -99,7 +107,7 @@ void FileLease::watch() {
       fcntl(descriptor_, F_SETLEASE, F_UNLCK);
       return;
     }
-    sigwaitinfo(&signals, nullptr);
+    sigtimedwait(&signals, nullptr, &look_again);
   }
 }
 

@@ -59,7 +59,12 @@ class StagedStore final : public Store {
   /// window maps is there at once: to have a thread woken for it takes longer where all processors compute.
   void issue(Batch batch) override {
     if (window_) {
-      map_cached(batch);
+      try {
+        map_cached(batch);
+      } catch (const std::exception& error) { // memory for lists
+        fail(link_, batch, error);
+        batch.fetches.clear();
+      }
       if (batch.fetches.empty()) {
         finish(link_, batch);
         return;

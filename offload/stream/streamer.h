@@ -53,7 +53,7 @@ class Streamer {
   /// that refuses makes every later call fail.
   void release(int lane, const Step& step) noexcept;
 
-  /// Where the bytes of a leased weight are on the device.
+  /// Where the bytes of a leased weight are: on the device, or, where the host is the device, in the page cache.
   std::byte* address(WeightId weight) const;
   bool is_in_ring(WeightId weight) const { return !config_.store->outside_ring(weight); }
 
