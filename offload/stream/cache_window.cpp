@@ -99,7 +99,9 @@ const std::byte* CacheWindow::map(std::uint64_t place, std::uint64_t room, std::
     places_.erase(known->second.place);
   }
   take_locked(place, room);
-  if (known == ranges_.end()) {
+  if (known != ranges_.end()) {
+    known->second.place = place;
+  } else {
     if (closed_ || !may_map(offset, bytes)) {
       return nullptr;
     }
@@ -109,12 +111,8 @@ const std::byte* CacheWindow::map(std::uint64_t place, std::uint64_t room, std::
       closed_ = true;
       return nullptr;
     }
-  }
-  if (known == ranges_.end()) {
     ranges_[offset] = {bytes, place};
     mapped_ += bytes;
-  } else {
-    known->second.place = place;
   }
   places_[place] = {place + room, offset};
   const std::uint64_t ring = reinterpret_cast<std::uintptr_t>(ring_);

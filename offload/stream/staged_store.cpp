@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <offload/error.h>
+#include <offload/stream/cached_weights.h>
 #include <offload/stream/loads.h>
 #include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
@@ -33,9 +34,7 @@ class StagedStore final : public Store {
         ring_(ring),
         reader_(sources.reader),
         fill_(sources.fill),
-        window_(std::move(sources.window)),
-        host_(host),
-        outside_(host.size()),
+        cached_(std::move(sources.window), host),
         waiters_(std::move(sources.team)),
         cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
@@ -58,17 +57,15 @@ class StagedStore final : public Store {
   /// The copies may be enqueued much later: by then lanes are farther, and must not be waited for that far. What the
   /// window maps is there at once: to have a thread woken for it takes longer where all processors compute.
   void issue(Batch batch) override {
-    if (window_) {
-      try {
-        map_cached(batch);
-      } catch (const std::exception& error) { // memory for lists
-        fail(link_, batch, error);
-        batch.fetches.clear();
-      }
-      if (batch.fetches.empty()) {
-        finish(link_, batch);
-        return;
-      }
+    try {
+      cached_.take_from(batch, link_, ring_);
+    } catch (const std::exception& error) {
+      fail(link_, batch, error);
+      batch.fetches.clear();
+    }
+    if (batch.fetches.empty()) {
+      finish(link_, batch);
+      return;
     }
     for (const FencePtr& reader : batch.readers) {
       try {
@@ -92,28 +89,9 @@ class StagedStore final : public Store {
     waiters_.await([&] { return pending_.load(std::memory_order_acquire) == 0; });
   }
 
-  const std::byte* outside_ring(WeightId weight) const override { return outside_[weight]; }
+  const std::byte* outside_ring(WeightId weight) const override { return cached_.find(weight); }
 
  private:
-  /// Takes what the window maps out of `batch`.
-  void map_cached(Batch& batch) {
-    const auto is_mapped = [this](const Fetch& fetch) {
-      const HostPlace& src = host_[fetch.weight];
-      const std::byte*& outside = outside_[fetch.weight];
-      outside = nullptr;
-      if (src.bytes >= CacheWindow::kLeastBytes) {
-        outside = window_->map(fetch.place, fetch.bytes, src.offset, src.bytes);
-      } else {
-        window_->take(fetch.place, fetch.bytes);
-      }
-      if (outside) {
-        link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes); // counted, no more
-      }
-      return outside != nullptr;
-    };
-    batch.fetches.erase(std::remove_if(batch.fetches.begin(), batch.fetches.end(), is_mapped), batch.fetches.end());
-  }
-
   void stop() {
     {
       const std::lock_guard lock(mutex_);
@@ -381,10 +359,8 @@ class StagedStore final : public Store {
   std::byte* const ring_;
   FileReader* const reader_;
   HostFill* const fill_; // null when all has come
-  const std::unique_ptr<CacheWindow> window_;
-  const HostPlaces host_;
-  std::vector<const std::byte*> outside_; // by weight; kept while it is leased, and changed by issue() alone
-  Waiters waiters_;                       // for batches; copies of what the page cache has are left to them
+  CachedWeights cached_;
+  Waiters waiters_; // for batches; copies of what the page cache has are left to them
 
   // The issuing thread's.
   LoadCutter cutter_;
