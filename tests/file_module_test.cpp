@@ -87,7 +87,7 @@ TEST_F(FileModule, ReadsWeightsInThePageCacheUnlessTheFileIsOpenForWriting) {
     const std::uint64_t ring = offloaded.placement().budget.ring;
     EXPECT_GT(ring, 0U);
     EXPECT_EQ(offloaded.stats().bytes_in_cache > 0, !open_for_writing && system_allows_windows(file_.path()));
-    EXPECT_LE(locked_bytes(), open_for_writing ? 0 : ring + kWeights * 8192);
+    EXPECT_LE(locked_bytes(), open_for_writing ? 0 : ring + std::uint64_t{kWeights} * 8192);
   }
 }
 
