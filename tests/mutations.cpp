@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstring>
 #include <string_view>
 #include <vector>
@@ -146,13 +147,21 @@ void change_content(ZipEntry& entry, Dice& dice) {
   }
 }
 
+/// But not its folder.
+std::string in_capitals(std::string name) {
+  std::transform(name.begin() + static_cast<std::ptrdiff_t>(name.find('/') + 1), name.end(),
+                 name.begin() + static_cast<std::ptrdiff_t>(name.find('/') + 1),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  return name;
+}
+
 /// What the directory says of a record, or which records there are.
 void change_directory(std::vector<ZipEntry>& entries, Dice& dice) {
   ZipEntry& entry = any_of(dice, entries);
   ZipEntry& other = any_of(dice, entries);
   const auto number =
       static_cast<std::uint32_t>(one_in(dice, 2) ? interesting(dice) : entry.bytes.size() + below(dice, 9));
-  switch (below(dice, 13)) {
+  switch (below(dice, 15)) {
     case 0:
       std::swap(entry.bytes, other.bytes);
       break;
@@ -188,6 +197,13 @@ void change_directory(std::vector<ZipEntry>& entries, Dice& dice) {
       break;
     case 11:
       entry = deflated(entry);
+      break;
+    case 12:
+      entry.name = in_capitals(entry.name);
+      break;
+    case 13:
+      entries.insert(entries.begin(), ZipEntry(entry));
+      entries.front().name = in_capitals(entries.front().name);
       break;
     default:
       entries.emplace_back(entry);

@@ -65,6 +65,27 @@ TEST(Pickle, RefusesTensorsLargerThanTheirStorage) {
   expect_refused(tensor(storage(6), 0, small(1), negative), "of sizes that are none");
 }
 
+TEST(Pickle, RefusesQuantisedTensorsLargerThanTheirStorage) {
+  const auto quantised = [](const std::string& type, int numel, int size) {
+    const std::string of =
+        tuple(text("storage") + global("torch", type) + text("0") + text("cpu") + small(numel)) + "Q";
+    const std::string scheme = tuple(global("torch", "per_tensor_affine") + "G" + std::string(8, '\0') + small(0));
+    return global("torch._utils", "_rebuild_qtensor") +
+           tuple(of + small(0) + tuple(small(size)) + tuple(small(1)) + scheme + "\x89N") + "R";
+  };
+  EXPECT_EQ(refusal(pickle(quantised("QInt32Storage", 6, 6))), "");
+  expect_refused(quantised("QInt32Storage", 6, 7), "larger than its storage");
+  EXPECT_EQ(refusal(pickle(quantised("QUInt4x2Storage", 6, 12))), "");
+  expect_refused(quantised("QUInt4x2Storage", 6, 13), "larger than its storage");
+  EXPECT_EQ(element_bytes("QInt32Storage"), 4U);
+  expect_refused(global("torch._tensor", "_rebuild_from_type_v2"), "a tensor of a Python class");
+}
+
+TEST(Pickle, RefusesWhatTakesTooMuchMemory) {
+  expect_refused("(" + std::string(1 << 25, 'N') + "t", "takes more than 33554432 steps");
+  expect_refused(std::string(1 << 25, '('), "takes more than 33554432 steps");
+}
+
 TEST(Pickle, RefusesWhatWasNotSaidBefore) {
   expect_refused("t", "a group that has not begun");
   expect_refused("N\x86", "takes a value that is not there");
@@ -75,6 +96,7 @@ TEST(Pickle, RefusesWhatWasNotSaidBefore) {
   expect_refused("N(", "in the middle of a value");
   expect_refused("NNR", "no function");
   expect_refused("(Nd", "key without a value");
+  expect_refused("NNNs", "into what can hold none");
   expect_refused("NQ", "a storage in a way that is not known");
 }
 

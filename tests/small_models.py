@@ -435,6 +435,60 @@ def tokens():
     return [[torch.randint(0, 1000, (2, 5 + i))] for i in range(3)]
 
 
+class Restored(nn.Module):
+    """State that the model's own code writes and reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.scale = weight(), 2.0
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.w, self.scale, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: Tuple[torch.Tensor, float, bool]):
+        self.w, self.scale, self.training = state[0] * 2, state[1] + 1, state[2]
+
+    def forward(self, x):
+        return x @ self.w * self.scale
+
+
+class Sparse(nn.Module):
+    """Sparse weights of two layouts."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = weight()
+        dense = torch.randn(W, W)
+        dense[dense.abs() < 1.5] = 0
+        self.register_buffer("pairs", dense.to_sparse())
+        self.register_buffer("rows", dense.to_sparse_csr())
+
+    def forward(self, x):
+        y = (x @ self.w).t()
+        return torch.mm(self.pairs, y) + torch.mm(self.rows, y)
+
+
+class Quantised(nn.Module):
+    """Quantised weights: tensors of two schemes, and what linears pack."""
+
+    def __init__(self):
+        super().__init__()
+        self.packed = nn.Sequential(nn.Linear(W, W), nn.Linear(W, W))
+        self.w = weight()
+        self.register_buffer("one", torch.quantize_per_tensor(torch.randn(W, W), 0.1, 3, torch.quint8))
+        scales, zeros = torch.rand(W) + 0.1, torch.zeros(W)
+        self.register_buffer("each", torch.quantize_per_channel(torch.randn(W, W), scales, zeros, 0, torch.qint8))
+
+    def forward(self, x):
+        return self.packed(x @ self.w) @ self.one.dequantize() + x @ self.each.dequantize()
+
+
+def quantised():
+    return torch.ao.quantization.quantize_dynamic(Quantised().eval(), {nn.Linear}, dtype=torch.qint8)
+
+
 class Traced(nn.Module):
     """Traced on the CPU, it makes tensors there."""
 
@@ -469,6 +523,9 @@ MODELS = {
     "encoders": (Encoders, [[torch.randn(2, 6, W)], [torch.randn(3, 5, W), torch.arange(5) >= torch.tensor([[5], [2], [4]])],
                             [torch.randn(2, 6, W)]], [frozen]),
     "held": (Held, inputs(), []),
+    "restored": (Restored, inputs(), []),
+    "sparse": (Sparse, inputs(), []),
+    "quantised": (quantised, inputs(), []),
 }
 
 # Made in C++: arguments of make_model, and calls.

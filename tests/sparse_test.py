@@ -8,6 +8,7 @@ import resource
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 
@@ -18,6 +19,7 @@ LAYERS = 3
 SMALL = 251  # a width that stands nowhere else in a pickle of such a model
 LARGE = 160_000
 MEMORY = 1 << 30  # what torch's libraries take, and little more
+READ = 1 << 20  # headers, those of the libraries, too
 
 
 def number(value):
@@ -71,13 +73,19 @@ def main():
     torch.jit.trace(model, torch.ones(1, SMALL)).save(source)
     write_sparse(source, target)
     print(f"{os.path.getsize(target) / 1e9:.0f} GB, of which {os.stat(target).st_blocks * 512 / 1e3:.0f} kB are there")
-    process = subprocess.run([plan, target, "--vram", "256GiB", "--device", "cpu", "--format", "json"], check=True,
-                             capture_output=True, text=True)
-    weights = json.loads(process.stdout)["weights"]
+    begin = time.perf_counter()
+    with subprocess.Popen([plan, target, "--vram", "256GiB", "--device", "cpu", "--format", "json"],
+                          stdout=subprocess.PIPE, text=True) as process:
+        weights = json.loads(process.stdout.read())["weights"]
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        seconds = time.perf_counter() - begin
+        with open(f"/proc/{process.pid}/io") as counts:
+            read = int(counts.readline().split()[1])  # by system calls; what a mapping reads would stand in the memory
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
     os.remove(target)
-    print(f"{sum(weight['bytes'] for weight in weights) / 1e9:.0f} GB of weights planned in {memory >> 20} MiB of memory")
-    if sum(weight["bytes"] for weight in weights) != LAYERS * LARGE * LARGE * 4 or memory > MEMORY:
+    print(f"{sum(weight['bytes'] for weight in weights) / 1e9:.0f} GB of weights planned in {seconds:.2f} s, {memory >> 20} MiB "
+          f"of memory, {read / 1e3:.0f} kB read")
+    if sum(weight["bytes"] for weight in weights) != LAYERS * LARGE * LARGE * 4 or memory > MEMORY or read > READ:
         sys.exit("that is not what it should be")
 
 

@@ -80,6 +80,12 @@ TEST(Zip, RefusesWhatIsOneOfSeveralPartsOrAFolderWithBytes) {
   EXPECT_NE(with(last + 33, 1).find("cut short"), std::string::npos); // its comment
 }
 
+TEST(Zip, TellsNoCapitalsFromSmallLetters) {
+  expect_refused({.name = "a/One", .bytes = "x"}, "record a/One is there twice");
+  expect_refused({.name = "A/one", .bytes = "x"}, "record A/one is there twice");
+  EXPECT_EQ(refusal(make_zip({kTwo[0], {"a/on\xC9", "x"}, {"a/on\xE9", "x"}})), ""); // only A to Z
+}
+
 TEST(Zip, RefusesRecordsThatOverlap) {
   // The second lies within the bytes of the first, header and all.
   const std::string inner = make_zip({{"a/two", "x"}}).substr(0, 36);

@@ -1,6 +1,8 @@
 #include <tools/compare.h>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/function.h>
+#include <ATen/core/jit_type.h>
 
 #include <bit>
 #include <cstdint>
@@ -15,7 +17,7 @@ namespace {
 at::Tensor dense_values(const at::Tensor& tensor) {
   at::Tensor values = tensor.detach().cpu();
   values = values.layout() == at::kStrided ? values : values.to_dense();
-  values = values.is_quantized() ? values.int_repr() : values;
+  values = values.is_quantized() ? values.dequantize() : values;
   return values.resolve_conj().resolve_neg().contiguous();
 }
 
@@ -70,6 +72,12 @@ std::string element_difference(c10::ArrayRef<c10::IValue> actual, c10::ArrayRef<
   return "";
 }
 
+/// What gives the state of an object of a class that is C++; null for one of TorchScript.
+torch::jit::Function* state_of_custom_class(const c10::ivalue::Object& object) {
+  const auto& slots = object.slots();
+  return slots.size() == 1 && slots[0].isCapsule() ? object.type()->findMethod("__getstate__") : nullptr;
+}
+
 } // namespace
 
 std::string first_difference(const c10::IValue& actual, const c10::IValue& expected, const std::string& where) {
@@ -97,7 +105,10 @@ std::string first_difference(const c10::IValue& actual, const c10::IValue& expec
                                                           : where + ": there are keys too many";
   }
   if (actual.isObject() && expected.isObject()) {
-    return element_difference(actual.toObjectRef().slots(), expected.toObjectRef().slots(), where);
+    torch::jit::Function* state = state_of_custom_class(expected.toObjectRef());
+    return state && *actual.type() == *expected.type()
+               ? first_difference((*state)({actual}), (*state)({expected}), where)
+               : element_difference(actual.toObjectRef().slots(), expected.toObjectRef().slots(), where);
   }
   if (actual.isDouble() && expected.isDouble()) { // bit by bit: NaN is what it is
     const auto a = std::bit_cast<std::uint64_t>(actual.toDouble());

@@ -1,5 +1,8 @@
 #include <offload/load/archive.h>
 
+#include <ATen/SparseCsrTensorUtils.h>
+#include <ATen/ops/_validate_sparse_compressed_tensor_args.h>
+#include <ATen/ops/_validate_sparse_coo_tensor_args.h>
 #include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -68,8 +71,7 @@ bool add_tensors(const Records& records, const std::string& pickle, const std::s
   }
   bool plain = true;
   for (const std::string& global : summary->globals) {
-    const bool makes_tensors = global.starts_with("torch._utils ") || global.starts_with("torch._tensor ");
-    plain = plain && (!makes_tensors || global == "torch._utils _rebuild_tensor_v2") &&
+    plain = plain && (!global.starts_with("torch._utils ") || global == "torch._utils _rebuild_tensor_v2") &&
             global.find("torch.classes") == std::string::npos;
   }
   for (const PickledStorage& storage : summary->storages) {
@@ -88,48 +90,42 @@ bool add_tensors(const Records& records, const std::string& pickle, const std::s
       throw ArchiveError(records.path() + ": is damaged: record " + name + " has " + std::to_string(held) +
                          " bytes for " + std::to_string(storage.numel) + " elements of " + storage.type);
     }
-    // The importer compares constants by their values.
+    // The importer compares constants by their values. A record that is named again gives another storage.
     const bool may_be_left = folder == "data/" && storage.numel * element >= kSmallBytes;
-    const auto record = tensors.emplace(*number, may_be_left).first;
-    record->second = record->second && may_be_left;
+    if (const auto [record, is_new] = tensors.emplace(*number, may_be_left); !is_new) {
+      record->second = false;
+    }
   }
   return plain;
 }
 
 /// What somebody put beside the model; the importer reads it only for those who ask.
 bool is_extra(const ZipRecord& record) {
-  return std::string_view(record.name).substr(record.name.find('/') + 1).starts_with("extra/");
-}
-
-/// Code, pickles, and the like: what is looked at before the importer sees it.
-bool is_text(const ZipRecord& record) {
-  return record.name.ends_with(".py") || record.name.ends_with("pkl") || record.name.ends_with("/version");
+  return lower_case(record.name.substr(record.name.find('/') + 1)).starts_with("extra/");
 }
 
 /// The archive for the importer. Tensors are left out where nothing may read them while it works.
 std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
-  const bool is_known = records.has("constants.pkl") && !records.has("model.json"); // since PyTorch 1.4
-  bool may_leave = weights == Weights::on_file && is_known;
-  if (is_known) {
-    may_leave &= add_tensors(records, "constants.pkl", "constants/", tensors);
-    may_leave &= add_tensors(records, "data.pkl", "data/", tensors);
-  }
+  bool may_leave = weights == Weights::on_file;
+  may_leave &= add_tensors(records, "constants.pkl", "constants/", tensors);
+  may_leave &= add_tensors(records, "data.pkl", "data/", tensors);
   std::unordered_map<std::size_t, std::string> held; // what is packed, and what is no tensor
   for (std::size_t i = 0; i < records.all().size(); ++i) {
     const ZipRecord& record = records.all()[i];
     if (is_extra(record)) {
       continue;
     }
-    if (!record.is_stored() || (is_known && is_text(record))) {
+    if (!record.is_stored() || is_text(record)) {
       const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
-      if (record.name.ends_with(".debug_pkl")) {
+      const std::string name = lower_case(record.name);
+      if (name.ends_with(".debug_pkl")) {
         check(records, [&] { check_source_ranges(bytes, record.name); });
       }
-      if (record.name.ends_with(".py")) {
+      if (name.ends_with(".py")) {
         check(records, [&] { check_code(bytes, record.name); });
       }
-      if (record.name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
+      if (name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
         may_leave = false; // it runs while the module is taken in
       }
     }
@@ -165,14 +161,32 @@ void leave_marked(const torch::jit::Module& module, const Records& records, cons
   });
 }
 
+/// The importer takes indices and sizes of sparse tensors as they are, and operators rely on them.
+void check_sparse(const torch::jit::Module& module, const Records& records) {
+  visit_tensors("", module._ivalue(), [&](const std::string& name, const at::Tensor& tensor) {
+    try {
+      if (tensor.layout() == at::kSparse) {
+        at::_validate_sparse_coo_tensor_args(tensor._indices(), tensor._values(), tensor.sizes());
+      } else if (at::sparse_csr::is_sparse_compressed(tensor)) {
+        const auto [outer, inner] = at::sparse_csr::getCompressedPlainIndices(tensor);
+        at::_validate_sparse_compressed_tensor_args(outer, inner, tensor.values(), tensor.sizes(), tensor.layout());
+      }
+    } catch (const c10::Error& error) {
+      throw ArchiveError(records.path() + ": is damaged: the sparse tensor " + name + ": " +
+                         error.what_without_backtrace());
+    }
+  });
+}
+
 } // namespace
 
 torch::jit::Module read_archive(const std::string& path, Weights weights) {
-  const Records records(path);
   try {
+    const Records records(path);
     const std::shared_ptr<Outline> outline = make_outline(records, weights);
     torch::jit::Module module = torch::jit::load(outline, c10::Device(c10::kCPU));
     leave_marked(module, records, *outline);
+    check_sparse(module, records);
     records.file()->check_unchanged();
     return module;
   } catch (const ArchiveError&) {

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kMostDepth = 1000; // values are destroyed recursively
 constexpr std::size_t kMostDimensions = 64;
+constexpr std::uint64_t kMostSteps = 1 << 25; // each makes a value at most, of about a hundred bytes
 
 using Value = PickledValue;
 using ValuePtr = std::shared_ptr<Value>;
@@ -26,6 +27,11 @@ ValuePtr make_value(Value::Kind kind = Value::Kind::other, std::int64_t integer 
   return value;
 }
 
+/// Elements that one of a storage's numel stands for: several are packed in a byte.
+std::uint64_t packed_elements(std::string_view type) {
+  return type == "QUInt4x2Storage" ? 2 : type == "QUInt2x4Storage" ? 4 : 1;
+}
+
 /// Follows one pickle.
 class Walk {
  public:
@@ -35,7 +41,10 @@ class Walk {
     if (byte() != 0x80 || byte() != 2) {
       refuse("is no pickle of protocol 2");
     }
-    while (true) {
+    for (std::uint64_t steps = 0;; ++steps) {
+      if (steps == kMostSteps) {
+        refuse("takes more than " + std::to_string(kMostSteps) + " steps");
+      }
       const unsigned char code = byte();
       if (code == '.') {
         if (stack_.size() != 1 || !marks_.empty()) {
@@ -108,6 +117,9 @@ class Walk {
   void push(ValuePtr value) { stack_.push_back(std::move(value)); }
 
   void put_into(Value& container, const std::vector<ValuePtr>& values) {
+    if (container.kind == Value::Kind::constant) {
+      refuse("puts values into what can hold none");
+    }
     if (container.contained && !values.empty()) {
       refuse("changes a value after it was put into another");
     }
@@ -161,10 +173,12 @@ class Walk {
         push(make_value(Value::Kind::list));
         return true;
       case '}':
+        push(make_value());
+        return true;
       case 'N':
       case 0x88:
       case 0x89:
-        push(make_value());
+        push(constant_);
         return true;
       case ')':
         push_tuple({});
@@ -250,6 +264,9 @@ class Walk {
       case 'c': {
         const std::string module = line();
         const std::string global = module + " " + line();
+        if (global == "torch._tensor _rebuild_from_type_v2") { // the reader would take it for the global after it
+          refuse("holds a tensor of a Python class, which TorchScript does not write");
+        }
         summary_.globals.insert(global);
         push(make_value(Value::Kind::global, 0, global));
         return true;
@@ -283,7 +300,7 @@ class Walk {
     if (function->kind != Value::Kind::global) {
       refuse("calls what is no function");
     }
-    if (function->text == "torch._utils _rebuild_tensor_v2") {
+    if (function->text == "torch._utils _rebuild_tensor_v2" || function->text == "torch._utils _rebuild_qtensor") {
       check_tensor(*argument);
     }
     if (function->text.starts_with("torch.jit._pickle build_") && !argument->is_tuple_of(1)) {
@@ -305,8 +322,9 @@ class Walk {
     }
     const std::string& type = parts[1]->text;
     const ValuePtr value = make_value(Value::Kind::storage);
-    value->storage = {parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)};
-    summary_.storages.push_back(value->storage);
+    value->storage = std::make_shared<const PickledStorage>(PickledStorage{
+        parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)});
+    summary_.storages.push_back(*value->storage);
     push(value);
   }
 
@@ -325,15 +343,16 @@ class Walk {
         !std::all_of(strides.begin(), strides.end(), is_count)) {
       refuse("makes a tensor of sizes that are none");
     }
-    const PickledStorage& storage = parts[0]->storage;
+    const PickledStorage& storage = *parts[0]->storage;
+    const auto held = static_cast<unsigned __int128>(storage.numel) * packed_elements(storage.type);
     if (std::any_of(sizes.begin(), sizes.end(), [](const ValuePtr& size) { return size->integer == 0; })) {
       return;
     }
     auto last = static_cast<unsigned __int128>(parts[1]->integer); // of 126 bits at most before it is refused
-    for (std::size_t i = 0; i < sizes.size() && last < storage.numel; ++i) {
+    for (std::size_t i = 0; i < sizes.size() && last < held; ++i) {
       last += static_cast<unsigned __int128>(sizes[i]->integer - 1) * static_cast<std::uint64_t>(strides[i]->integer);
     }
-    if (last >= storage.numel) {
+    if (last >= held) {
       refuse("makes a tensor that is larger than its storage " + storage.key +
              ", or another tensor of that storage has elements of another size, which TorchScript can not load");
     }
@@ -345,6 +364,7 @@ class Walk {
   std::vector<ValuePtr> stack_;
   std::vector<std::size_t> marks_;
   std::vector<ValuePtr> memo_;
+  const ValuePtr constant_ = make_value(Value::Kind::constant); // None, True and False
   PickleSummary summary_;
 };
 
@@ -356,6 +376,9 @@ std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::stri
 
 std::uint64_t element_bytes(std::string_view type) {
   static const std::map<std::string_view, std::uint64_t> kBytes = {
+      {"QInt8Storage", 1},
+      {"QUInt8Storage", 1},
+      {"QInt32Storage", 4},
       {"BoolStorage", 1},
       {"ByteStorage", 1},
       {"CharStorage", 1},

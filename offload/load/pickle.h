@@ -19,11 +19,11 @@ struct PickledStorage {
 
 /// As much of a value as is needed to follow tensors and source ranges.
 struct PickledValue {
-  enum class Kind { other, integer, text, tuple, list, global, storage } kind = Kind::other;
+  enum class Kind { other, constant, integer, text, tuple, list, global, storage } kind = Kind::other;
   std::int64_t integer = 0;
   std::string text;                                    ///< of a global: module, space, name
   std::vector<std::shared_ptr<PickledValue>> elements; ///< of a tuple or a list
-  PickledStorage storage;
+  std::shared_ptr<const PickledStorage> storage;
   int depth = 1;
   bool contained = false; ///< in another value, which counts on its depth
 
@@ -41,7 +41,7 @@ struct PickleSummary {
 
 /// Follows a pickle without making anything of it, by the rules of PyTorch's reader: it is complete, its stack and
 /// marks are never used beyond what was put there, it refers to nothing that was not said before, nests less than 1000
-/// deep, and all tensors lie within their storages. Throws ArchiveError that says what is wrong, and where. None when
+/// deep, takes no more than 2^25 steps, and all tensors, quantised ones, too, lie within their storages. Throws ArchiveError that says what is wrong, and where. None when
 /// it holds what this function does not know, and somebody else has to judge.
 std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name);
 

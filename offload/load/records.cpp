@@ -5,11 +5,14 @@
 #include <filesystem>
 #include <string_view>
 
+#include <offload/bytes.h>
 #include <offload/error.h>
 
 namespace offload {
 
 namespace {
+
+constexpr std::uint64_t kMostTextBytes = 1_GiB; // unpacked
 
 [[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& remedy) {
   throw ArchiveError(path + ": is " + what + ", not a TorchScript archive; " + remedy);
@@ -74,23 +77,41 @@ std::shared_ptr<const File> open_file(const std::string& path) {
   return file;
 }
 
+/// Before any of it is read.
+void check_text(const std::string& path, const std::vector<ZipRecord>& records) {
+  std::uint64_t bytes = 0;
+  for (const ZipRecord& record : records) {
+    if (is_text(record) && (record.bytes > kMostTextBytes || (bytes += record.bytes) > kMostTextBytes)) {
+      throw ArchiveError(path + ": holds more than " + format_bytes(kMostTextBytes) +
+                         " of code and other text, with record " + record.name + " of " + format_bytes(record.bytes));
+    }
+  }
+}
+
 } // namespace
 
+bool is_text(const ZipRecord& record) {
+  const std::string name = lower_case(record.name);
+  return name.ends_with(".py") || name.ends_with("pkl") || name.ends_with("version") || name.ends_with("byteorder");
+}
+
 Records::Records(const std::string& path) : file_(open_file(path)), records_(read_zip_directory(*file_)) {
-  const std::string folder = records_.empty() ? "" : records_[0].name.substr(0, records_[0].name.find('/') + 1);
+  const std::string folder =
+      records_.empty() ? "" : lower_case(records_[0].name.substr(0, records_[0].name.find('/') + 1));
   if (folder.empty()) {
     refuse(path, "a zip file of another kind", std::string("make one with ") + kExport);
   }
   for (std::size_t i = 0; i < records_.size(); ++i) {
-    if (records_[i].name.starts_with(folder)) {
-      numbers_.emplace(records_[i].name.substr(folder.size()), i);
+    if (const std::string name = lower_case(records_[i].name); name.starts_with(folder)) {
+      numbers_.emplace(name.substr(folder.size()), i);
     }
   }
+  check_text(path, records_);
   look_at_kind();
 }
 
 std::optional<std::size_t> Records::find(const std::string& name) const {
-  const auto found = numbers_.find(name);
+  const auto found = numbers_.find(lower_case(name));
   return found == numbers_.end() ? std::nullopt : std::optional(found->second);
 }
 
@@ -105,7 +126,11 @@ void Records::look_at_kind() const {
     throw ArchiveError(path() + ": was written on a big-endian machine, which this one can not read: export " +
                        "the model on a little-endian one");
   }
-  if (has("constants.pkl") || has("model.json")) { // the latter before PyTorch 1.4
+  if (has("model.json")) {
+    throw ArchiveError(path() + ": was written before PyTorch 1.4: bring it up to date in Python, " +
+                       "torch.jit.load(path).save('model.pt')");
+  }
+  if (has("constants.pkl")) {
     return;
   }
   const auto any = [&](std::string_view part) {

@@ -13,7 +13,11 @@ namespace offload {
 /// How to make what is wanted; messages end with it.
 constexpr const char* kExport = "torch.jit.script(model.eval()).save('model.pt')";
 
-/// The records of a TorchScript archive, by their names below its folder.
+/// Code, pickles, and the like: what is looked at before the importer sees it.
+bool is_text(const ZipRecord& record);
+
+/// The records of a TorchScript archive, by their names below its folder, in capitals or not. All its text together has
+/// no more than 1 GiB.
 class Records {
  public:
   /// Throws ArchiveError that says what the file is when it is no such archive, and how to make one of it.

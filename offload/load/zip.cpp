@@ -212,8 +212,8 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
       refuse(file, record, "lies in another part of the archive");
     }
     find_bytes(file, record, header, where.offset);
-    if (!names.insert(record.name).second) {
-      refuse(file, record, "is there twice");
+    if (!names.insert(lower_case(record.name)).second) {
+      refuse(file, record, "is there twice, and PyTorch's reader tells no capitals from small letters");
     }
     constexpr std::uint32_t kFolder = 0x10;
     if ((directory.number<std::uint32_t>(at + 38) & kFolder) != 0 && record.bytes > 0) {
@@ -266,6 +266,13 @@ std::string read_zip_record(const File& file, const ZipRecord& record) {
     refuse(file, record, "is damaged: its checksum is wrong; copy the archive again, or export the model anew");
   }
   return bytes;
+}
+
+std::string lower_case(std::string_view name) {
+  std::string lower(name);
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](char c) { return 'A' <= c && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  return lower;
 }
 
 std::uint32_t zip_crc(std::string_view bytes) {

@@ -1,0 +1,63 @@
+#include <gtest/gtest.h>
+#include <offload/error.h>
+#include <offload/load/records.h>
+
+#include <tests/temporary_file.h>
+#include <tests/zip_maker.h>
+
+namespace offload {
+namespace {
+
+using test::make_zip;
+using test::TemporaryFile;
+using test::ZipEntry;
+
+std::string refusal(const std::vector<ZipEntry>& entries) {
+  const TemporaryFile file(make_zip(entries));
+  try {
+    const Records records(file.path());
+    return "";
+  } catch (const ArchiveError& error) {
+    return error.what();
+  }
+}
+
+void expect_refused(const std::vector<ZipEntry>& entries, const std::string& because) {
+  const std::string said = refusal(entries);
+  EXPECT_NE(said.find(because), std::string::npos) << "said: " << said;
+}
+
+const ZipEntry kData = {"a/data.pkl", "data"};
+const ZipEntry kConstants = {"a/constants.pkl", "constants"};
+
+TEST(Records, AreFoundInCapitalsOrNot) {
+  const TemporaryFile file(make_zip({{"A/DATA.PKL", "data"}, kConstants}));
+  const Records records(file.path());
+  EXPECT_EQ(records.read("data.pkl"), "data");
+  EXPECT_EQ(records.read("constants.pkl"), "constants");
+  EXPECT_EQ(records.find("Constants.pkl"), 1U);
+  EXPECT_TRUE(is_text(records.all()[0]));
+  EXPECT_FALSE(records.has("version"));
+  expect_refused({kData, kConstants, {"a/BYTEORDER", "big"}}, "big-endian");
+}
+
+/// Texts that unpack to it need a thousandth of it in the file.
+TEST(Records, RefusesTextOfMoreThanAGigabyteBeforeItIsRead) {
+  const auto packed = [](const std::string& name, std::uint32_t size) {
+    return ZipEntry{.name = name, .bytes = std::string(600 << 10, 'x'), .method = 8, .size = size};
+  };
+  constexpr std::uint32_t kHalf = 1 << 29;
+  EXPECT_EQ(refusal({kData, kConstants, packed("a/code/one.py", kHalf)}), "");
+  const std::string because = "more than 1 GiB of code and other text";
+  expect_refused({kData, kConstants, packed("a/code/one.py", kHalf), packed("a/code/two.PY", kHalf)}, because);
+  expect_refused({kData, packed("a/constants.pkl", kHalf), packed("a/code/one.py.debug_pkl", kHalf)}, because);
+  expect_refused({kData, kConstants, packed("a/byteorder", kHalf), packed("a/version", kHalf)}, because);
+}
+
+TEST(Records, RefusesArchivesOfBeforePyTorch14) {
+  expect_refused({kData, {"a/model.json", "{}"}}, "was written before PyTorch 1.4");
+  expect_refused({kData, kConstants, {"a/Model.json", "{}"}}, "was written before PyTorch 1.4");
+}
+
+} // namespace
+} // namespace offload
