@@ -157,6 +157,12 @@ Module::Impl::~Impl() {
 
 namespace {
 
+/// Of which others keep something.
+std::uint64_t free_host_bytes() {
+  const std::uint64_t available = available_host_bytes();
+  return available - std::min(available, std::max(512_MiB, available / 16));
+}
+
 bool has_rows(const std::vector<Use>& uses) {
   return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
 }
@@ -177,7 +183,7 @@ void Module::Impl::choose_what_stays_in_file(const Options& options) {
     }
   }
   in_file_.assign(weights.size(), false);
-  std::uint64_t room = options.host_budget.value_or(file_ ? available_host_bytes() : 0);
+  std::uint64_t room = options.host_budget.value_or(file_ ? free_host_bytes() : 0);
   const std::uint64_t total = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   if (!file_ || (device_.is_cuda() && total + kStagingBytes + FileReader::kBytesHeld <= room)) {
     return;

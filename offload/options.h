@@ -40,10 +40,11 @@ struct Options {
   /// The CUDA context, inputs and outputs are outside it. Default: what is free at load, less 512 MiB.
   std::optional<std::uint64_t> vram_budget;
 
-  /// Bytes of host memory for weights, and for buffers: 8 MiB to read a file, 32 MiB to stage. Default: what is free.
+  /// Bytes of host memory for weights, and for buffers: 8 MiB to read a file, 32 MiB to stage. Default: what is free at
+  /// load, less a sixteenth, and at least 512 MiB.
   std::optional<std::uint64_t> host_budget;
 
-  /// Page-locked bytes, staging buffers included. Default: what `host_budget` and the memory-lock limit allow.
+  /// Page-locked bytes, staging buffers included. Default: what `host_budget` allows.
   std::optional<std::uint64_t> pinned_budget;
 
   /// Calls in flight at once; more callers wait their turn. Each has workspaces and activations of its own.

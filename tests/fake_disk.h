@@ -3,6 +3,7 @@
 #include <offload/stream/disk.h>
 #include <offload/stream/file_reader.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -27,16 +28,44 @@ inline std::string pattern(std::size_t bytes) {
 
 enum class Fault { none, fails, comes_short, ends, is_slow, is_interrupted, is_refused, is_held };
 
-/// Reads the file, except that one of its reads goes wrong.
+enum class From { disk, cache };
+
+/// Reads the file, all from the disk or all from the page cache, except that one of its reads goes wrong.
 class FakeDisk final : public Disk {
  public:
-  FakeDisk(const std::shared_ptr<const File>& file, Fault fault, int which, Reads how = Reads::ring_or_threads)
-      : fault_(fault), which_(which), disk_(make_disk(file, FileReader::kReadsInFlight, how)) {}
+  FakeDisk(const std::shared_ptr<const File>& file, Fault fault, int which, From from = From::disk,
+           Reads how = Reads::ring_or_threads)
+      : file_(file),
+        fault_(fault),
+        which_(which),
+        from_(from),
+        disk_(make_disk(file, FileReader::kReadsInFlight, how)) {}
 
-  std::int64_t read_cached(std::byte*, std::uint64_t, std::uint64_t) override { return 0; }
+  std::int64_t read_cached(std::byte* dst, std::uint64_t offset, std::uint64_t bytes) override {
+    if (from_ == From::disk) {
+      return 0;
+    }
+    std::uint64_t some = std::min(bytes, file_->size() - offset);
+    switch (reads++ == which_ ? fault_ : Fault::none) {
+      case Fault::fails:
+        return -EIO;
+      case Fault::comes_short:
+        some = (some + 1) / 2;
+        break;
+      case Fault::is_slow:
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        break;
+      case Fault::none:
+        break;
+      default: // gone from the cache meanwhile
+        return 0;
+    }
+    file_->read(dst, offset, some);
+    return static_cast<std::int64_t>(some);
+  }
 
   void start(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) override {
-    const Fault fault = reads++ == which_ ? fault_ : Fault::none;
+    const Fault fault = from_ == From::disk && reads++ == which_ ? fault_ : Fault::none;
     disk_->start(dst, offset, bytes, [=, this, done = std::move(done)](std::int64_t result) {
       switch (fault) {
         case Fault::none:
@@ -82,8 +111,10 @@ class FakeDisk final : public Disk {
   std::atomic<int> reads = 0;
 
  private:
+  const std::shared_ptr<const File> file_;
   const Fault fault_;
   const int which_;
+  const From from_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::function<void()> held_;

@@ -21,6 +21,7 @@ struct State {
   std::mutex mutex;
   std::map<std::string, std::uint64_t> counts;
   std::map<std::string, std::set<const void*>> held;
+  std::map<const void*, std::uint64_t> page_locked;
   std::string function;
   std::uint64_t number = 0;
   std::uint64_t left = 0; // of the calls that fail
@@ -80,6 +81,30 @@ void note_given_back(const char* function, const void* what) {
   }
 }
 
+/// With all that was mapped into it.
+void note_unmapped(const void* at, std::size_t bytes) {
+  State& now = state();
+  const std::lock_guard lock(now.mutex);
+  auto& held = now.held["mmap"];
+  held.erase(held.lower_bound(at), held.lower_bound(static_cast<const char*>(at) + bytes));
+}
+
+void note_page_locked(const void* at, std::size_t bytes, const void* caller) {
+  constexpr std::uintptr_t kPage = 4096;
+  note_taken("cudaHostRegister", at, caller);
+  if (is_ours(caller)) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(at);
+    const std::lock_guard lock(state().mutex);
+    state().page_locked[at] = (begin + bytes + kPage - 1) / kPage * kPage - begin / kPage * kPage;
+  }
+}
+
+void note_not_page_locked(const void* at) {
+  note_given_back("cudaHostRegister", at);
+  const std::lock_guard lock(state().mutex);
+  state().page_locked.erase(at);
+}
+
 template <class Function>
 Function real(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
@@ -128,6 +153,15 @@ std::map<std::string, std::size_t> held() {
   return counts;
 }
 
+std::uint64_t page_locked_bytes() {
+  const std::lock_guard lock(state().mutex);
+  std::uint64_t bytes = 0;
+  for (const auto& [at, locked] : state().page_locked) {
+    bytes += locked;
+  }
+  return bytes;
+}
+
 } // namespace offload::test::faults
 
 namespace faults = offload::test::faults;
@@ -158,7 +192,11 @@ OFFLOAD_INTERCEPT(void*, mmap,
                   (at, bytes, protection, flags, file, offset), (errno = ENOMEM, MAP_FAILED), != MAP_FAILED,
                   faults::note_taken("mmap", got, caller))
 OFFLOAD_INTERCEPT(int, munmap, (void* at, std::size_t bytes) noexcept, (at, bytes), -1, == 0,
-                  faults::note_given_back("mmap", at))
+                  faults::note_unmapped(at, bytes))
+OFFLOAD_INTERCEPT(int, mlock2, (const void* at, std::size_t bytes, unsigned flags) noexcept, (at, bytes, flags),
+                  (errno = ENOMEM, -1), == 0, )
+OFFLOAD_INTERCEPT(int, madvise, (void* at, std::size_t bytes, int advice) noexcept, (at, bytes, advice),
+                  (errno = EAGAIN, -1), == 0, )
 OFFLOAD_INTERCEPT_CUDA(cudaMalloc, (void** at, std::size_t bytes), (at, bytes), cudaErrorMemoryAllocation,
                        faults::note_taken("cudaMalloc", *at, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaFree, (void* at), (at), cudaErrorInvalidValue, faults::note_given_back("cudaMalloc", at))
@@ -167,9 +205,8 @@ OFFLOAD_INTERCEPT_CUDA(cudaHostAlloc, (void** at, std::size_t bytes, unsigned fl
 OFFLOAD_INTERCEPT_CUDA(cudaFreeHost, (void* at), (at), cudaErrorInvalidValue,
                        faults::note_given_back("cudaHostAlloc", at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostRegister, (void* at, std::size_t bytes, unsigned flags), (at, bytes, flags),
-                       cudaErrorMemoryAllocation, faults::note_taken("cudaHostRegister", at, caller))
-OFFLOAD_INTERCEPT_CUDA(cudaHostUnregister, (void* at), (at), cudaErrorInvalidValue,
-                       faults::note_given_back("cudaHostRegister", at))
+                       cudaErrorMemoryAllocation, faults::note_page_locked(at, bytes, caller))
+OFFLOAD_INTERCEPT_CUDA(cudaHostUnregister, (void* at), (at), cudaErrorInvalidValue, faults::note_not_page_locked(at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostGetDevicePointer, (void** there, void* here, unsigned flags), (there, here, flags),
                        cudaErrorInvalidValue, )
 OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags),

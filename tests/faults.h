@@ -29,4 +29,7 @@ std::map<std::string, std::uint64_t> counts();
 /// streams.
 std::map<std::string, std::size_t> held();
 
+/// Of that, bytes of whole pages that are page-locked for the device.
+std::uint64_t page_locked_bytes();
+
 } // namespace offload::test::faults

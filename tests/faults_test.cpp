@@ -6,9 +6,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
+#include <offload/stream/file_reader.h>
+#include <offload/stream/store.h>
 
 #include "faults.h"
 #include "modules.h"
+#include "temporary_file.h"
 
 namespace offload::test {
 namespace {
@@ -18,12 +21,18 @@ struct Case {
   int lanes = 1;
   bool example = false;
   std::optional<std::uint64_t> pinned = {};
+  std::optional<std::uint64_t> host = {};
+  bool on_file = false;
 };
 
 std::vector<Case> cases() {
   std::vector<Case> all = {{"lanes", 2}, {"example", 1, true}};
   if (kDevice.is_cuda()) { // on the host nothing is page-locked, and nothing staged
     all.push_back({"staged", 1, false, 4_MiB});
+    // Some come to memory at the first call, and the others stay on the file.
+    all.push_back({"file", 1, false, {}, kStagingBytes + FileReader::kBytesHeld + 3 * kWeightBytes, true});
+  } else {
+    all.push_back({"file", 1, false, {}, {}, true});
   }
   return all;
 }
@@ -40,6 +49,22 @@ class Faults : public testing::TestWithParam<Case> {
         indices_(at::randint(0, kWidth, {3}, at::kLong).to(kDevice)),
         expected_(Reference(model_.deepcopy(), kDevice).run("forward", {x_, indices_}).toTensor()) {
     at::set_num_threads(1);
+    model_.save(file_.path());
+  }
+
+  Options options(std::uint64_t weights) const {
+    Options options = options_for(budget(weights, GetParam().lanes));
+    options.concurrency = GetParam().lanes;
+    options.pinned_budget = GetParam().pinned;
+    options.host_budget = GetParam().host;
+    if (GetParam().example) {
+      options.example_calls = {{"forward", {x_, indices_}, {}}};
+    }
+    return options;
+  }
+
+  Module make_module(const Options& options) const {
+    return GetParam().on_file ? load(file_.path(), options) : wrap(model_.deepcopy(), options);
   }
 
   /// Runs `step`; false when it was refused. What comes as an exception is ours, and says something.
@@ -66,9 +91,9 @@ class Faults : public testing::TestWithParam<Case> {
   void live(const Options& options) {
     int refused = 0;
     std::optional<Module> module;
-    refused += !attempt("load", [&] { module = wrap(model_.deepcopy(), options); });
+    refused += !attempt("load", [&] { module = make_module(options); });
     if (!module) {
-      ASSERT_TRUE(attempt("load again", [&] { module = wrap(model_.deepcopy(), options); }));
+      ASSERT_TRUE(attempt("load again", [&] { module = make_module(options); }));
     }
     refused += !attempt("the first call", [&] { call(*module); });
     refused += !attempt("little budget", [&] { leave_room(*module, 2); });
@@ -121,44 +146,48 @@ class Faults : public testing::TestWithParam<Case> {
   }
 
   torch::jit::Module model_;
+  TemporaryFile file_;
   at::Tensor x_;
   at::Tensor indices_;
   at::Tensor expected_;
   std::vector<std::string> messages_;
 };
 
-TEST_P(Faults, AreSurvivedOneByOne) {
-  Options options = options_for(budget(2, GetParam().lanes));
-  options.concurrency = GetParam().lanes;
-  options.pinned_budget = GetParam().pinned;
-  if (GetParam().example) {
-    options.example_calls = {{"forward", {x_, indices_}, {}}};
+TEST_P(Faults, AreSurvivedOneByOne) { expect_each_refusal_survived(options(2)); }
+
+TEST_P(Faults, PageLockedIsWhatThePlanSays) {
+  const std::uint64_t before = faults::page_locked_bytes();
+  {
+    Module module = make_module(options(2));
+    call(module);
+    EXPECT_EQ(faults::page_locked_bytes() - before, module.placement().budget.pinned);
+    EXPECT_EQ(module.placement().budget.pinned > 0, kDevice.is_cuda());
   }
-  expect_each_refusal_survived(options);
+  EXPECT_EQ(faults::page_locked_bytes(), before);
 }
 
 /// The memory for a new budget is refused, and then that for the one before it, which has been freed.
 TEST_P(Faults, OfABudgetAndOfTheOneBeforeLeaveAModuleThatWorks) {
-  Options options = options_for(budget(2, GetParam().lanes));
-  options.concurrency = GetParam().lanes;
-  options.pinned_budget = GetParam().pinned;
-  Module module = wrap(model_.deepcopy(), options);
+  const Options little = options(2);
+  Module module = make_module(little);
   call(module);
   faults::reset();
   faults::arm(kDevice.is_cuda() ? "cudaMalloc" : "mmap", 0, 2);
-  EXPECT_FALSE(attempt("more budget", [&] { module.set_vram_budget(*options.vram_budget + kWeightBytes); }));
+  EXPECT_FALSE(attempt("more budget", [&] { module.set_vram_budget(*little.vram_budget + kWeightBytes); }));
   EXPECT_TRUE(faults::fired());
   for (const char* which : {"a call", "one more"}) {
     EXPECT_TRUE(attempt(which, [&] { call(module); })) << testing::PrintToString(messages_);
   }
-  EXPECT_EQ(module.placement().budget.vram, *options.vram_budget);
+  EXPECT_EQ(module.placement().budget.vram, *little.vram_budget);
   faults::reset();
 }
 
 /// A call that failed may leave weights placed; the budget that comes then is for the next call, and what it has no
 /// room for goes at once.
 TEST_P(Faults, OfTheModelLeaveNothingBeyondALowerBudget) {
-  Module module = wrap(model_.deepcopy(), options_for(budget(kLayers + 2)));
+  Options all = options(kLayers + 2);
+  all.example_calls.clear(); // so that the first call places
+  Module module = make_module(all);
   const at::Tensor too_wide = at::randn({3, kWidth + 1}).to(kDevice);
   const auto placed = [] {
     const auto held = faults::held();

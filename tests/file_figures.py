@@ -1,9 +1,10 @@
-"""What weights on the file cost a host without a GPU, beside what its disk, its memory and plain torch do there.
+"""What weights on the file cost, on the host or on a GPU, beside what its disk, its memory and plain torch do there.
 
 Limits: cold, the rate of the same reads by fio (direct, 1 MiB, 8 in flight; by threads where there is no fio), right
 before and after; in the page cache, the larger of the plain run and of reading the cache with as many threads as read
 for a module, once into a buffer that stays in the processor's caches (fio) and once into as much memory as the budget,
-where weights go; the first call with the load, the larger of one read of the file and of a call after it.
+where weights go; the first call with the load, the larger of one read of the file and of a call after it. On a GPU cold and cached are shown, and no
+memory is limited.
 """
 import argparse
 import json
@@ -41,6 +42,10 @@ class Stack:
         subprocess.run([program(given.build, "make_model"), "stack", "--layers", str(given.layers), "--features", str(features),
                         self.path], check=True, stdout=subprocess.DEVNULL)
         self.bytes = os.path.getsize(self.path)
+        self.device = given.device
+        # For a GPU, host memory has room for buffers only, so that all that streams comes from the file.
+        self.budgets = ["--vram", "1GiB", "--host", "512MiB" if given.device == "cpu" else "64MiB"]
+        self.outputs = set()  # checksums of all that was computed
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
 
@@ -104,8 +109,8 @@ class Stack:
 
     def run(self, *options, limited=True):
         """Of a process of its own: what it measured, and its peak of resident memory."""
-        child = subprocess.Popen([self.benchmark, self.path, "--features", str(FEATURES), *options],
-                                 stdout=subprocess.PIPE, preexec_fn=limit_data if limited else None)
+        child = subprocess.Popen([self.benchmark, self.path, "--features", str(FEATURES), "--device", self.device, *options],
+                                 stdout=subprocess.PIPE, preexec_fn=limit_data if limited and self.device == "cpu" else None)
         text = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)
         if status != 0:
@@ -113,13 +118,14 @@ class Stack:
         measured = json.loads(text)
         measured["call_s"] = statistics.median(measured["calls_s"])
         measured["peak"] = usage.ru_maxrss * 1024
+        self.outputs.add(measured["checksum"])
         return measured
 
     def reading(self, *options):
-        """Of the archive alone, in seconds."""
+        """Of the archive alone: seconds, and bytes by system calls."""
         done = subprocess.run([self.benchmark, self.path, "--reading", *options], check=True,
                               capture_output=True)
-        return json.loads(done.stdout)["reading_s"]
+        return json.loads(done.stdout).values()
 
     def mapping_rate(self):
         """Of a mapping that is read page by page as it is touched, without read-ahead."""
@@ -137,60 +143,90 @@ class Stack:
         return done.stderr.strip().splitlines()[-1] if done.returncode else "it did not"
 
 
+def say(text):
+    print(text, flush=True)
+
+
+def read_archive(given, stack):
+    say(f"torch.jit.load under a data limit of {DATA_LIMIT / GIB:.0f} GiB, which ours have: {stack.torch_dies()}")
+    narrow = Stack(given, features=16)
+    (ours, read), (torchs, _) = stack.reading(), narrow.reading("--plain")
+    os.remove(narrow.path)
+    say(f"reading the archive: {ours * 1e3:.1f} ms, {read / 1e3:.0f} kB of it; torch::jit::load of the same code with weights of 1 KiB {torchs * 1e3:.1f} ms: "
+        f"{ours / torchs:.2f} of it (at most 1.2)")
+
+
+def cold(given, stack):
+    ratios, firsts = [], []
+    for _ in range(given.rounds):
+        stack.drop_cache()
+        before = stack.disk_rate()
+        stack.drop_cache()
+        ours = stack.run(*stack.budgets)
+        stack.drop_cache()
+        disk = (before + stack.disk_rate()) / 2
+        rate = ours["bytes_a_call"] / ours["call_s"]
+        ratios.append(rate / disk)
+        firsts.append(ours["first_s"] / max(stack.bytes / disk, ours["call_s"]))
+        say(f"cold: {ours['call_s']:.3f} s a call, {rate / 1e9:.2f} GB/s; {DISK} {before / 1e9:.2f} and {disk * 2 / 1e9 - before / 1e9:.2f} GB/s: "
+            f"{ratios[-1]:.3f} of it; load {ours['load_s'] * 1e3:.0f} ms, with the first call {ours['first_s']:.3f} s: "
+            f"{firsts[-1]:.3f} of its limit; peak of resident memory {ours['peak'] / GIB:.2f} GiB")
+    say(f"cold, median: {statistics.median(ratios):.3f} of the disk (to be at least 0.95); first call {statistics.median(firsts):.3f} "
+        "of its limit (at most 1.2)")
+    stack.drop_cache()
+    say(f"a plain mapping without read-ahead: {stack.mapping_rate() / 1e9:.2f} GB/s")
+
+
+def cached_on_host(given, stack):
+    cached, from_memory, resident = [], [], []
+    for _ in range(given.rounds):
+        stack.fill_cache()  # some machines empty it
+        plain = stack.run("--plain", "--calls", "15", limited=False)
+        cache, memory = stack.cache_rate(), stack.memory_rate()
+        ours = stack.run(*stack.budgets, "--calls", "15")
+        all_in = stack.run("--vram", "16GiB", "--beside", "--calls", "15", limited=False)
+        cached.append(ours["call_s"] / max(plain["call_s"], ours["bytes_a_call"] / cache))
+        from_memory.append(ours["call_s"] / max(plain["call_s"], ours["bytes_a_call"] / memory))
+        resident.append(all_in["call_s"] / statistics.median(all_in["plain_calls_s"]))
+        say(f"cached: {ours['call_s']:.3f} s a call; plain {plain['call_s']:.3f} s; reading the cache {cache / 1e9:.2f} GB/s, into memory "
+            f"{memory / 1e9:.2f} GB/s: {cached[-1]:.3f} and {from_memory[-1]:.3f} of the limit; peak of resident memory {ours['peak'] / GIB:.2f} GiB; all resident {all_in['call_s']:.3f} s: "
+            f"{resident[-1]:.3f} of plain beside it")
+    say(f"cached, median: {statistics.median(cached):.3f} and {statistics.median(from_memory):.3f} of the limit (at most 1.25 on two "
+        f"processors, 1.10 on 16); all resident {statistics.median(resident):.3f} of plain (at most 1.02)")
+
+
+def cached_on_gpu(given, stack):
+    ratios = []
+    stack.run("--plain")  # its output is what the others have to have
+    for _ in range(given.rounds):
+        stack.fill_cache()
+        memory = stack.memory_rate()
+        ours = stack.run(*stack.budgets)
+        rate = ours["bytes_a_call"] / ours["call_s"]
+        ratios.append(rate / memory)
+        say(f"cached: {ours['call_s']:.3f} s a call, {rate / 1e9:.2f} GB/s; reading the cache into memory {memory / 1e9:.2f} GB/s: {ratios[-1]:.3f} of it")
+    say(f"cached, median: {statistics.median(ratios):.3f} of it")
+
+
 def main():
     arguments = argparse.ArgumentParser(description="Figures of weights on the file.")
     arguments.add_argument("build", type=pathlib.Path, help="where it was built, or the folder that tests/gpu_pack.sh made")
     arguments.add_argument("folder", type=pathlib.Path, help="where the model is made, and removed again")
     arguments.add_argument("--layers", type=int, default=128, help="of 64 MiB")
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--device", default="cpu", help="cpu, cuda:0")
     given = arguments.parse_args()
     stack = Stack(given)
-    offloaded = ["--device", "cpu", "--vram", "1GiB", "--host", "512MiB"]
-    say = lambda text: print(text, flush=True)
     try:
         say(f"stack of {given.layers} layers of {FEATURES} x {FEATURES}, float32, {stack.bytes / GIB:.2f} GiB; {os.cpu_count()} processors; "
-            f"data limit {DATA_LIMIT / GIB:.0f} GiB; {' '.join(offloaded)}")
-        say(f"torch.jit.load under that limit: {stack.torch_dies()}")
-        narrow = Stack(given, features=16)
-        ours, torchs = stack.reading(), narrow.reading("--plain")
-        os.remove(narrow.path)
-        say(f"reading the archive: {ours * 1e3:.1f} ms; torch::jit::load of the same code with weights of 1 KiB {torchs * 1e3:.1f} ms: "
-            f"{ours / torchs:.2f} of it (at most 1.2)")
-
-        ratios, firsts = [], []
-        for _ in range(given.rounds):
-            stack.drop_cache()
-            before = stack.disk_rate()
-            stack.drop_cache()
-            ours = stack.run(*offloaded)
-            stack.drop_cache()
-            disk = (before + stack.disk_rate()) / 2
-            rate = ours["bytes_a_call"] / ours["call_s"]
-            ratios.append(rate / disk)
-            firsts.append(ours["first_s"] / max(stack.bytes / disk, ours["call_s"]))
-            say(f"cold: {ours['call_s']:.3f} s a call, {rate / 1e9:.2f} GB/s; {DISK} {before / 1e9:.2f} and {disk * 2 / 1e9 - before / 1e9:.2f} GB/s: "
-                f"{ratios[-1]:.3f} of it; load {ours['load_s'] * 1e3:.0f} ms, with the first call {ours['first_s']:.3f} s: "
-                f"{firsts[-1]:.3f} of its limit; peak of resident memory {ours['peak'] / GIB:.2f} GiB")
-        say(f"cold, median: {statistics.median(ratios):.3f} of the disk (to be at least 0.95); first call {statistics.median(firsts):.3f} "
-            "of its limit (at most 1.2)")
-        stack.drop_cache()
-        say(f"a plain mapping without read-ahead: {stack.mapping_rate() / 1e9:.2f} GB/s")
-
-        cached, from_memory, resident = [], [], []
-        for _ in range(given.rounds):
-            stack.fill_cache()  # some machines empty it
-            plain = stack.run("--plain", "--calls", "15", limited=False)
-            cache, memory = stack.cache_rate(), stack.memory_rate()
-            ours = stack.run(*offloaded, "--calls", "15")
-            all_in = stack.run("--device", "cpu", "--vram", "16GiB", "--beside", "--calls", "15", limited=False)
-            cached.append(ours["call_s"] / max(plain["call_s"], ours["bytes_a_call"] / cache))
-            from_memory.append(ours["call_s"] / max(plain["call_s"], ours["bytes_a_call"] / memory))
-            resident.append(all_in["call_s"] / statistics.median(all_in["plain_calls_s"]))
-            say(f"cached: {ours['call_s']:.3f} s a call; plain {plain['call_s']:.3f} s; reading the cache {cache / 1e9:.2f} GB/s, into memory "
-                f"{memory / 1e9:.2f} GB/s: {cached[-1]:.3f} and {from_memory[-1]:.3f} of the limit; all resident {all_in['call_s']:.3f} s: "
-                f"{resident[-1]:.3f} of plain beside it")
-        say(f"cached, median: {statistics.median(cached):.3f} and {statistics.median(from_memory):.3f} of the limit (at most 1.25 on two "
-            f"processors, 1.10 on 16); all resident {statistics.median(resident):.3f} of plain (at most 1.02)")
+            f"on {given.device}; {' '.join(stack.budgets)}")
+        if given.device == "cpu":
+            read_archive(given, stack)
+        cold(given, stack)
+        (cached_on_host if given.device == "cpu" else cached_on_gpu)(given, stack)
+        say(f"outputs of all those processes: {'the same bits' if len(stack.outputs) == 1 else 'FAILED: they differ'}")
+        if len(stack.outputs) != 1:
+            sys.exit(1)
     finally:
         os.remove(stack.path)
 

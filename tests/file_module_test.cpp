@@ -3,6 +3,7 @@
 #include <ATen/ops/randint.h>
 #include <offload/load/archive.h>
 #include <offload/stream/store.h>
+#include <torch/library.h>
 
 #include <atomic>
 #include <chrono>
@@ -157,6 +158,29 @@ TEST_F(FileModule, TellsWhatCanNotComeToMemoryAtEachCallThatNeedsIt) {
     } catch (const ArchiveError& error) {
       EXPECT_NE(std::string(error.what()).find(file_.path()), std::string::npos) << error.what();
     }
+  }
+}
+
+/// A kernel that returns what it is given, where its operator says otherwise. Source code names only operators of
+/// PyTorch's own namespace.
+at::Tensor returned(const at::Tensor& weight) { return weight; }
+TORCH_LIBRARY_FRAGMENT(aten, library) { library.def("_returned_by_test(Tensor weight) -> Tensor"); }
+TORCH_LIBRARY_IMPL(aten, CPU, library) { library.impl("_returned_by_test", returned); }
+TORCH_LIBRARY_IMPL(aten, CUDA, library) { library.impl("_returned_by_test", returned); }
+
+TEST_F(FileModule, WhatLeavesACallThroughAnOperatorIsACopy) {
+  std::string source = chain(kWeights - 1);
+  source.insert(source.rfind('\n'), ", torch._returned_by_test(self.w15)");
+  const torch::jit::Module module = make(kWeights, source);
+  module.save(file_.path());
+  Module offloaded = load(file_.path(), options_on_file(2));
+  std::vector<at::Tensor> left;
+  for (int call = 0; call < 4; ++call) {
+    left.push_back(offloaded.forward({rows()}).toTupleRef().elements()[1].toTensor());
+    leave_room(offloaded, 2);
+  }
+  for (const at::Tensor& each : left) {
+    EXPECT_EQ(tools::first_difference(each.cpu(), module.attr("w15")), "");
   }
 }
 

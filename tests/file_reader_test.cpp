@@ -25,6 +25,7 @@ namespace {
 
 using test::FakeDisk;
 using test::Fault;
+using test::From;
 using test::pattern;
 using test::TemporaryFile;
 
@@ -102,7 +103,7 @@ TEST(FileReader, ReadsAnyRangeCachedOrNot) {
   const auto file = std::make_shared<const File>(made.path());
   for (const Reads reads : {Reads::ring_or_threads, Reads::threads}) {
     FileReader reader(file, make_disk(file, FileReader::kReadsInFlight, reads));
-    FileReader uncached(file, std::make_unique<FakeDisk>(file, Fault::none, 0, reads));
+    FileReader uncached(file, std::make_unique<FakeDisk>(file, Fault::none, 0, From::disk, reads));
     for (const auto& [offset, count] : std::initializer_list<std::pair<std::size_t, std::size_t>>{
              {0, 1}, {0, 4096}, {1, 4096}, {4095, 2}, {777, 1'000'000}, {0, 3'000'000}, {2'999'999, 1}, {64, 0}}) {
       for (FileReader* each : {&reader, &uncached}) {
@@ -118,25 +119,32 @@ TEST(FileReader, IsRightOrAnErrorWhicheverReadGoesWrong) {
   const std::string bytes = pattern(4'500'000);
   const TemporaryFile made(bytes);
   const auto file = std::make_shared<const File>(made.path());
-  for (const Fault fault :
-       {Fault::fails, Fault::comes_short, Fault::ends, Fault::is_slow, Fault::is_interrupted, Fault::is_refused}) {
-    for (int which = 0; which < 5; ++which) {
-      auto disk = std::make_unique<FakeDisk>(file, fault, which);
-      FakeDisk* fake = disk.get();
-      FileReader reader(file, std::move(disk));
-      const auto read = [&] {
-        std::string got(bytes.size(), '?');
-        reader.read_all(reinterpret_cast<std::byte*>(got.data()), 0, got.size());
-        return got == bytes;
-      };
-      if (fault == Fault::fails || fault == Fault::ends) {
-        EXPECT_THROW(read(), ArchiveError);
-      } else {
-        EXPECT_TRUE(read());
-      }
-      EXPECT_GT(fake->reads, which);
-      for (int i = 0; i < 3; ++i) { // no buffer was lost
-        EXPECT_TRUE(read());
+  const auto look_at = [&](Fault fault, int which, From from) {
+    auto disk = std::make_unique<FakeDisk>(file, fault, which, from);
+    FakeDisk* fake = disk.get();
+    FileReader reader(file, std::move(disk));
+    const auto read = [&] {
+      std::string got(bytes.size(), '?');
+      reader.read_all(reinterpret_cast<std::byte*>(got.data()), 0, got.size());
+      return got == bytes;
+    };
+    if (fault == Fault::fails || (fault == Fault::ends && from == From::disk)) {
+      EXPECT_THROW(read(), ArchiveError);
+    } else {
+      EXPECT_TRUE(read());
+    }
+    EXPECT_GT(fake->reads, which);
+    for (int i = 0; i < 3; ++i) { // no buffer was lost
+      EXPECT_TRUE(read());
+    }
+  };
+  for (const From from : {From::disk, From::cache}) {
+    for (const Fault fault :
+         {Fault::fails, Fault::comes_short, Fault::ends, Fault::is_slow, Fault::is_interrupted, Fault::is_refused}) {
+      for (int which = 0; which < 5; ++which) {
+        SCOPED_TRACE(testing::Message() << "fault " << static_cast<int>(fault) << " of read " << which << ", from "
+                                        << (from == From::disk ? "the disk" : "the page cache"));
+        look_at(fault, which, from);
       }
     }
   }
@@ -203,8 +211,9 @@ TEST(FileStore, IsRightOrAnErrorWhicheverReadGoesWrong) {
   const auto file = std::make_shared<const File>(made.path());
   const std::string held = pattern(kUnit);
   for (const Fault fault : {Fault::none, Fault::fails, Fault::comes_short, Fault::is_slow}) {
-    for (int which = 0; which < 4; ++which) {
-      FileReader reader(file, std::make_unique<FakeDisk>(file, fault, which));
+    for (int read = 0; read < 8; ++read) {
+      const auto from = read < 4 ? From::disk : From::cache;
+      FileReader reader(file, std::make_unique<FakeDisk>(file, fault, read % 4, from));
       const auto link = make_host_link();
       std::vector<std::byte> ring(kWeights * kUnit);
       HostPlaces host;

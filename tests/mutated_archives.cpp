@@ -1,6 +1,6 @@
 // Archives, whole and damaged, taken in as offload::load does: an ArchiveError that says something, or the module that
-// torch::jit::load makes of the same bytes, tensors on the file included: attributes, ties and code; in bounded time and
-// memory.
+// torch::jit::load makes of the same bytes, tensors on the file included: attributes, ties and code; in bounded time
+// and memory.
 //
 // usage: mutated_archives [--count N] [--seed S] [--first I] [--show] FOLDER...
 // Archive I of seed S is the same whatever came before it.

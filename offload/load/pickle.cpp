@@ -322,8 +322,8 @@ class Walk {
     }
     const std::string& type = parts[1]->text;
     const ValuePtr value = make_value(Value::Kind::storage);
-    value->storage = std::make_shared<const PickledStorage>(PickledStorage{
-        parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)});
+    value->storage = std::make_shared<const PickledStorage>(
+        PickledStorage{parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)});
     summary_.storages.push_back(*value->storage);
     push(value);
   }

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -127,6 +128,11 @@ const std::byte* CacheWindow::map(std::uint64_t place, std::uint64_t room, std::
 void CacheWindow::take(std::uint64_t place, std::uint64_t room) {
   const std::lock_guard lock(mutex_);
   take_locked(place, room);
+}
+
+bool CacheWindow::contains(const void* address) const {
+  const auto* byte = static_cast<const std::byte*>(address);
+  return std::less_equal<>()(addresses_, byte) && std::less<>()(byte, addresses_ + file_->size());
 }
 
 void CacheWindow::take_locked(std::uint64_t place, std::uint64_t room) {

@@ -19,7 +19,8 @@ namespace offload {
 /// while it has a place in the ring, only under a lease on the file, and locked in memory: its pages neither go away
 /// nor have to come from the disk again. Whoever wants to write the file waits until all that is mapped has been
 /// exchanged for copies, at the same addresses and under the eyes of those who read them; after that nothing is mapped
-/// any more. What this cannot bear: a process that is stopped for longer than the system lets others wait (FileLease).
+/// any more. What this cannot bear: a process that is stopped, or gets no memory for copies, for longer than the system
+/// lets others wait (FileLease).
 /// Any thread may call.
 class CacheWindow {
  public:
@@ -46,6 +47,9 @@ class CacheWindow {
 
   /// The place is given to others: what was mapped for any part of it is mapped no more.
   void take(std::uint64_t place, std::uint64_t room);
+
+  /// True for addresses that it gives ranges.
+  bool contains(const void* address) const;
 
  private:
   struct Range {

@@ -11,7 +11,7 @@
 namespace offload {
 
 /// The weights of a store that are used where the page cache has them, as a window maps them; without one, none. The
-/// owner's mutex guards all but find().
+/// owner's mutex guards all but find() and owns().
 class CachedWeights {
  public:
   CachedWeights(std::unique_ptr<CacheWindow> window, HostPlaces host)
@@ -35,6 +35,7 @@ class CachedWeights {
 
   /// Of a leased weight, whose address does not change: null when it is in the ring.
   const std::byte* find(WeightId weight) const { return addresses_[weight]; }
+  bool owns(const void* address) const { return window_ && window_->contains(address); }
 
  private:
   const std::byte* map(const Fetch& fetch) {

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
@@ -134,15 +135,15 @@ class RingDisk final : public FileDisk {
   }
 
  private:
-  /// Takes the request, which comes back with its result. Null ends the thread, once all that was submitted is done.
+  /// Takes the request, which comes back with its result. Null ends the thread, once all that was started is done.
   void submit(Request* request) {
     std::unique_lock lock(mutex_);
     io_uring_sqe* entry = io_uring_get_sqe(&ring_); // there is room: each is submitted at once
     if (request) {
+      ++in_flight_;
       io_uring_prep_read(entry, descriptor(), request->dst, static_cast<unsigned>(request->bytes), request->offset);
     } else {
       io_uring_prep_nop(entry);
-      io_uring_sqe_set_flags(entry, IOSQE_IO_DRAIN);
     }
     io_uring_sqe_set_data(entry, request);
     while (io_uring_submit(&ring_) < 0) { // interrupted, or short of something: the entry stays in the queue
@@ -153,7 +154,8 @@ class RingDisk final : public FileDisk {
   }
 
   void run() {
-    while (true) {
+    bool stopping = false;
+    while (!stopping || in_flight_ > 0) {
       io_uring_cqe* entry = nullptr;
       if (io_uring_wait_cqe(&ring_, &entry) != 0) {
         continue; // interrupted
@@ -165,16 +167,18 @@ class RingDisk final : public FileDisk {
       const std::unique_ptr<Request> request(static_cast<Request*>(io_uring_cqe_get_data(entry)));
       const std::int64_t result = entry->res;
       io_uring_cqe_seen(&ring_, entry);
-      if (!request) {
-        return;
+      if (request) {
+        request->done(result); // may start another
+        --in_flight_;
       }
-      request->done(result);
+      stopping |= !request;
     }
   }
 
   std::mutex mutex_; // of submitting
   io_uring ring_{};
   bool has_ring_ = false;
+  std::atomic<int> in_flight_ = 0;
   std::thread reaper_;
 };
 

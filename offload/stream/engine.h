@@ -56,8 +56,8 @@ class Engine {
   WeightLender& lender() { return *config_.lender; }
   Lanes& lanes() { return *lanes_; }
 
-  /// True for device memory that belongs to weights.
-  bool owns(const void* address) const { return slab_.contains(address); }
+  /// True for memory that belongs to weights where they are computed with.
+  bool owns(const void* address) const { return slab_.contains(address) || (store_ && store_->owns(address)); }
 
   /// What went wrong when weights were read into host memory, and has been told, is tried again: for each call once.
   void retry() const;

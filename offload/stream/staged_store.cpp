@@ -90,6 +90,7 @@ class StagedStore final : public Store {
   }
 
   const std::byte* outside_ring(WeightId weight) const override { return cached_.find(weight); }
+  bool owns(const void* address) const override { return cached_.owns(address); }
 
  private:
   void stop() {

@@ -32,6 +32,9 @@ class Store {
   /// Where the bytes of a weight are that is leased, and has arrived, but has not been brought to its place in the
   /// ring; null for all others.
   virtual const std::byte* outside_ring(WeightId /*weight*/) const { return nullptr; }
+
+  /// True for addresses that it gives weights outside the ring.
+  virtual bool owns(const void* /*address*/) const { return false; }
 };
 
 /// Where the bytes of a weight are on the host: in memory, or in the file of the store's reader.
