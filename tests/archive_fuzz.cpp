@@ -33,12 +33,13 @@ const std::string& path_of(const std::string& bytes) {
 void read(const std::string& bytes) {
   try {
     const Records records(path_of(bytes));
+    std::uint64_t steps = kMostPickleSteps;
     for (const ZipRecord& record : records.all()) {
       const std::string content = read_zip_record(*records.file(), record);
       if (record.name.ends_with(".pkl")) {
-        read_pickle(content, record.name);
+        read_pickle(content, record.name, steps);
       } else if (record.name.ends_with(".debug_pkl")) {
-        check_source_ranges(content, record.name);
+        check_source_ranges(content, record.name, steps);
       } else {
         check_code(content, record.name);
       }

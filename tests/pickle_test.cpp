@@ -24,9 +24,14 @@ std::string tensor(const std::string& of, int offset, const std::string& sizes, 
 }
 std::string pickle(const std::string& value) { return "\x80\x02" + value + "."; }
 
+std::optional<PickleSummary> read(const std::string& bytes) {
+  std::uint64_t steps = kMostPickleSteps;
+  return read_pickle(bytes, "data.pkl", steps);
+}
+
 std::string refusal(const std::string& bytes) {
   try {
-    read_pickle(bytes, "data.pkl");
+    read(bytes);
     return "";
   } catch (const ArchiveError& error) {
     return error.what();
@@ -38,8 +43,7 @@ void expect_refused(const std::string& value, const std::string& because) {
 }
 
 TEST(Pickle, FindsTensorsAndWhatTheyLieOn) {
-  const auto summary =
-      read_pickle(pickle(tensor(storage(12), 2, small(2) + small(3), small(4) + small(1))), "data.pkl");
+  const auto summary = read(pickle(tensor(storage(12), 2, small(2) + small(3), small(4) + small(1))));
   ASSERT_TRUE(summary);
   ASSERT_EQ(summary->storages.size(), 1U);
   EXPECT_EQ(summary->storages[0].key, "0");
@@ -82,8 +86,29 @@ TEST(Pickle, RefusesQuantisedTensorsLargerThanTheirStorage) {
 }
 
 TEST(Pickle, RefusesWhatTakesTooMuchMemory) {
-  expect_refused("(" + std::string(1 << 25, 'N') + "t", "takes more than 33554432 steps");
-  expect_refused(std::string(1 << 25, '('), "takes more than 33554432 steps");
+  const std::string because = "takes more steps than the 16777216 that an archive may take";
+  expect_refused("(" + std::string(kMostPickleSteps, 'N') + "t", because);
+  expect_refused(std::string(kMostPickleSteps, '('), because);
+  std::uint64_t steps = 5; // of several pickles together
+  EXPECT_TRUE(read_pickle(pickle("N"), "data.pkl", steps));
+  EXPECT_EQ(steps, 4U);
+  EXPECT_THROW(read_pickle(pickle("(NNNt"), "data.pkl", steps), ArchiveError);
+}
+
+TEST(Pickle, RefusesTypesThatEndTheStackOfTheParser) {
+  const auto tagged = [](const std::string& type) {
+    return global("torch.jit._pickle", "restore_type_tag") + tuple("]" + text(type)) + "R";
+  };
+  EXPECT_EQ(refusal(pickle(tagged("List[List[int]]"))), "");
+  std::string lists;
+  std::string names = "a";
+  for (int i = 0; i < 30'000; ++i) {
+    lists += "List[";
+    names += ".a";
+  }
+  for (const std::string& type : {lists, names, std::string(30'000, '('), std::string(30'000, '-')}) {
+    expect_refused(tagged(type), "nests too deep");
+  }
 }
 
 TEST(Pickle, RefusesWhatWasNotSaidBefore) {
@@ -124,7 +149,8 @@ std::string source(const std::string& numbers, int file) {
 }
 std::string refusal_of_ranges(const std::string& value) {
   try {
-    check_source_ranges(pickle(value), "model.py.debug_pkl");
+    std::uint64_t steps = kMostPickleSteps;
+    check_source_ranges(pickle(value), "model.py.debug_pkl", steps);
     return "";
   } catch (const ArchiveError& error) {
     return error.what();
@@ -154,7 +180,7 @@ TEST(Pickle, SourceRangesLieWithinTheirSources) {
   }
 }
 
-TEST(Pickle, LeavesWhatItDoesNotKnowToOthers) { EXPECT_FALSE(read_pickle(pickle("N\x93"), "data.pkl")); }
+TEST(Pickle, LeavesWhatItDoesNotKnowToOthers) { EXPECT_FALSE(read(pickle("N\x93"))); }
 
 TEST(Pickle, IsReadOrRefusedWhereverItIsCutAndWhateverByteIsWrong) {
   const std::string whole = pickle("}q" + std::string(1, '\0') + "(" + text("w") +

@@ -1,15 +1,21 @@
-// What happens to a module before its weights are traced: calls inlined, constants taken out and rewritten, weights
-// found.
+// What happens to a module before its weights are traced: its values gone through, calls inlined, constants taken out
+// and rewritten, weights found.
 
+#include <ATen/core/List.h>
+#include <ATen/core/ivalue.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/irparser.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
+#include <ATen/core/List.h>
+#include <ATen/core/ivalue.h>
+#include <ATen/ops/randn.h>
 #include <offload/graph/constants.h>
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/prepare.h>
+#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
 
 #include "ir.h"
@@ -135,6 +141,35 @@ TEST(RewriteDevices, DeviceConstantsFollowTheModule) {
   rewrite_devices(graph, c10::Device("cuda:0"), rewritten);
   check(graph->toString(false), [](FileCheck& c) { c.check("Device = prim::Constant[value=\"cuda:0\"]"); });
   EXPECT_EQ(rewritten.size(), 1U);
+}
+
+/// Each level holds the one below twice: as many paths as there are no names for.
+TEST(Values, ContainersThatAreSharedAreMetOnce) {
+  c10::IValue value = at::randn({1});
+  for (int level = 0; level < 60; ++level) {
+    if (level % 2 == 0) {
+      c10::impl::GenericList list(c10::AnyType::get());
+      list.push_back(value);
+      list.push_back(value);
+      value = list;
+    } else {
+      value = c10::ivalue::Tuple::create({value, value});
+    }
+  }
+  int visits = 0;
+  visit_tensors("", value, [&](const std::string&, const at::Tensor&) { ++visits; });
+  EXPECT_EQ(visits, 2);
+  int replaced = 0;
+  const c10::IValue mapped = map_tensors(
+      value,
+      [&](const at::Tensor& tensor) {
+        ++replaced;
+        return tensor;
+      },
+      [](const c10::IValue&) { return false; });
+  EXPECT_EQ(replaced, 2);
+  EXPECT_FALSE(mapped.is(value));
+  EXPECT_TRUE(mapped.toTupleRef().elements()[0].is(mapped.toTupleRef().elements()[1]));
 }
 
 } // namespace

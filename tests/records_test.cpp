@@ -29,29 +29,41 @@ void expect_refused(const std::vector<ZipEntry>& entries, const std::string& bec
 
 const ZipEntry kData = {"a/data.pkl", "data"};
 const ZipEntry kConstants = {"a/constants.pkl", "constants"};
+const ZipEntry kVersion = {"a/version", "3"};
 
 TEST(Records, AreFoundInCapitalsOrNot) {
-  const TemporaryFile file(make_zip({{"A/DATA.PKL", "data"}, kConstants}));
+  const TemporaryFile file(make_zip({{"A/DATA.PKL", "data"}, kConstants, {"a/Version", "3"}}));
   const Records records(file.path());
   EXPECT_EQ(records.read("data.pkl"), "data");
   EXPECT_EQ(records.read("constants.pkl"), "constants");
   EXPECT_EQ(records.find("Constants.pkl"), 1U);
   EXPECT_TRUE(is_text(records.all()[0]));
-  EXPECT_FALSE(records.has("version"));
+  EXPECT_FALSE(records.has("byteorder"));
   expect_refused({kData, kConstants, {"a/BYTEORDER", "big"}}, "big-endian");
 }
 
 /// Texts that unpack to it need a thousandth of it in the file.
-TEST(Records, RefusesTextOfMoreThanAGigabyteBeforeItIsRead) {
+TEST(Records, RefusesTooMuchTextBeforeItIsRead) {
   const auto packed = [](const std::string& name, std::uint32_t size) {
-    return ZipEntry{.name = name, .bytes = std::string(600 << 10, 'x'), .method = 8, .size = size};
+    return ZipEntry{.name = name, .bytes = std::string(150 << 10, 'x'), .method = 8, .size = size};
   };
-  constexpr std::uint32_t kHalf = 1 << 29;
-  EXPECT_EQ(refusal({kData, kConstants, packed("a/code/one.py", kHalf)}), "");
-  const std::string because = "more than 1 GiB of code and other text";
+  constexpr std::uint32_t kHalf = 1 << 27;
+  EXPECT_EQ(refusal({kData, kConstants, kVersion, packed("a/code/one.py", kHalf - 100)}), "");
+  const std::string because = "more than 256 MiB of code and other text";
   expect_refused({kData, kConstants, packed("a/code/one.py", kHalf), packed("a/code/two.PY", kHalf)}, because);
   expect_refused({kData, packed("a/constants.pkl", kHalf), packed("a/code/one.py.debug_pkl", kHalf)}, because);
   expect_refused({kData, kConstants, packed("a/byteorder", kHalf), packed("a/version", kHalf)}, because);
+}
+
+TEST(Records, TellsWhatIsNotThere) {
+  const ZipEntry code = {"a/code/__torch__.py", ""};
+  EXPECT_EQ(refusal({kData, kConstants, kVersion, code}), "");
+  expect_refused({kConstants, kVersion, code}, "record data.pkl is not there");
+  expect_refused({kData, kVersion, code}, "record constants.pkl is not there");
+  expect_refused({kData, kConstants, code}, "record version is not there");
+  expect_refused({kData, kConstants, code, {"a/version", "three"}}, "record version is no number");
+  expect_refused({kData, kConstants, code, {"a/.data/version", std::string(30, '9')}}, "record version is no number");
+  expect_refused({kData, kVersion}, "a state dict");
 }
 
 TEST(Records, RefusesArchivesOfBeforePyTorch14) {

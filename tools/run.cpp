@@ -207,6 +207,12 @@ Outcome make_calls(offload::Module& module, const Arguments& arguments, const st
   return outcome;
 }
 
+/// What tells whether a file has changed.
+std::pair<std::filesystem::file_time_type, std::uintmax_t> state_of(const std::string& path) {
+  std::error_code none;
+  return {std::filesystem::last_write_time(path, none), std::filesystem::file_size(path, none)};
+}
+
 /// What the first `count` calls give.
 std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::vector<Call>& calls, std::size_t count,
                                        c10::Device device) {
@@ -367,9 +373,14 @@ int main(int argc, char** argv) {
       options.example_calls.push_back({arguments.method, call, {}});
     }
     archive = torch::jit::Module(); // the one that runs is loaded as a program would
+    const auto state = state_of(arguments.model);
     offload::Module module = offload::load(arguments.model, options);
     const std::size_t references = !arguments.check ? 0 : writes_state ? count : std::min(count, calls.size());
     const std::vector<c10::IValue> expected = run_reference(arguments, calls, references, module.device());
+    if (arguments.check && state_of(arguments.model) != state) {
+      throw offload::InputError(arguments.model +
+                                ": was changed between the two times that --check reads it: run again");
+    }
     const Outcome outcome = make_calls(module, arguments, calls, count, writes_state, expected);
     if (!arguments.save.empty()) {
       save(arguments.save, calls, outcome.outputs);

@@ -13,25 +13,29 @@ namespace offload {
 
 namespace {
 
+bool holds_scalars(const c10::IValue& list) { return list.isIntList() || list.isDoubleList() || list.isBoolList(); }
+
 class Visitor {
  public:
   std::function<void(const std::string&, const at::Tensor&)> tensor = [](const std::string&, const at::Tensor&) {};
   std::function<void(const c10::IValue&)> object = [](const c10::IValue&) {};
 
   void look_at(const std::string& name, const c10::IValue& value) {
-    const auto below = [&](const std::string& part) { return name.empty() ? part : name + "." + part; };
-    if (value.isTensor()) {
-      tensor(name, value.toTensor());
-    } else if (value.isObject()) {
-      const auto& type = *value.toObjectRef().type();
-      if (!seen_.insert(value.internalToPointer()).second) {
-        return;
+    const bool is_container = value.isObject() || value.isTuple() || value.isGenericDict() || value.isList();
+    if (!is_container || !seen_.insert(value.internalToPointer()).second) {
+      if (value.isTensor()) {
+        tensor(name, value.toTensor());
       }
+      return;
+    }
+    const auto below = [&](const std::string& part) { return name.empty() ? part : name + "." + part; };
+    if (value.isObject()) {
+      const auto& type = *value.toObjectRef().type();
       object(value);
       for (std::size_t slot = 0; slot < value.toObjectRef().slots().size(); ++slot) {
         look_at(below(type.getAttributeName(slot)), value.toObjectRef().getSlot(slot));
       }
-    } else if (value.isList()) {
+    } else if (value.isList() && !holds_scalars(value)) {
       const auto list = value.toListRef();
       for (std::size_t i = 0; i < list.size(); ++i) {
         look_at(below(std::to_string(i)), list[i]);
@@ -62,11 +66,9 @@ class Mapper {
     if (value.isTensor()) {
       return value.toTensor().defined() ? c10::IValue(replace_(value.toTensor())) : value;
     }
-    if (value.isTuple()) {
-      return map_tuple(value);
-    }
-    const bool may_hold_tensors = value.isTensorList() || (value.isList() && !holds_scalars(value)) ||
-                                  value.isGenericDict() || value.isObject() || value.isFuture();
+    const bool may_hold_tensors = value.isTuple() || value.isTensorList() ||
+                                  (value.isList() && !holds_scalars(value)) || value.isGenericDict() ||
+                                  value.isObject() || value.isFuture();
     if (!may_hold_tensors) {
       return value;
     }
@@ -74,25 +76,24 @@ class Mapper {
     if (const auto known = mapped_.find(identity); known != mapped_.end()) {
       return known->second;
     }
-    return value.isObject()        ? map_object(value, identity)
+    return value.isTuple()         ? map_tuple(value, identity)
+           : value.isObject()      ? map_object(value, identity)
            : value.isGenericDict() ? map_dict(value, identity)
            : value.isFuture()      ? map_future(value)
                                    : map_list(value, identity);
   }
 
  private:
-  static bool holds_scalars(const c10::IValue& list) {
-    return list.isIntList() || list.isDoubleList() || list.isBoolList();
-  }
-
-  c10::IValue map_tuple(const c10::IValue& value) {
+  c10::IValue map_tuple(const c10::IValue& value, const void* identity) {
     std::vector<c10::IValue> elements;
     for (const c10::IValue& element : value.toTupleRef().elements()) {
       elements.push_back(map(element));
     }
     const auto type = value.toTupleRef().type<c10::TupleType>();
-    return type->schema() ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
-                          : c10::ivalue::Tuple::create(std::move(elements));
+    const c10::IValue tuple = type->schema() ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
+                                             : c10::ivalue::Tuple::create(std::move(elements));
+    mapped_[identity] = tuple;
+    return tuple;
   }
 
   c10::IValue map_list(const c10::IValue& value, const void* identity) {

@@ -8,8 +8,8 @@
 
 namespace offload {
 
-/// Calls `visit` with a qualified name for every tensor below `value`: in lists, tuples, dicts and objects, each object
-/// once.
+/// Calls `visit` with a qualified name for every tensor below `value`: in lists, tuples, dicts and objects, each of
+/// them once, by the name at which it is met first.
 void visit_tensors(const std::string& name, const c10::IValue& value,
                    const std::function<void(const std::string& name, const at::Tensor& tensor)>& visit);
 

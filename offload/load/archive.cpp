@@ -45,6 +45,10 @@ std::string explain(std::string message) {
       message.starts_with("[enforce fail at ") && end != std::string::npos) {
     message.erase(0, end + 4);
   }
+  constexpr std::size_t kMostBytes = 1000; // it may repeat what is in the archive
+  if (message.size() > kMostBytes) {
+    message.replace(kMostBytes, std::string::npos, "...");
+  }
   return message;
 }
 
@@ -63,9 +67,10 @@ using TensorRecords = std::unordered_map<std::size_t, bool>;
 
 /// What `pickle` says of the tensors in `folder`. Throws ArchiveError where a record has less than they need. False
 /// when it holds what may read them while they are taken in.
-bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors) {
+bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors,
+                 std::uint64_t& steps) {
   std::optional<PickleSummary> summary;
-  check(records, [&] { summary = read_pickle(records.read(pickle), pickle); });
+  check(records, [&] { summary = read_pickle(records.read(pickle), pickle, steps); });
   if (!summary) {
     return false;
   }
@@ -107,9 +112,10 @@ bool is_extra(const ZipRecord& record) {
 /// The archive for the importer. Tensors are left out where nothing may read them while it works.
 std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
+  std::uint64_t steps = kMostPickleSteps;
   bool may_leave = weights == Weights::on_file;
-  may_leave &= add_tensors(records, "constants.pkl", "constants/", tensors);
-  may_leave &= add_tensors(records, "data.pkl", "data/", tensors);
+  may_leave &= add_tensors(records, "constants.pkl", "constants/", tensors, steps);
+  may_leave &= add_tensors(records, "data.pkl", "data/", tensors, steps);
   std::unordered_map<std::size_t, std::string> held; // what is packed, and what is no tensor
   for (std::size_t i = 0; i < records.all().size(); ++i) {
     const ZipRecord& record = records.all()[i];
@@ -120,7 +126,7 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
       const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
       const std::string name = lower_case(record.name);
       if (name.ends_with(".debug_pkl")) {
-        check(records, [&] { check_source_ranges(bytes, record.name); });
+        check(records, [&] { check_source_ranges(bytes, record.name, steps); });
       }
       if (name.ends_with(".py")) {
         check(records, [&] { check_code(bytes, record.name); });

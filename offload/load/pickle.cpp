@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <offload/error.h>
+#include <offload/load/code.h>
 
 namespace offload {
 
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int kMostDepth = 1000; // values are destroyed recursively
 constexpr std::size_t kMostDimensions = 64;
-constexpr std::uint64_t kMostSteps = 1 << 25; // each makes a value at most, of about a hundred bytes
 
 using Value = PickledValue;
 using ValuePtr = std::shared_ptr<Value>;
@@ -35,15 +35,16 @@ std::uint64_t packed_elements(std::string_view type) {
 /// Follows one pickle.
 class Walk {
  public:
-  Walk(std::string_view bytes, const std::string& name) : bytes_(bytes), name_(name) {}
+  Walk(std::string_view bytes, const std::string& name, std::uint64_t& steps)
+      : bytes_(bytes), name_(name), steps_(steps) {}
 
   std::optional<PickleSummary> run() {
     if (byte() != 0x80 || byte() != 2) {
       refuse("is no pickle of protocol 2");
     }
-    for (std::uint64_t steps = 0;; ++steps) {
-      if (steps == kMostSteps) {
-        refuse("takes more than " + std::to_string(kMostSteps) + " steps");
+    for (;; --steps_) {
+      if (steps_ == 0) {
+        refuse("takes more steps than the " + std::to_string(kMostPickleSteps) + " that an archive may take");
       }
       const unsigned char code = byte();
       if (code == '.') {
@@ -303,6 +304,9 @@ class Walk {
     if (function->text == "torch._utils _rebuild_tensor_v2" || function->text == "torch._utils _rebuild_qtensor") {
       check_tensor(*argument);
     }
+    if (function->text == "torch.jit._pickle restore_type_tag" && argument->is_tuple_of(2)) {
+      check_code(argument->elements[1]->text, name_); // by the same parser
+    }
     if (function->text.starts_with("torch.jit._pickle build_") && !argument->is_tuple_of(1)) {
       refuse("calls a function with nothing");
     }
@@ -360,6 +364,7 @@ class Walk {
 
   const std::string_view bytes_;
   const std::string& name_;
+  std::uint64_t& steps_; // left
   std::uint64_t at_ = 0;
   std::vector<ValuePtr> stack_;
   std::vector<std::size_t> marks_;
@@ -370,8 +375,8 @@ class Walk {
 
 } // namespace
 
-std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name) {
-  return Walk(bytes, name).run();
+std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name, std::uint64_t& steps) {
+  return Walk(bytes, name, steps).run();
 }
 
 std::uint64_t element_bytes(std::string_view type) {

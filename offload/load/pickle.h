@@ -39,12 +39,15 @@ struct PickleSummary {
   std::shared_ptr<const PickledValue> root;
 };
 
+/// Steps that the pickles of an archive may take together: each makes a value at most, of a hundred bytes and more.
+constexpr std::uint64_t kMostPickleSteps = 1 << 24;
+
 /// Follows a pickle without making anything of it, by the rules of PyTorch's reader: it is complete, its stack and
 /// marks are never used beyond what was put there, it refers to nothing that was not said before, nests less than 1000
-/// deep, takes no more than 2^25 steps, and all tensors, quantised ones, too, lie within their storages. Throws
-/// ArchiveError that says what is wrong, and where. None when it holds what this function does not know, and somebody
-/// else has to judge.
-std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name);
+/// deep, takes no more than `steps`, which are taken off, names types that nest no deeper than code may, and all
+/// tensors, quantised ones, too, lie within their storages. Throws ArchiveError that says what is wrong, and where.
+/// None when it holds what this function does not know, and somebody else has to judge.
+std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name, std::uint64_t& steps);
 
 /// Bytes of an element of a storage of this type; 0 when it is not known.
 std::uint64_t element_bytes(std::string_view type);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <filesystem>
 #include <string_view>
 
@@ -12,7 +13,7 @@ namespace offload {
 
 namespace {
 
-constexpr std::uint64_t kMostTextBytes = 1_GiB; // unpacked
+constexpr std::uint64_t kMostTextBytes = 256_MiB; // unpacked
 
 [[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& remedy) {
   throw ArchiveError(path + ": is " + what + ", not a TorchScript archive; " + remedy);
@@ -58,7 +59,8 @@ std::shared_ptr<const File> open_file(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {
-    throw ArchiveError(path + ": no such file");
+    const bool is_absent = !error || error == std::errc::no_such_file_or_directory;
+    throw ArchiveError(path + ": " + (is_absent ? "no such file" : "can not be opened: " + error.message()));
   }
   if (fs::is_directory(status)) {
     throw ArchiveError(path + ": is a directory, not a TorchScript archive");
@@ -130,7 +132,17 @@ void Records::look_at_kind() const {
     throw ArchiveError(path() + ": was written before PyTorch 1.4: bring it up to date in Python, " +
                        "torch.jit.load(path).save('model.pt')");
   }
-  if (has("constants.pkl")) {
+  if (has("constants.pkl") || std::any_of(numbers_.begin(), numbers_.end(),
+                                          [](const auto& record) { return record.first.starts_with("code/"); })) {
+    for (const char* name : {"constants.pkl", "data.pkl", "version"}) {
+      if (!has(name) && !has(std::string(".data/") + name)) {
+        throw ArchiveError(path() + ": is damaged: record " + name + " is not there");
+      }
+    }
+    const std::string version = read(has(".data/version") ? ".data/version" : "version");
+    if (version.empty() || version.size() > 18 || std::isdigit(static_cast<unsigned char>(version[0])) == 0) {
+      throw ArchiveError(path() + ": is damaged: record version is no number");
+    }
     return;
   }
   const auto any = [&](std::string_view part) {

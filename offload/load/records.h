@@ -17,7 +17,7 @@ constexpr const char* kExport = "torch.jit.script(model.eval()).save('model.pt')
 bool is_text(const ZipRecord& record);
 
 /// The records of a TorchScript archive, by their names below its folder, in capitals or not. All its text together has
-/// no more than 1 GiB.
+/// no more than 256 MiB.
 class Records {
  public:
   /// Throws ArchiveError that says what the file is when it is no such archive, and how to make one of it.

@@ -75,8 +75,8 @@ bool is_table(const Value& root) {
 
 } // namespace
 
-void check_source_ranges(std::string_view bytes, const std::string& name) {
-  const auto summary = read_pickle(bytes, name);
+void check_source_ranges(std::string_view bytes, const std::string& name, std::uint64_t& steps) {
+  const auto summary = read_pickle(bytes, name, steps);
   const std::set<std::string> known = {"torch.jit._pickle build_intlist"};
   if (!summary || !std::includes(known.begin(), known.end(), summary->globals.begin(), summary->globals.end()) ||
       !is_table(*summary->root)) {

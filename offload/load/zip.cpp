@@ -213,7 +213,8 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
     }
     find_bytes(file, record, header, where.offset);
     if (!names.insert(lower_case(record.name)).second) {
-      refuse(file, record, "is there twice, and PyTorch's reader tells no capitals from small letters");
+      refuse(file, record,
+             "is there twice: by the same name, or in capitals, which PyTorch's reader does not tell apart");
     }
     constexpr std::uint32_t kFolder = 0x10;
     if ((directory.number<std::uint32_t>(at + 38) & kFolder) != 0 && record.bytes > 0) {
