@@ -9,9 +9,6 @@
 #include <torch/csrc/jit/ir/irparser.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
-#include <ATen/core/List.h>
-#include <ATen/core/ivalue.h>
-#include <ATen/ops/randn.h>
 #include <offload/graph/constants.h>
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/prepare.h>
