@@ -66,6 +66,20 @@ TEST(Records, TellsWhatIsNotThere) {
   expect_refused({kData, kVersion}, "a state dict");
 }
 
+TEST(Records, TellsWhyAPathNamesNoFile) {
+  const TemporaryFile file("x");
+  for (const auto& [path, because] :
+       {std::pair(file.path() + "/below", "no such file"), std::pair(file.path() + ".none", "no such file"),
+        std::pair(std::string(300, 'x'), "can not be opened: File name too long")}) {
+    try {
+      const Records records(path);
+      FAIL() << path << " was opened";
+    } catch (const ArchiveError& error) {
+      EXPECT_NE(std::string(error.what()).find(because), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST(Records, RefusesArchivesOfBeforePyTorch14) {
   expect_refused({kData, {"a/model.json", "{}"}}, "was written before PyTorch 1.4");
   expect_refused({kData, kConstants, {"a/Model.json", "{}"}}, "was written before PyTorch 1.4");

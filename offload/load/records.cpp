@@ -59,7 +59,7 @@ std::shared_ptr<const File> open_file(const std::string& path) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) {
-    const bool is_absent = !error || error == std::errc::no_such_file_or_directory;
+    const bool is_absent = status.type() == fs::file_type::not_found;
     throw ArchiveError(path + ": " + (is_absent ? "no such file" : "can not be opened: " + error.message()));
   }
   if (fs::is_directory(status)) {
