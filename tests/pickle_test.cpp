@@ -2,6 +2,7 @@
 #include <offload/error.h>
 #include <offload/load/pickle.h>
 #include <offload/load/source_ranges.h>
+#include <offload/load/storage_types.h>
 
 namespace offload {
 namespace {

@@ -20,6 +20,7 @@
 #include <offload/load/pickle.h>
 #include <offload/load/records.h>
 #include <offload/load/source_ranges.h>
+#include <offload/load/storage_types.h>
 
 namespace offload {
 

@@ -49,7 +49,4 @@ constexpr std::uint64_t kMostPickleSteps = 1 << 24;
 /// None when it holds what this function does not know, and somebody else has to judge.
 std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name, std::uint64_t& steps);
 
-/// Bytes of an element of a storage of this type; 0 when it is not known.
-std::uint64_t element_bytes(std::string_view type);
-
 } // namespace offload
