@@ -1,79 +1,81 @@
 #pragma once
 
-#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
-#include <iterator>
+#include <list>
 #include <mutex>
 #include <vector>
 
 namespace offload {
 
-/// Lets as many calls in as there are lanes, in the order in which they came, and now and then one visitor alone.
+/// Admits calls of a module: as many as there are lanes, in the order in which they came, each as soon as the memory
+/// that it is expected to take is free. Now and then it admits somebody alone, to plan anew: he waits for the calls in
+/// flight, and goes before those that wait.
+///
+/// It also keeps the account of that memory: what calls in flight have claimed, and what calls have put into the
+/// module, together at most room(). Any thread may call.
 class LaneGate {
  public:
-  explicit LaneGate(int lanes) : lanes_(lanes), visitors_(static_cast<std::size_t>(lanes)) {
-    for (int lane = lanes; lane > 0; --lane) {
-      free_.push_back(lane - 1);
-    }
-  }
+  explicit LaneGate(int lanes);
 
-  /// Waits for a lane. The one that was left last is given first, for what it has prefetched is used; before it those
-  /// that had the same visitor.
-  int enter(const void* visitor = nullptr) {
-    std::unique_lock lock(mutex_);
-    await_turn(lock, [&] { return !free_.empty(); });
-    auto chosen = std::find_if(free_.rbegin(), free_.rend(), [&](int lane) { return visitors_[lane] == visitor; });
-    chosen = chosen == free_.rend() ? free_.rbegin() : chosen;
-    const int lane = *chosen;
-    free_.erase(std::prev(chosen.base()));
-    visitors_[lane] = visitor;
-    next_turn();
-    return lane;
-  }
+  /// Waits for a lane, and claims `bytes` for the call, or all of room() where that is less. The lane that was left
+  /// last is given first, for what it has prefetched is used; before it one that had the same `visitor`.
+  int enter(const void* visitor = nullptr, std::uint64_t bytes = 0);
 
-  void leave(int lane) {
-    const std::lock_guard lock(mutex_);
-    free_.push_back(lane);
-    changed_.notify_all();
-  }
+  /// Ends the call and its claim.
+  void leave(int lane);
 
-  /// Waits until all lanes are free, and keeps them so.
-  void enter_alone() {
-    std::unique_lock lock(mutex_);
-    await_turn(lock, [&] { return free_.size() == static_cast<std::size_t>(lanes_); });
-  }
+  /// Waits until no call is in flight, and admits none until leave_alone(). Lane 0 is his meanwhile.
+  void enter_alone();
+  void leave_alone();
 
-  void leave_alone() {
-    const std::lock_guard lock(mutex_);
-    next_turn();
-  }
+  /// What claims and state may be together. Unlimited until it is set, by somebody who is alone.
+  void set_room(std::uint64_t bytes);
+  std::uint64_t room() const;
+
+  /// Raises the claim of a call in flight to `bytes`. False, with the claim as it was, when others have claimed what is
+  /// missing.
+  bool extend(int lane, std::uint64_t bytes);
+
+  /// The same for what calls have put into the module, which stays when they end.
+  bool set_state(std::uint64_t bytes);
+
+  /// True when no other call is in flight.
+  bool is_alone(int lane) const;
 
  private:
-  template <typename Ready>
-  void await_turn(std::unique_lock<std::mutex>& lock, Ready ready) {
-    const std::uint64_t ticket = tickets_++;
-    changed_.wait(lock, [&] { return serving_ == ticket && ready(); });
-  }
+  static constexpr int kNone = -1;
+  static constexpr int kAlone = -2;
 
-  void next_turn() {
-    ++serving_;
-    changed_.notify_all();
-  }
+  struct Waiter {
+    bool alone;
+    const void* visitor;
+    std::uint64_t bytes;
+    std::condition_variable admitted;
+    int lane = kNone; // kAlone for somebody who is alone
+  };
 
-  const int lanes_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  int wait(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);
+  void admit();
+  bool may_enter(const Waiter& waiter) const;
+  int take_lane(const void* visitor);
+  std::uint64_t claimed() const;
+
+  mutable std::mutex mutex_;
+  std::list<Waiter> waiters_; // those who want to be alone come first
   std::vector<int> free_;
   std::vector<const void*> visitors_; // by lane, the last
-  std::uint64_t tickets_ = 0;
-  std::uint64_t serving_ = 0;
+  std::vector<std::uint64_t> claims_; // by lane; 0 for those that are free
+  std::uint64_t state_ = 0;
+  std::uint64_t room_ = ~std::uint64_t{0};
+  bool alone_ = false;
 };
 
 /// A lane for as long as this lives.
 class LaneVisit {
  public:
-  explicit LaneVisit(LaneGate& gate, const void* visitor = nullptr) : gate_(gate), lane_(gate.enter(visitor)) {}
+  explicit LaneVisit(LaneGate& gate, const void* visitor = nullptr, std::uint64_t bytes = 0)
+      : gate_(gate), lane_(gate.enter(visitor, bytes)) {}
   ~LaneVisit() { gate_.leave(lane_); }
   LaneVisit(const LaneVisit&) = delete;
   LaneVisit& operator=(const LaneVisit&) = delete;

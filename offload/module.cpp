@@ -26,11 +26,11 @@ Stats Module::stats() const { return impl_->stats(); }
 void Module::set_vram_budget(std::uint64_t bytes) { impl_->set_vram_budget(bytes); }
 
 std::ostream& operator<<(std::ostream& out, const Stats& stats) {
-  return out << "calls " << stats.calls << ", streamed " << format_bytes(stats.bytes_streamed) << " in " << stats.copies
-             << " copies, read in place " << format_bytes(stats.bytes_in_place) << ", in the page cache "
-             << format_bytes(stats.bytes_in_cache) << ", resident " << format_bytes(stats.bytes_resident) << ", misses "
-             << stats.misses << ", stalled " << stats.stall_us / 1e3 << " ms, peak "
-             << format_bytes(stats.peak_device_bytes) << " on the device\n";
+  return out << "calls " << stats.calls << ", repeated " << stats.calls_repeated << ", streamed "
+             << format_bytes(stats.bytes_streamed) << " in " << stats.copies << " copies, read in place "
+             << format_bytes(stats.bytes_in_place) << ", in the page cache " << format_bytes(stats.bytes_in_cache)
+             << ", resident " << format_bytes(stats.bytes_resident) << ", misses " << stats.misses << ", stalled "
+             << stats.stall_us / 1e3 << " ms, peak " << format_bytes(stats.peak_device_bytes) << " on the device\n";
 }
 
 Module wrap(torch::jit::Module module, const Options& options) {

@@ -19,6 +19,7 @@ namespace offload {
 /// What has happened since load, all callers together.
 struct Stats {
   std::uint64_t calls = 0;          ///< that returned
+  std::uint64_t calls_repeated = 0; ///< times that a call was stopped for want of memory, to be made again or refused
   std::uint64_t bytes_streamed = 0; ///< carried by the link for streamed weights, counted at the link
   std::uint64_t bytes_ahead = 0;    ///< of these, those that no call has used yet: prefetched for the next
   std::uint64_t bytes_resident = 0; ///< of weights and buffers that are on the device for good, now
@@ -36,14 +37,15 @@ OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 ///
 /// A handle: copies share weights, ring and statistics. Any thread may call any member at any time. A call
 /// computes on the caller's current CUDA stream, as an operator does: it starts after what was enqueued there before,
-/// and what is enqueued there afterwards starts after it. It does not wait for the device, except where it is measured:
-/// the first call, and the one after a call that went over the reserve. Destroying the last handle waits for
-/// calls in flight.
+/// and what is enqueued there afterwards starts after it. It does not wait for the device, except where a plan is made
+/// for it: the first call, and one that takes more memory than is left beside the weights. Destroying the last handle
+/// waits for calls in flight.
 class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
-  /// Throws InputError for arguments that do not fit the signature, BudgetError when activations go over the reserve,
-  /// Error when a copy fails, and whatever the model raises. After any of them the module works on.
+  /// A call may be larger than any before: it makes room for itself. Throws InputError for arguments that do not fit
+  /// the signature, BudgetError when the call fits the budget in no way, Error when the device has less than the budget
+  /// or a copy fails, and whatever the model raises. After any of them the module works on.
   c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// The same for any method of the TorchScript module.

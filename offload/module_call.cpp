@@ -14,6 +14,7 @@
 
 #include <offload/graph/values.h>
 #include <offload/module_impl.h>
+#include <offload/restart.h>
 
 namespace offload {
 
@@ -119,46 +120,80 @@ std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, s
 }
 
 c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
-  const LoweredMethod& lowered = method(name);
-  std::vector<c10::IValue> stack = make_stack(lowered, std::move(inputs), kwargs);
+  Request request{name, make_stack(method(name), std::move(inputs), kwargs), 0};
+  request.shape = shape_of_call(name, request.stack);
   while (true) {
-    {
-      const LaneVisit visit(*gate_, engine_->lanes().callers_stream());
-      bool ready = false;
-      {
-        const std::lock_guard lock(mutex_);
-        ready = readiness_ == Readiness::placed;
-      }
-      if (ready) {
-        return run_on(visit.lane(), name, std::move(stack), nullptr);
-      }
+    refuse_again(request);
+    if (auto output = call_in_turn(request)) {
+      return std::move(*output);
     }
-    const LoneVisit alone(*gate_);
-    if (readiness_ == Readiness::placed) {
-      continue; // somebody else was first
+    if (auto output = call_alone(request)) {
+      return std::move(*output);
     }
-    if (readiness_ == Readiness::measured) {
-      settle(); // it failed when it was tried last
-      continue;
-    }
-    const auto before = std::make_tuple(activations_, measured_, planned_method_);
-    c10::IValue output;
-    try {
-      output = measure(name, std::move(stack));
-      require_minimum();
-    } catch (...) {
-      std::tie(activations_, measured_, planned_method_) = before;
-      const std::lock_guard lock(mutex_);
-      readiness_ = Readiness::unknown;
-      throw;
-    }
-    try {
-      settle();
-    } catch (const std::exception&) {
-      // The output is right, and state was written: the next call tries again, and tells.
-    }
-    return output;
   }
+}
+
+/// Beside other calls, once it is this one's turn. None when something has to be planned first: for all calls, or since
+/// this one takes more than the plan leaves it.
+std::optional<c10::IValue> Module::Impl::call_in_turn(Request& request) {
+  for (const bool takes_all : {false, true}) {
+    const std::uint64_t expected = [&] {
+      const std::lock_guard lock(mutex_);
+      return activations_.expected(request.shape);
+    }();
+    const LaneVisit visit(*gate_, engine_->lanes().callers_stream(), takes_all ? ~std::uint64_t{0} : expected);
+    const std::uint64_t room = gate_->room();
+    {
+      const std::lock_guard lock(mutex_);
+      if (readiness_ != Readiness::placed || room <= request.too_little) {
+        return std::nullopt;
+      }
+    }
+    const bool has_all = takes_all || lanes_ == 1;
+    Made made = run_on(visit.lane(), request, Lanes::Overflow::stop, nullptr);
+    if (made.output) {
+      return std::move(made.output);
+    }
+    if (made.memory.by_device) {
+      refuse(request, made.memory);
+    }
+    if (has_all) {
+      request.too_little = room;
+      return std::nullopt;
+    }
+    // Others had what was missing: once more, when it has all.
+  }
+  return std::nullopt;
+}
+
+/// With nobody beside it. None when the call can go on in turn, since others have planned or this has.
+std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
+  const LoneVisit alone(*gate_);
+  if (readiness_ == Readiness::measured) {
+    settle();
+    return std::nullopt;
+  }
+  if (readiness_ == Readiness::placed && gate_->room() > request.too_little) {
+    return std::nullopt;
+  }
+  const auto before = std::make_tuple(activations_, measured_, planned_method_);
+  c10::IValue output;
+  try {
+    output = measure(request);
+    require_minimum();
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    std::tie(activations_, measured_, planned_method_) = before;
+    placement_.reset();
+    readiness_ = measured_.empty() ? Readiness::unknown : Readiness::measured;
+    throw;
+  }
+  try {
+    settle();
+  } catch (const std::exception&) {
+    // The output is right, and state was written: the next call tries again, and tells.
+  }
+  return output;
 }
 
 namespace {
@@ -179,40 +214,68 @@ class NoAutocastCache {
 
 } // namespace
 
-c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<c10::IValue> stack,
-                                 std::vector<LeasedStep>* trace) {
+/// `trace` is given for calls that are measured.
+Module::Impl::Made Module::Impl::run_on(int lane, const Request& request, Lanes::Overflow overflow,
+                                        std::vector<LeasedStep>* trace) {
+  Made made;
+  engine_->lanes().run(lane, [&] { made = run_here(lane, request, overflow, trace); });
+  return made;
+}
+
+Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lanes::Overflow overflow,
+                                          std::vector<LeasedStep>* trace) {
   Streamer& streamer = engine_->streamer();
-  const std::vector<c10::IValue> inputs(stack.begin() + 1, stack.end());
-  const std::size_t shape = shape_of_call(name, stack);
-  const auto expected = sequence_of(name, shape);
-  c10::IValue output;
-  Sequence executed;
-  engine_->lanes().take_refused(lane);
+  const std::vector<c10::IValue> inputs(request.stack.begin() + 1, request.stack.end());
+  const auto expected = sequence_of(request.method, request.shape);
   engine_->retry();
+  const at::NoGradGuard no_grad;
+  const NoAutocastCache no_cache;
+  Made made;
+  Sequence executed;
+  const auto call = engine_->lanes().enter(lane, overflow, trace != nullptr);
+  std::optional<Restart> restart;
   try {
-    const at::NoGradGuard no_grad;
-    const NoAutocastCache no_cache;
-    const auto call = engine_->lanes().enter(lane);
-    const WeightLender::Scope scope(engine_->lender(), lane, trace);
+    if (device_.is_cuda()) {
+      restart.emplace(inputs, may_take_more(request) ? &program_.holders : nullptr, generators_);
+    }
+    const WeightLender::Scope scope(engine_->lender(), lane, trace, [&] { return call->must_stop(); });
     streamer.begin(lane, expected);
     try {
-      output = take_out(*call, run_code(codes_.at(name), std::move(stack)), inputs);
-      stack.clear();
+      made.output = take_out(*call, run_code(codes_.at(request.method), request.stack), inputs);
     } catch (const std::exception& error) {
       streamer.end(lane);
-      if (scope.failure()) {
+      if (scope.failure() && !call->overflowed()) {
         std::rethrow_exception(scope.failure());
       }
       throw;
     }
     executed = streamer.end(lane);
-  } catch (const std::exception& error) {
-    // The interpreter gives errors of operators a type of its own: the text is what is left of an OutOfMemoryError.
-    const Refusal refusal = engine_->lanes().take_refused(lane);
-    if (refusal.bytes > 0 && std::string_view(error.what()).find("out of memory") != std::string_view::npos) {
-      refuse_activations(refusal);
+  } catch (const std::exception&) {
+    if (!call->overflowed()) {
+      throw;
     }
-    throw;
+  }
+  const bool ended = made.output.has_value();
+  std::exception_ptr lost;
+  if (call->overflowed()) {
+    made.output.reset();
+    try {
+      if (restart) { // else nothing has been run yet
+        restart->restore();
+      }
+    } catch (...) {
+      lost = std::current_exception();
+    }
+  }
+  restart.reset();
+  made.memory = call->end();
+  note_peak();
+  note_memory(request, made.memory, ended);
+  if (lost) {
+    std::rethrow_exception(lost);
+  }
+  if (!made.output) {
+    return made;
   }
   auto next = expected;
   {
@@ -221,40 +284,42 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
     if (executed != *expected) {
       next = std::make_shared<const Sequence>(std::move(executed));
     }
-    note_sequence(name, shape, next);
+    note_sequence(request.method, request.shape, next);
   }
   if (!trace) {
     streamer.expect(lane, next);
   }
-  note_peak();
-  return output;
+  return made;
 }
 
-namespace {
+/// Whether what the call writes in the module has to be kept from before: not where calls like it are known to fit.
+bool Module::Impl::may_take_more(const Request& request) const {
+  const std::lock_guard lock(mutex_);
+  return program_.writes_state && !activations_.knows(request.shape);
+}
 
-/// Lists and dicts below `value`.
-void find_containers(const c10::IValue& value, std::unordered_set<const void*>& found) {
-  if (value.isTuple()) {
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      find_containers(element, found);
-    }
-  } else if (value.isTensorList() || value.isGenericDict() || (value.isList() && !value.isIntList())) {
-    if (!found.insert(value.internalToPointer()).second) {
-      return;
-    }
-    if (value.isGenericDict()) {
-      for (const auto& entry : value.toGenericDict()) {
-        find_containers(entry.value(), found);
-      }
-    } else {
-      for (const c10::IValue& element : value.toListRef()) {
-        find_containers(element, found);
-      }
-    }
+void Module::Impl::note_memory(const Request& request, const CallMemory& memory, bool ended) {
+  if (!device_.is_cuda()) {
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t before = activations_.largest() + state_;
+  // What a call writes anew is there beside what it replaces.
+  state_ = std::max(state_, 2 * engine_->lanes().state());
+  repeated_ += memory.overflowed ? 1 : 0;
+  if (ended) {
+    activations_.note(request.shape, memory.bytes);
+  } else {
+    activations_.note_more_than(request.shape, memory.bytes);
+  }
+  if (activations_.largest() + state_ != before) {
+    placement_.reset();
+  }
+  const bool much_less = activations_.largest() < planned_for_ / 4 * 3;
+  if (readiness_ == Readiness::placed && much_less && plan_.residency.ring_bytes > 0) {
+    readiness_ = Readiness::measured; // what was kept for larger calls becomes room for weights
   }
 }
-
-} // namespace
 
 /// What the call has put into the module moves out of the lane's memory.
 void Module::Impl::keep_state(Lanes::Call& call) {
@@ -289,7 +354,9 @@ c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
   std::unordered_set<const void*> callers;
   for (const c10::IValue& input : inputs) {
     const std::size_t before = callers.size();
-    find_containers(input, callers);
+    if (!input.isObject()) {
+      visit_containers(input, [&](const c10::IValue& container) { callers.insert(container.internalToPointer()); });
+    }
     if (callers.size() > before) {
       values.push_back(input);
     }

@@ -1,5 +1,6 @@
 #include <offload/module_impl.h>
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include <offload/graph/attributes.h>
 #include <offload/graph/constants.h>
 #include <offload/graph/values.h>
 #include <offload/load/file_bytes.h>
@@ -62,6 +64,15 @@ std::uint64_t default_vram(c10::Device device) {
   return free > kMargin ? free - kMargin : 0;
 }
 
+bool draws_random_numbers(const Program& program) {
+  bool draws = false;
+  for (const auto& [name, lowered] : program.methods) {
+    for_each_node(lowered.graph->block(),
+                  [&](const torch::jit::Node* node) { draws = draws || node->isNondeterministic(); });
+  }
+  return draws;
+}
+
 } // namespace
 
 Module::Impl::Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
@@ -92,7 +103,10 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   const c10::InferenceMode no_inference_mode(false);
   program_ = make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep);
   lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
-  gate_ = std::make_unique<LaneGate>(lanes_);
+  gate_ = std::make_shared<LaneGate>(lanes_);
+  if (device_.is_cuda() && draws_random_numbers(program_)) {
+    generators_ = {at::globalContext().defaultGenerator(device_), at::globalContext().defaultGenerator(c10::kCPU)};
+  }
   for (const ExampleCall& call : options.example_calls) {
     make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
   }
@@ -129,7 +143,8 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     machine_.file_bytes_per_us =
         1 / (cached / mapped.value_or(machine_.host_copy_bytes_per_us) + (1 - cached) / machine_.file_bytes_per_us);
   }
-  if (options.example_calls.empty() || vram_ < minimum() - reserve()) { // else examples show what activations take
+  if (options.example_calls.empty() ||
+      vram_ < minimum() - least_reserve()) { // else examples show what activations take
     require_minimum();
   }
   if (purpose == Purpose::run || !options.example_calls.empty()) {
@@ -271,6 +286,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
   Engine::Config config;
   config.device = device_;
   config.lanes = lanes_;
+  config.gate = gate_;
   config.names = names;
   config.bytes = bytes_;
   config.offsets = offsets_;

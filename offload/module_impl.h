@@ -6,6 +6,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include <offload/activations.h>
 #include <offload/graph/program.h>
 #include <offload/lane_gate.h>
 #include <offload/module.h>
@@ -13,17 +14,6 @@
 #include <offload/stream/engine.h>
 
 namespace offload {
-
-/// What measured calls took of the memory of a lane, and what is reserved for such calls.
-struct Activations {
-  std::unordered_map<std::size_t, AllocationTrace> traces; ///< by shape of the call
-  std::uint64_t kept = 0;                                  ///< by workspaces
-  LaneCapacity capacity;
-  std::uint64_t state = 0; ///< for what calls put into the module
-  bool measured = false;
-
-  void add(std::size_t shape, MeasuredCall call);
-};
 
 /// Calls that may take other activations, or go other ways, have other shapes. `stack` begins with the module, which is
 /// the same for all calls.
@@ -33,7 +23,9 @@ std::size_t shape_of_call(const std::string& method, const std::vector<c10::IVal
 ///
 /// The first call of a module that has no example calls, and every example call, is a *measuring call*: it runs alone,
 /// on a GPU with little more than the smallest ring and the rest of the budget for activations, and shows the real
-/// order of leases, the work between them, and what activations take. Then the plan is settled.
+/// order of leases, the work between them, and what activations take. Then the plan is settled. So is a call for which
+/// the plan leaves no room: it has been stopped, what it wrote is put back, and it is made again. All other calls show
+/// in passing what they take.
 class Module::Impl {
  public:
   /// What is made of the module.
@@ -66,32 +58,59 @@ class Module::Impl {
   void set_vram_budget(std::uint64_t bytes);
   c10::Device device() const { return device_; }
 
+  /// For tests: from the n-th allocation of the next call on, as if the first lane could have no more.
+  void refuse_from(std::uint64_t n) { engine_->lanes().refuse_from(0, n); }
+
  private:
+  /// A call that somebody wants.
+  struct Request {
+    const std::string& method;
+    std::vector<c10::IValue> stack;
+    std::size_t shape;
+    std::uint64_t too_little = 0; ///< room for activations in which it was stopped, though it had all of it
+  };
+
   const LoweredMethod& method(const std::string& name) const;
   std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                       const Kwargs& kwargs) const;
-  c10::IValue run_on(int lane, const std::string& name, std::vector<c10::IValue> stack, std::vector<LeasedStep>* trace);
+  /// A call that was made on a lane. Where it overflowed there is no output, and what it wrote has been put back.
+  struct Made {
+    std::optional<c10::IValue> output;
+    CallMemory memory;
+  };
+  Made run_on(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
+  Made run_here(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
+  std::optional<c10::IValue> call_in_turn(Request& request);
+  std::optional<c10::IValue> call_alone(Request& request);
+  bool may_take_more(const Request& request) const;
+  void note_memory(const Request& request, const CallMemory& memory, bool ended);
   c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs);
   void keep_state(Lanes::Call& call);
-  c10::IValue measure(const std::string& name, std::vector<c10::IValue> stack);
+  c10::IValue measure(const Request& request);
   void measure_example(const ExampleCall& call);
+  c10::IValue find(const std::string& name) const;
   at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum() const;
-  [[noreturn]] void refuse_activations(const Refusal& refusal);
+  [[noreturn]] void refuse(const Request& request, const CallMemory& memory);
+  void refuse_again(const Request& request) const;
 
   void take_over_weights(Owner owner, const Progress& progress);
   void divide_host_memory(const Options& options);
   void choose_what_stays_in_file(const Options& options);
   std::uint64_t minimum() const;
+  std::uint64_t least_reserve() const;
   std::uint64_t reserve() const;
+  std::uint64_t room() const;
   std::uint64_t capacity(std::uint64_t vram) const;
   Plan best_plan() const;
-  Residency residency_to_measure() const;
+  enum class Ring { ample, least };
+  Residency residency_to_measure(Ring ring) const;
   void put_placeholders_back();
   void settle();
   enum class Leased { streamed, all };
   void install(const Residency& residency, Leased leased);
   void note_peak();
+  Placement describe() const;
   Pass pass_of(const std::vector<LeasedStep>& steps) const;
   Pass planned_pass() const;
   std::vector<LeasedStep> static_steps(const std::string& name) const;
@@ -120,23 +139,31 @@ class Module::Impl {
   std::uint64_t streamed_pinned_ = 0; // of the weights in host memory, the first bytes that are page-locked
   std::unique_ptr<Engine> engine_;
 
+  std::shared_ptr<LaneGate> gate_;
+  std::vector<at::Generator> generators_; // that calls draw from
+
   // What calls run, changed while there are none: a graph for each method in which only streamed weights are leased,
   // and the resident weights in the module, each with the placeholder that it replaces.
   std::map<std::string, torch::jit::Code> codes_;
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_tensors_;
-  std::unique_ptr<LaneGate> gate_;
+  mutable std::mutex objects_mutex_; // who looks into the module meanwhile
 
-  mutable std::mutex mutex_; // what follows
+  mutable std::mutex mutex_; // what follows, which only somebody who is alone changes, but for what calls note
   std::uint64_t vram_ = 0;
   std::string planned_method_;
   std::map<std::string, std::vector<LeasedStep>> measured_;          // by method
   std::map<std::string, std::shared_ptr<const Sequence>> sequences_; // of the last call of each method
   std::unordered_map<std::size_t, std::shared_ptr<const Sequence>> sequences_by_shape_;
   Activations activations_;
+  std::uint64_t state_ = 0;       // that calls have put into the module, beside what it replaces
+  std::uint64_t planned_for_ = 0; // what the largest call took, when the plan was settled
+  std::unordered_map<std::size_t, std::uint64_t> refused_; // by shape of call: the budget that it takes
   Readiness readiness_ = Readiness::unknown;
   Plan plan_;
   std::uint64_t calls_ = 0;
+  std::uint64_t repeated_ = 0;
   std::uint64_t peak_ = 0;
+  mutable std::shared_ptr<const Placement> placement_; // null when something has changed since
 };
 
 } // namespace offload

@@ -12,83 +12,98 @@
 namespace offload {
 
 /// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
-/// well, and nothing more where those that find none cannot be measured. On the host they are no matter: as it will be
-/// planned, as far as the graph tells, so that what stays is brought once.
-Residency Module::Impl::residency_to_measure() const {
+/// well, or just that. On the host they are no matter: as it will be planned, as far as the graph tells, so that what
+/// stays is brought once.
+Residency Module::Impl::residency_to_measure(Ring ring) const {
   if (device_.is_cpu()) {
     return best_plan().residency;
   }
-  const std::uint64_t least = minimum() - fixed_ - reserve();
-  const std::uint64_t rest = vram_ - fixed_;
-  const std::uint64_t spare = may_overflow_ && rest > least + reserve() ? (rest - least - reserve()) / 2 : 0;
+  const std::uint64_t least = align_up(minimum_capacity(planned_pass()), kDeviceGranularity);
+  const std::uint64_t taken = fixed_ + least + least_reserve();
+  const std::uint64_t spare = ring == Ring::least ? 0 : (vram_ - std::min(vram_, taken)) / 2;
   const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
-  return {std::vector<bool>(bytes_.size(), false), least + more / granularity(device_) * granularity(device_)};
+  return {std::vector<bool>(bytes_.size(), false), least + more / kDeviceGranularity * kDeviceGranularity};
 }
 
-/// A call that shows what calls need. The caller holds all lanes.
-c10::IValue Module::Impl::measure(const std::string& name, std::vector<c10::IValue> stack) {
-  Lanes& lanes = engine_->lanes();
-  Residency residency = residency_to_measure();
-  lanes.set_capacity({}, activations_.state);
-  install(residency, Leased::all);
-  const std::size_t shape = shape_of_call(name, stack);
-  {
-    const std::lock_guard lock(mutex_);
-    plan_.residency = std::move(residency);
-    sequences_.clear();
-    sequences_by_shape_.clear();
+/// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,
+/// again with the smallest. The caller holds all lanes.
+c10::IValue Module::Impl::measure(const Request& request) {
+  for (const Ring ring : {Ring::ample, Ring::least}) {
+    Residency residency = residency_to_measure(ring);
+    const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
+    engine_->lanes().release();
+    install(residency, Leased::all);
+    gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
+    {
+      const std::lock_guard lock(mutex_);
+      plan_.residency = std::move(residency);
+      placement_.reset();
+      sequences_.clear();
+      sequences_by_shape_.clear();
+    }
+    std::vector<LeasedStep> trace;
+    // What it takes is to be known to its end before it is refused.
+    const bool lends = is_last && may_overflow_;
+    Made made = run_on(0, request, lends ? Lanes::Overflow::lend : Lanes::Overflow::stop, &trace);
+    if (made.output) {
+      const std::lock_guard lock(mutex_);
+      placement_.reset();
+      measured_[request.method] = std::move(trace);
+      planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : request.method;
+      return std::move(*made.output);
+    }
+    if (is_last || made.memory.by_device) {
+      refuse(request, made.memory);
+    }
   }
-  std::vector<LeasedStep> trace;
-  MeasuredCall measured;
-  const auto end_measuring = [&] {
-    note_peak();
-    measured = lanes.end_measuring();
-  };
-  lanes.begin_measuring(vram_ - fixed_ - engine_->slab_bytes(), activations_.capacity, may_overflow_);
-  c10::IValue output;
-  try {
-    output = run_on(0, name, std::move(stack), &trace);
-  } catch (...) {
-    end_measuring();
-    throw;
-  }
-  end_measuring();
-  if (device_.is_cuda()) {
-    activations_.add(shape, std::move(measured));
-  }
-  measured_[name] = std::move(trace);
-  planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : name;
-  return output;
+  throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
 }
 
-/// Refuses the budget if the calls that were measured do not fit it.
+/// Refuses the budget if the calls that were measured do not fit it. What no call has shown yet is no reason.
 void Module::Impl::require_minimum() const {
   const std::uint64_t least = minimum();
-  if (vram_ >= least) {
+  const std::uint64_t assumed = activations_.empty() ? least_reserve() : 0;
+  if (vram_ + assumed >= least) {
     return;
   }
-  throw BudgetError(
-      (measured_.empty() || reserve() == 0 ? "" : "activations and workspaces take " + format_bytes(reserve()) + ": ") +
-          "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
-          " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
-      least);
+  throw BudgetError((measured_.empty() || least_reserve() == 0
+                         ? ""
+                         : "activations and workspaces take " + format_bytes(least_reserve()) + ": ") +
+                        "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
+                        " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
+                    least);
 }
 
-void Module::Impl::refuse_activations(const Refusal& refusal) {
+/// A call that does not fit, whatever gives way to it.
+void Module::Impl::refuse(const Request& request, const CallMemory& memory) {
   const std::lock_guard lock(mutex_);
-  if (refusal.by_driver) {
-    throw Error("the device has no " + format_bytes(refusal.bytes) +
-                " for activations and workspaces of this call, which a vram_budget of " + format_bytes(vram_) +
+  if (memory.by_device) {
+    throw Error("the device has less than the " + format_bytes(memory.bytes) +
+                " that activations and workspaces of this call take, and a vram_budget of " + format_bytes(vram_) +
                 " has room for: free device memory, or lower vram_budget");
   }
-  const std::uint64_t needed =
-      minimum() + align_up(refusal.bytes, kDeviceGranularity) * static_cast<std::uint64_t>(lanes_);
-  readiness_ = Readiness::unknown; // the next call is measured anew, with all the budget that there is
-  throw BudgetError("activations and workspaces of this call go over the reserve of " + format_bytes(reserve()) +
-                        " in a vram_budget of " + format_bytes(vram_) + ": it takes up to " + std::to_string(needed) +
-                        " bytes; the next call is measured anew. Name such a call in example_calls to plan for it",
-                    needed);
+  const std::uint64_t least = minimum();
+  if (may_overflow_) {
+    refused_[request.shape] = least;
+  }
+  throw BudgetError("activations and workspaces of this call take " + std::string(may_overflow_ ? "" : "more than ") +
+                        format_bytes(memory.bytes) + ": vram_budget " + format_bytes(vram_) + " (" +
+                        std::to_string(vram_) + " bytes) is too small: the smallest that works is " +
+                        (may_overflow_ ? "" : "over ") + std::to_string(least) + " bytes",
+                    least);
+}
+
+/// Calls that are known not to fit are told so without being made.
+void Module::Impl::refuse_again(const Request& request) const {
+  const std::lock_guard lock(mutex_);
+  const auto refused = refused_.find(request.shape);
+  if (refused != refused_.end()) {
+    throw BudgetError("activations and workspaces of this call are known not to fit vram_budget " +
+                          format_bytes(vram_) + " (" + std::to_string(vram_) + " bytes): the smallest that works is " +
+                          std::to_string(refused->second) + " bytes",
+                      refused->second);
+  }
 }
 
 /// What it writes is put back: an example is no call.
@@ -98,7 +113,11 @@ void Module::Impl::measure_example(const ExampleCall& call) {
     before.emplace(program_.holders);
   }
   try {
-    measure(call.method, make_stack(method(call.method), call.inputs, call.kwargs));
+    Request request{call.method, make_stack(method(call.method), call.inputs, call.kwargs), 0};
+    request.shape = shape_of_call(call.method, request.stack);
+    measure(request);
+    const std::lock_guard lock(mutex_);
+    activations_.keep(request.shape);
   } catch (...) {
     engine_->lanes().synchronize();
     if (before) {

@@ -3,41 +3,53 @@
 #include <algorithm>
 #include <utility>
 
+#include <offload/bytes.h>
 #include <offload/graph/lower.h>
 #include <offload/module_impl.h>
 
 namespace offload {
 
-void Activations::add(std::size_t shape, MeasuredCall call) {
-  constexpr std::size_t kShapes = 64; // more would make each measurement dear
-  if (traces.size() >= kShapes) {
-    traces.erase(traces.begin());
+namespace {
+
+constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of a lane, until a call has been seen
+
+} // namespace
+
+/// What one call takes, the largest so far, and what calls have put into the module.
+std::uint64_t Module::Impl::least_reserve() const {
+  if (!device_.is_cuda()) {
+    return 0;
   }
-  traces[shape] = std::move(call.trace);
-  kept = std::max(kept, call.kept);
-  std::vector<const AllocationTrace*> all;
-  for (const auto& [other, trace] : traces) {
-    all.push_back(&trace);
-  }
-  capacity.arena = std::max(capacity.arena, smallest_arena(all, kept, kDeviceGranularity));
-  capacity.small = std::max(capacity.small, call.small);
-  state = std::max(state, 2 * call.state); // what a call writes anew is there beside what it replaces
-  measured = true;
+  return align_up(activations_.empty() ? kAssumed : activations_.largest(), kDeviceGranularity) + state_;
 }
 
-/// What is kept for activations and workspaces of all lanes: as measured, until then a default.
+/// What is kept from weights for calls: for the largest so far; and, from half of what is left, for as many calls as
+/// there are lanes, and some for larger ones where calls differ.
 std::uint64_t Module::Impl::reserve() const {
   if (!device_.is_cuda()) {
     return 0;
   }
-  const std::uint64_t each = activations_.measured ? activations_.capacity.total() : 64_MiB;
-  return each * static_cast<std::uint64_t>(lanes_) + activations_.state;
+  const std::uint64_t least = least_reserve();
+  const std::uint64_t taken = fixed_ + align_up(minimum_capacity(planned_pass()), kDeviceGranularity);
+  const std::uint64_t left = vram_ - std::min(vram_, taken);
+  const std::uint64_t each = least - state_;
+  const auto lanes = static_cast<std::uint64_t>(lanes_);
+  const std::uint64_t wanted = each * (lanes - 1) + (activations_.differ() ? each / 4 * lanes : 0);
+  const std::uint64_t more = std::min(wanted, (left - std::min(left, least)) / 2);
+  return std::min(left, least + align_up(more, kDeviceGranularity)) / kDeviceGranularity * kDeviceGranularity;
+}
+
+/// What calls may take beside what is placed: all that is left.
+std::uint64_t Module::Impl::room() const {
+  const std::uint64_t taken = fixed_ + engine_->slab_bytes();
+  return (vram_ - std::min(vram_, taken)) / kDeviceGranularity * kDeviceGranularity;
 }
 
 /// The smallest budget, with the reserve as it is known by now. The ring holds one node's weights for each lane: with
-/// one lane that is exact, with more they wait for each other.
+/// one lane that is exact, with more they wait for each other, for their activations as well.
 std::uint64_t Module::Impl::minimum() const {
-  const std::uint64_t bytes = fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + reserve();
+  const std::uint64_t bytes =
+      fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + least_reserve();
   return std::max<std::uint64_t>(bytes, 1); // a budget of 0 is none
 }
 
@@ -117,6 +129,7 @@ bool Module::Impl::read_in_place(WeightId weight) const {
 
 /// Nothing refers to what is placed any more.
 void Module::Impl::put_placeholders_back() {
+  const std::lock_guard lock(objects_mutex_);
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
     return resident == resident_tensors_.end() ? tensor : resident->second.second;
@@ -132,6 +145,7 @@ void Module::Impl::install(const Residency& residency, Leased leased) {
   engine_->place(residency, placeholders_);
   const std::vector<bool> as_it_is =
       leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
+  const std::lock_guard lock(objects_mutex_);
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const PlaceholderRecord* record = placeholder_record(tensor);
     if (!record || !as_it_is[record->weight]) {
@@ -170,12 +184,14 @@ void Module::Impl::settle() {
   }
   Plan best = best_plan();
   if (engine_) {
-    engine_->lanes().set_capacity({}, activations_.state);
+    engine_->lanes().release();
     install(best.residency, Leased::streamed);
-    engine_->lanes().set_capacity(activations_.capacity, activations_.state);
+    gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
     note_peak();
   }
   const std::lock_guard lock(mutex_);
+  placement_.reset();
+  planned_for_ = activations_.largest();
   plan_ = std::move(best);
   readiness_ = engine_ ? Readiness::placed : Readiness::measured;
   sequences_.clear();
@@ -216,16 +232,23 @@ void Module::Impl::note_peak() {
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   const LoneVisit alone(*gate_);
-  const std::uint64_t before = std::exchange(vram_, bytes);
+  const std::uint64_t before = vram_;
+  const auto set = [&](std::uint64_t budget) {
+    const std::lock_guard lock(mutex_);
+    vram_ = budget;
+    placement_.reset();
+  };
+  set(bytes);
   try {
     require_minimum();
   } catch (...) {
-    vram_ = before;
+    set(before);
     throw;
   }
   {
     const std::lock_guard lock(mutex_);
     peak_ = 0;
+    std::erase_if(refused_, [&](const auto& refused) { return refused.second <= bytes; });
   }
   if (readiness_ == Readiness::unknown) {
     put_placeholders_back();
@@ -235,7 +258,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   try {
     settle();
   } catch (...) {
-    vram_ = before;
+    set(before);
     settle(); // what fitted before; if even that has gone, its error tells
     throw;
   }

@@ -10,7 +10,18 @@
 namespace offload {
 
 Placement Module::Impl::placement() const {
-  const LoneVisit alone(*gate_);
+  const std::shared_ptr<const Placement> known = [&] {
+    const std::lock_guard lock(mutex_);
+    if (!placement_) {
+      placement_ = std::make_shared<const Placement>(describe());
+    }
+    return placement_;
+  }();
+  return *known;
+}
+
+/// The caller holds the mutex.
+Placement Module::Impl::describe() const {
   Placement placement;
   placement.device = device_.str();
   placement.machine = machine_.name;
@@ -79,6 +90,7 @@ Stats Module::Impl::stats() const {
   stats.stall_us = engine_->stall_us();
   const std::lock_guard lock(mutex_);
   stats.calls = calls_;
+  stats.calls_repeated = repeated_;
   stats.peak_device_bytes = peak_;
   stats.bytes_resident = fixed_;
   for (WeightId id = 0; id < bytes_.size(); ++id) {
@@ -118,8 +130,34 @@ std::optional<c10::IValue> member(const c10::IValue& value, const std::string& n
 
 } // namespace
 
+/// Waits for calls only where they may be writing it.
 c10::IValue Module::Impl::attr(const std::string& name) const {
-  const LoneVisit alone(*gate_); // nobody changes what stands in the module
+  std::optional<LoneVisit> alone;
+  if (program_.writes_state && engine_) {
+    alone.emplace(*gate_);
+    engine_->lanes().synchronize();
+  }
+  const auto keeps_nothing = [](const c10::IValue&) { return false; };
+  const c10::IValue value = [&] {
+    const std::lock_guard lock(objects_mutex_);
+    return map_tensors(
+        find(name),
+        [&](const at::Tensor& tensor) {
+          const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
+          return resident == resident_tensors_.end() ? tensor : resident->second.second;
+        },
+        keeps_nothing);
+  }();
+  return map_tensors(
+      value,
+      [&](const at::Tensor& tensor) {
+        return placeholder_record(tensor) ? host_copy(tensor)
+                                          : tensor.detach().to(c10::kCPU, tensor.scalar_type(), false, true);
+      },
+      keeps_nothing);
+}
+
+c10::IValue Module::Impl::find(const std::string& name) const {
   c10::IValue value = module_._ivalue();
   for (std::size_t begin = 0; begin <= name.size();) {
     const std::size_t end = std::min(name.find('.', begin), name.size());
@@ -133,18 +171,7 @@ c10::IValue Module::Impl::attr(const std::string& name) const {
   if (value.isModule()) {
     throw InputError("'" + name + "' is a module: name one of its attributes");
   }
-  if (engine_) {
-    engine_->lanes().synchronize(); // a call may still be writing it
-  }
-  return map_tensors(
-      value,
-      [&](const at::Tensor& tensor) {
-        const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
-        const at::Tensor& held = resident == resident_tensors_.end() ? tensor : resident->second.second;
-        return placeholder_record(held) ? host_copy(held)
-                                        : held.detach().to(c10::kCPU, held.scalar_type(), false, true);
-      },
-      [](const c10::IValue&) { return false; });
+  return value;
 }
 
 /// The values of a placeholder, in memory of their own.

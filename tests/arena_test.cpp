@@ -1,78 +1,113 @@
-// What activations of measured calls take: best fit in one piece of memory.
-
 #include <gtest/gtest.h>
 
-#include <offload/bytes.h>
-#include <offload/plan/arena.h>
+#include <algorithm>
+#include <map>
+#include <random>
+#include <vector>
 
-#include "streaming.h"
+#include <offload/bytes.h>
+#include <offload/stream/arena.h>
 
 namespace offload::test {
 namespace {
 
-constexpr std::uint64_t kGranularity = 2_MiB;
-
-AllocationEvent take(std::uint64_t address, std::uint64_t bytes) { return {address, static_cast<std::int64_t>(bytes)}; }
-AllocationEvent give(std::uint64_t address) { return {address, -1}; }
-
-std::uint64_t smallest(const AllocationTrace& trace, std::uint64_t kept = 0) {
-  return smallest_arena({&trace}, kept, kGranularity);
+TEST(Arena, GivesPartsOneAfterTheOther) {
+  Arena arena;
+  EXPECT_EQ(arena.take(512), 0);
+  EXPECT_EQ(arena.take(1), 512) << "in units of 512";
+  EXPECT_EQ(arena.take(1024), 1024);
+  EXPECT_EQ(arena.end(), 2048);
 }
 
-TEST(Arena, HoldsWhatIsHeldAtOnce) {
-  EXPECT_EQ(smallest({}), 0U);
-  EXPECT_EQ(smallest({take(1, 14_MiB), give(1), take(2, 14_MiB), give(2)}), 14_MiB);
-  EXPECT_EQ(smallest({take(1, 14_MiB), take(2, 14_MiB), give(1), give(2)}), 28_MiB);
-  EXPECT_EQ(smallest({take(1, 4_MiB)}, 32_MiB), 36_MiB);
-  EXPECT_EQ(smallest({take(1, 4_MiB)}), kLeastArenaBytes);
+TEST(Arena, TakesTheSmallestHoleThatHolds) {
+  Arena arena;
+  const std::uint64_t large = arena.take(4096);
+  arena.take(512);
+  const std::uint64_t small = arena.take(1024);
+  arena.take(512);
+  arena.give_back(large);
+  arena.give_back(small);
+  EXPECT_EQ(arena.take(1000), small);
+  EXPECT_EQ(arena.take(1024), large);
+  EXPECT_EQ(arena.take(3072), large + 1024) << "the rest of the hole";
+  EXPECT_EQ(arena.end(), 4096 + 512 + 1024 + 512);
 }
 
-TEST(Arena, JoinsWhatComesBack) {
-  const AllocationTrace trace = {take(1, 4_MiB), take(2, 4_MiB), take(3, 4_MiB), give(1),
-                                 give(3),        give(2),        take(4, 12_MiB)};
-  EXPECT_EQ(smallest(trace), 12_MiB);
+TEST(Arena, JoinsHolesAndTheEnd) {
+  Arena arena;
+  const std::uint64_t a = arena.take(512);
+  const std::uint64_t b = arena.take(512);
+  const std::uint64_t c = arena.take(512);
+  arena.take(512);
+  arena.give_back(a);
+  arena.give_back(c);
+  arena.give_back(b);
+  EXPECT_EQ(arena.take(1536), a);
+  arena.give_back(1536);
+  arena.give_back(a);
+  EXPECT_EQ(arena.end(), 0);
+  EXPECT_EQ(arena.high_water(), 2048);
+  arena.begin_measuring();
+  EXPECT_EQ(arena.high_water(), 0);
 }
 
-TEST(Arena, IsLargerWhereHolesAreTooSmall) {
-  // Two holes of 4 MiB around a block that stays: 8 MiB at once find no room in them.
-  const AllocationTrace trace = {take(1, 4_MiB), take(2, 2_MiB), take(3, 4_MiB), give(1), give(3), take(4, 8_MiB)};
-  EXPECT_FALSE(fits_arena(trace, 0, 10_MiB));
-  EXPECT_EQ(smallest(trace), 14_MiB);
+/// Against a list of parts: none overlap, and the end is that of the last.
+TEST(Arena, KeepsPartsApart) {
+  std::mt19937 random(1);
+  Arena arena;
+  std::map<std::uint64_t, std::uint64_t> parts;
+  std::uint64_t high = 0;
+  for (int step = 0; step < 20'000; ++step) {
+    if (parts.size() < 3 || random() % 2 == 0) {
+      const std::uint64_t bytes = 1 + random() % (random() % 4 == 0 ? 100'000 : 2'000);
+      const std::uint64_t offset = arena.take(bytes);
+      ASSERT_EQ(offset % Arena::kUnit, 0);
+      const auto after = parts.lower_bound(offset);
+      ASSERT_TRUE(after == parts.end() || offset + bytes <= after->first);
+      ASSERT_TRUE(after == parts.begin() || std::prev(after)->first + std::prev(after)->second <= offset);
+      parts[offset] = align_up(bytes, Arena::kUnit);
+    } else {
+      const auto part = std::next(parts.begin(), static_cast<std::ptrdiff_t>(random() % parts.size()));
+      arena.give_back(part->first);
+      parts.erase(part);
+    }
+    const std::uint64_t end = parts.empty() ? 0 : parts.rbegin()->first + parts.rbegin()->second;
+    ASSERT_EQ(arena.end(), end);
+    high = std::max(high, end);
+    ASSERT_EQ(arena.high_water(), high);
+  }
 }
 
-TEST(Arena, DoesNotCutOffOneMebibyteOrLess) {
-  const AllocationTrace trace = {take(1, 3_MiB), take(2, 2_MiB + 512)}; // of a hole of 3 MiB nothing is left
-  EXPECT_TRUE(fits_arena(trace, 0, 6_MiB));
-  const AllocationTrace more = {take(1, 3_MiB), take(2, 2_MiB + 512), take(3, 1_MiB - 512)};
-  EXPECT_FALSE(fits_arena(more, 0, 6_MiB));
+TEST(Arena, RepeatsACallWithWhatItKeptAtTheBeginning) {
+  // a workspace of 8 KiB was wanted while 4 KiB were taken, and stays
+  const AllocationTrace trace = {{0, 4096}, {4096, 8192}, {0, -1}, {0, 2048}, {0, -1}};
+  EXPECT_EQ(bytes_when_repeated(trace), 8192 + 4096);
+  EXPECT_EQ(bytes_when_repeated({}), 0);
 }
 
-TEST(Arena, TakesTheSmallestHoleThatIsLargeEnough) {
-  const AllocationTrace trace = {take(1, 8_MiB), take(2, 2_MiB), take(3, 4_MiB), take(4, 2_MiB),
-                                 give(1),        give(3),        take(5, 4_MiB), take(6, 8_MiB)};
-  EXPECT_EQ(smallest(trace), 16_MiB);
-}
-
-TEST(Arena, FitsEveryOneOfSeveralTraces) {
-  for (std::uint32_t seed = 0; seed < 40; ++seed) {
-    Dice dice(seed);
-    std::vector<AllocationTrace> traces(3);
-    for (AllocationTrace& trace : traces) {
-      std::vector<std::uint64_t> live;
-      for (std::uint64_t address = 1; address < 60; ++address) {
-        trace.push_back(take(address, dice.from(1_MiB / 512 + 1, 8_MiB / 512) * 512));
-        live.push_back(address);
-        while (!live.empty() && dice.chance(60)) {
-          const std::size_t which = dice.from(0, live.size() - 1);
-          trace.push_back(give(live[which]));
-          live.erase(live.begin() + static_cast<std::ptrdiff_t>(which));
-        }
+TEST(Arena, ARepeatedCallTakesWhatItWasSaidToTake) {
+  std::mt19937 random(2);
+  for (int round = 0; round < 200; ++round) {
+    AllocationTrace trace;
+    Arena arena;
+    std::vector<std::uint64_t> taken;
+    for (int step = 0; step < 200; ++step) {
+      if (taken.empty() || random() % 2 == 0) {
+        const std::uint64_t bytes = 1 + random() % 50'000;
+        taken.push_back(arena.take(bytes));
+        trace.push_back({taken.back(), static_cast<std::int64_t>(bytes)});
+      } else {
+        const std::size_t which = random() % taken.size();
+        arena.give_back(taken[which]);
+        trace.push_back({taken[which], -1});
+        taken.erase(taken.begin() + static_cast<std::ptrdiff_t>(which));
       }
     }
-    const std::uint64_t bytes = smallest_arena({&traces[0], &traces[1], &traces[2]}, 4_MiB, kGranularity);
-    for (const AllocationTrace& trace : traces) {
-      EXPECT_TRUE(fits_arena(trace, 4_MiB, bytes)) << seed;
+    for (const std::uint64_t offset : taken) { // nothing is kept: the repetition is the call itself
+      arena.give_back(offset);
+      trace.push_back({offset, -1});
     }
+    ASSERT_EQ(bytes_when_repeated(trace), arena.high_water());
   }
 }
 

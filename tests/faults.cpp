@@ -1,5 +1,6 @@
 #include "faults.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <execinfo.h>
@@ -104,6 +105,13 @@ void note_not_page_locked(const void* at) {
   const std::lock_guard lock(state().mutex);
   state().page_locked.erase(at);
 }
+
+/// What the driver gave for what the library asked it for.
+struct Driver {
+  decltype(&cuMemCreate) create = nullptr;
+  decltype(&cuMemMap) map = nullptr;
+  decltype(&cuMemUnmap) unmap = nullptr;
+};
 
 template <class Function>
 Function real(const char* name) {
@@ -229,6 +237,57 @@ OFFLOAD_INTERCEPT_CUDA(cudaMemcpyAsync,
                        (to, from, bytes, kind, stream), cudaErrorInvalidValue, )
 OFFLOAD_INTERCEPT_CUDA(cudaMemcpy, (void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind),
                        (to, from, bytes, kind), cudaErrorInvalidValue, )
+/// Functions of the driver that the library asks for by name, each in a shape that counts and fails.
+namespace {
+
+faults::Driver real_driver;
+
+CUresult create(CUmemGenericAllocationHandle* piece, std::size_t bytes, const CUmemAllocationProp* properties,
+                unsigned long long flags) {
+  return faults::comes("cuMemCreate", __builtin_return_address(0))
+             ? CUDA_ERROR_OUT_OF_MEMORY
+             : real_driver.create(piece, bytes, properties, flags);
+}
+
+CUresult map(CUdeviceptr at, std::size_t bytes, std::size_t offset, CUmemGenericAllocationHandle piece,
+             unsigned long long flags) {
+  const void* caller = __builtin_return_address(0);
+  if (faults::comes("cuMemMap", caller)) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  const CUresult got = real_driver.map(at, bytes, offset, piece, flags);
+  if (got == CUDA_SUCCESS) {
+    faults::note_taken("cuMemMap", reinterpret_cast<const void*>(at), caller);
+  }
+  return got;
+}
+
+CUresult unmap(CUdeviceptr at, std::size_t bytes) {
+  faults::note_given_back("cuMemMap", reinterpret_cast<const void*>(at));
+  return real_driver.unmap(at, bytes);
+}
+
+template <typename Function>
+void replace(const char* name, const char* wanted, void** found, Function& real, Function ours) {
+  if (std::strcmp(name, wanted) == 0) {
+    real = reinterpret_cast<Function>(*found);
+    *found = reinterpret_cast<void*>(ours);
+  }
+}
+
+void replace_all(const char* name, void** found) {
+  replace(name, "cuMemCreate", found, real_driver.create, &create);
+  replace(name, "cuMemMap", found, real_driver.map, &map);
+  replace(name, "cuMemUnmap", found, real_driver.unmap, &unmap);
+}
+
+} // namespace
+
+OFFLOAD_INTERCEPT_CUDA(cudaGetDriverEntryPointByVersion,
+                       (const char* name, void** found, unsigned since, unsigned long long flags,
+                        cudaDriverEntryPointQueryResult* result),
+                       (name, found, since, flags, result), cudaErrorMissingConfiguration,
+                       if (faults::is_ours(caller)) replace_all(name, found))
 OFFLOAD_INTERCEPT_CUDA(cudaMemGetInfo, (std::size_t* free, std::size_t* total), (free, total), cudaErrorUnknown, )
 OFFLOAD_INTERCEPT(int, pthread_create,
                   (pthread_t * thread, const pthread_attr_t* attributes, void* (*run)(void*), void* argument) noexcept,

@@ -32,6 +32,7 @@ part() {
 tests() {
   local status=0 name
   "$binaries/device_test" --gtest_output="json:$out/tests.json" || status=1
+  "$binaries/device_memory_test" || status=1
   "$binaries/device_faults_test" || status=1
   for name in TenModules AThousand AProcess AModule AThread; do # each in a process that has not used the device yet
     "$binaries/device_life_test" --gtest_filter="*$name*" || status=1

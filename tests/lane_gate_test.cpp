@@ -90,12 +90,102 @@ TEST(LaneGate, KeepsTheLoneVisitorAloneAndInTurn) {
   EXPECT_EQ(order, std::vector<std::string>({"leave", "alone", "later"}));
 }
 
-TEST(LaneGate, NeverLetsInMoreThanItHasLanes) {
+TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
+  LaneGate gate(1);
+  std::mutex mutex;
+  std::vector<std::string> order;
+  const auto note = [&](const char* what) {
+    const std::lock_guard lock(mutex);
+    order.emplace_back(what);
+  };
+  const int lane = gate.enter();
+  BlockedThread call([&] {
+    const LaneVisit visit(gate);
+    note("call");
+  });
+  call.await_blocked();
+  BlockedThread alone([&] {
+    const LoneVisit visit(gate);
+    note("alone");
+  });
+  alone.await_blocked();
+  BlockedThread second([&] {
+    const LoneVisit visit(gate);
+    note("second");
+  });
+  second.await_blocked();
+  gate.leave(lane);
+  call.join();
+  alone.join();
+  second.join();
+  EXPECT_EQ(order, std::vector<std::string>({"alone", "second", "call"}));
+}
+
+TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {
+  LaneGate gate(3);
+  gate.enter_alone();
+  gate.set_room(100);
+  gate.leave_alone();
+  const int first = gate.enter(nullptr, 60);
+  const int beside = gate.enter(nullptr, 40);
+  BlockedThread large([&] { gate.leave(gate.enter(nullptr, 50)); });
+  large.await_blocked();
+  BlockedThread small([&] { gate.leave(gate.enter(nullptr, 10)); });
+  small.await_blocked(); // nobody overtakes
+  gate.leave(beside);
+  EXPECT_FALSE(large.done());
+  gate.leave(first);
+  large.join();
+  small.join();
+}
+
+TEST(LaneGate, AdmitsACallThatNeedsMoreThanThereIsWhenItIsAlone) {
+  LaneGate gate(2);
+  gate.set_room(100);
+  const int lane = gate.enter(nullptr, 1000);
+  EXPECT_TRUE(gate.extend(lane, 100));
+  EXPECT_FALSE(gate.extend(lane, 101)) << "it has claimed what there is";
+  EXPECT_TRUE(gate.is_alone(lane));
+  gate.leave(lane);
+}
+
+TEST(LaneGate, RaisesAClaimAsFarAsOthersLeaveRoom) {
+  LaneGate gate(2);
+  gate.set_room(100);
+  const int a = gate.enter(nullptr, 10);
+  const int b = gate.enter(nullptr, 30);
+  EXPECT_TRUE(gate.extend(a, 70));
+  EXPECT_FALSE(gate.extend(b, 31));
+  EXPECT_TRUE(gate.extend(b, 20)) << "less than it has";
+  EXPECT_FALSE(gate.set_state(1));
+  gate.leave(a);
+  EXPECT_TRUE(gate.set_state(40));
+  EXPECT_TRUE(gate.extend(b, 60));
+  EXPECT_FALSE(gate.extend(b, 61)) << "state stays when calls end";
+  gate.leave(b);
+}
+
+TEST(LaneGate, GivesTheLoneVisitorAllTheMemory) {
+  LaneGate gate(2);
+  gate.set_room(100);
+  {
+    const LoneVisit alone(gate);
+    EXPECT_TRUE(gate.extend(0, 100));
+    EXPECT_FALSE(gate.extend(0, 101));
+  }
+  const int lane = gate.enter(nullptr, 100);
+  EXPECT_EQ(lane, 0);
+  gate.leave(lane);
+}
+
+TEST(LaneGate, NeverLetsInMoreThanItHasLanesOrMemory) {
   constexpr int kLanes = 2;
   LaneGate gate(kLanes);
   std::array<std::atomic<int>, kLanes> inside{};
   std::atomic<bool> alone = false;
+  std::atomic<std::uint64_t> claimed = 0;
   std::atomic<int> wrong = 0;
+  gate.set_room(100);
   in_parallel(4, [&](int thread) {
     for (int i = 0; i < 200; ++i) {
       if (thread == 0 && i % 10 == 0) {
@@ -104,8 +194,11 @@ TEST(LaneGate, NeverLetsInMoreThanItHasLanes) {
         wrong += inside[0] + inside[1] == 0 ? 0 : 1;
         alone = false;
       } else {
-        const LaneVisit visit(gate);
+        const std::uint64_t bytes = 10 * (1 + (i + thread) % 9);
+        const LaneVisit visit(gate, nullptr, bytes);
         wrong += inside[visit.lane()]++ == 0 && !alone ? 0 : 1;
+        wrong += (claimed += bytes) <= 100 ? 0 : 1;
+        claimed -= bytes;
         --inside[visit.lane()];
       }
     }

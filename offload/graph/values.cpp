@@ -19,6 +19,7 @@ class Visitor {
  public:
   std::function<void(const std::string&, const at::Tensor&)> tensor = [](const std::string&, const at::Tensor&) {};
   std::function<void(const c10::IValue&)> object = [](const c10::IValue&) {};
+  std::function<void(const c10::IValue&)> container = [](const c10::IValue&) {};
 
   void look_at(const std::string& name, const c10::IValue& value) {
     const bool is_container = value.isObject() || value.isTuple() || value.isGenericDict() || value.isList();
@@ -27,6 +28,9 @@ class Visitor {
         tensor(name, value.toTensor());
       }
       return;
+    }
+    if (value.isList() || value.isGenericDict()) {
+      container(value);
     }
     const auto below = [&](const std::string& part) { return name.empty() ? part : name + "." + part; };
     if (value.isObject()) {
@@ -164,6 +168,12 @@ void visit_tensors(const std::string& name, const c10::IValue& value,
 void visit_objects(const c10::IValue& value, const std::function<void(const c10::IValue& object)>& visit) {
   Visitor visitor;
   visitor.object = visit;
+  visitor.look_at("", value);
+}
+
+void visit_containers(const c10::IValue& value, const std::function<void(const c10::IValue& container)>& visit) {
+  Visitor visitor;
+  visitor.container = visit;
   visitor.look_at("", value);
 }
 

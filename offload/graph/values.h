@@ -16,6 +16,9 @@ void visit_tensors(const std::string& name, const c10::IValue& value,
 /// Calls `visit` for every object below `value`, each once; `value` may be one itself.
 void visit_objects(const c10::IValue& value, const std::function<void(const c10::IValue& object)>& visit);
 
+/// Calls `visit` for every list and dict below `value`, each once; `value` may be one itself.
+void visit_containers(const c10::IValue& value, const std::function<void(const c10::IValue& container)>& visit);
+
 /// `value` with `replace(tensor)` in the place of every defined tensor. Lists, dicts and objects for which `in_place`
 /// is true are changed and stay what they are; others are copied. What is shared within `value` stays shared.
 c10::IValue map_tensors(const c10::IValue& value, const std::function<at::Tensor(const at::Tensor&)>& replace,

@@ -1,20 +1,23 @@
 #include <ATen/ops/empty_strided.h>
-#include <ATen/record_function.h>
-#include <c10/core/Allocator.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
+#include <offload/stream/call_thread.h>
+#include <offload/stream/cuda_allocator.h>
 #include <offload/stream/cuda_calls.h>
 #include <offload/stream/cuda_workspaces.h>
 #include <offload/stream/lanes.h>
 #include <offload/stream/memory.h>
-#include <offload/stream/pool.h>
 
 namespace offload {
 
@@ -26,100 +29,47 @@ at::Tensor empty_as(const at::Tensor& tensor) {
   return at::empty_strided(tensor.sizes(), dense ? tensor.strides() : tensor.contiguous().strides(), tensor.options());
 }
 
-/// Listens to what PyTorch's allocator tells a profiler of this thread, and keeps what concerns one pool. A profiler
-/// that runs already learns nothing of the call.
-class Recorder final : public c10::MemoryReportingInfoBase {
- public:
-  explicit Recorder(const Segments& segments) : segments_(segments) {}
-
-  void reportMemoryUsage(void* data, std::int64_t bytes, std::size_t, std::size_t, c10::Device) override {
-    const std::uint64_t size = static_cast<std::uint64_t>(bytes < 0 ? -bytes : bytes);
-    if (size > kSmallBlockBytes && segments_.contains(data)) {
-      trace.push_back({reinterpret_cast<std::uint64_t>(data), bytes});
-    }
+void* lend_host_memory(std::uint64_t bytes) {
+  void* data = nullptr;
+  if (cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return nullptr;
   }
-  void reportOutOfMemory(std::int64_t, std::size_t, std::size_t, c10::Device) override {}
-  bool memoryProfilingEnabled() const override { return true; }
-
-  AllocationTrace trace;
-
- private:
-  const Segments& segments_;
-};
-
-/// Takes what is never given back out of a trace, and adds up its bytes.
-std::uint64_t take_out_kept(AllocationTrace& trace) {
-  std::uint64_t kept = 0;
-  for (std::size_t i = 0; i < trace.size(); ++i) {
-    const AllocationEvent event = trace[i];
-    const bool given_back = event.bytes < 0 || std::any_of(
-                                                   trace.begin() + static_cast<std::ptrdiff_t>(i), trace.end(),
-                                                   [&](const AllocationEvent& later) {
-                                                     return later.bytes < 0 && later.address == event.address;
-                                                   });
-    if (!given_back) {
-      kept += static_cast<std::uint64_t>(event.bytes);
-      trace.erase(trace.begin() + static_cast<std::ptrdiff_t>(i--));
-    }
-  }
-  return kept;
+  return data;
 }
 
-void wait_for(cudaStream_t stream) { check_cuda(cudaStreamSynchronize(stream), "waiting for the device"); }
+void take_back_host_memory(void* data) { static_cast<void>(cudaFreeHost(data)); } // fails when the driver is gone
 
-/// One lane: a pool for what is allocated in its calls, on the stream where they are made.
-///
-/// A call that is measured is made on a stream that has been used for nothing else, so that what it finds there is what
-/// every call will find. The host waits for it: measuring is slow anyway.
+std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::function<bool(std::uint64_t)> may_hold) {
+  LaneMemory::Callbacks callbacks;
+  callbacks.may_hold = std::move(may_hold);
+  callbacks.make_free = [] { c10::cuda::CUDACachingAllocator::emptyCache(); };
+  callbacks.lend = lend_host_memory;
+  callbacks.take_back = take_back_host_memory;
+  return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks));
+}
+
+/// One lane. What a call does with its memory comes, on the device, after what the call before did: CudaCalls sees to
+/// that, whatever their streams.
 class CudaLane {
  public:
-  CudaLane(int number, c10::DeviceIndex device, CudaCalls& calls, cudaStream_t measuring)
-      : number_(number), device_(device), calls_(calls), measuring_(measuring) {}
+  CudaLane(int number, c10::DeviceIndex device, CudaCalls& calls, std::shared_ptr<LaneMemory> memory)
+      : number_(number), device_(device), calls_(calls), memory_(std::move(memory)), known_(memory_) {}
 
-  std::uint64_t reserved() const { return pool_ ? pool_->segments().reserved() : 0; }
-  bool owns(const void* address) const { return pool_ && pool_->segments().contains(address); }
-  Refusal take_refused() { return pool_ ? pool_->segments().take_refused() : Refusal(); }
+  LaneMemory& memory() const { return *memory_; }
+  CallThread& thread() { return thread_; }
 
-  /// Frees what the lane has. What it did is over on the device.
-  void clear() {
-    workspaces_.drop();
-    pool_.reset();
-  }
-
-  void set_capacity(const LaneCapacity& capacity) {
-    capacity_ = capacity;
-    make_pool(c10::cuda::getCurrentCUDAStream(device_).stream());
-  }
-
-  void begin_measuring(std::uint64_t bytes, const LaneCapacity& known, bool overflow) {
-    pool_ = std::make_unique<Pool>(device_, measuring_);
-    pool_->segments().set_limit(bytes);
-    if (overflow) {
-      pool_->segments().allow_overflow();
-    } else { // an arena, so that nothing is refused for want of one piece; what is small lies beside it
-      const std::uint64_t spare = bytes - std::min(bytes, known.total());
-      const std::uint64_t beside = std::min(bytes, known.small + std::min<std::uint64_t>(spare / 4, 32_MiB));
-      pool_->take_arena((bytes - beside) / kDeviceGranularity * kDeviceGranularity);
+  /// Gives back pages that are not given out, those of workspaces too where no call is under way.
+  void trim() {
+    const std::unique_lock rests(in_use_, std::try_to_lock);
+    if (rests.owns_lock()) {
+      workspaces_.drop();
     }
-    recorder_ = std::make_shared<Recorder>(pool_->segments());
-  }
-
-  MeasuredCall end_measuring() {
-    MeasuredCall measured;
-    measured.trace = std::move(recorder_->trace);
-    measured.kept = take_out_kept(measured.trace);
-    measured.small = pool_->segments().small();
-    const CudaWorkspaces::Wanted had = workspaces_.had();
-    for (std::size_t kind = 0; kind < had.size(); ++kind) {
-      if (had[kind] && !wanted_[kind] && CudaWorkspaces::bytes_of(kind) <= kSmallBlockBytes) {
-        measured.small += kSmallPieceBytes; // later calls have it from the beginning, beside what was gone by then
+    memory_->trim([this] {
+      if (const CudaCallPtr last = calls_.last(number_)) {
+        check_cuda(cudaEventSynchronize(last->record()->get()), "waiting for the device");
       }
-      wanted_[kind] = wanted_[kind] || had[kind];
-    }
-    recorder_.reset();
-    wait_for(measuring_);
-    clear();
-    return measured;
+    });
   }
 
   /// Other lanes will want the workspaces that this one wanted.
@@ -127,22 +77,21 @@ class CudaLane {
 
   class Call final : public Lanes::Call {
    public:
-    Call(CudaLane& lane, Pool& state)
-        : lane_(lane), state_(state), caller_(c10::cuda::getCurrentCUDAStream(lane.device_)), device_(lane.device_) {
-      if (lane_.recorder_) {
-        wait_for(caller_);
-        stream_.emplace(c10::cuda::getStreamFromExternal(lane_.measuring_, lane_.device_));
-      } else if (lane_.pool_->stream() != caller_.stream()) {
-        lane_.make_pool(caller_.stream());
-      }
-      call_ = lane_.calls_.begin(lane_.number_, lane_.pool_->stream());
-      use_.emplace(*lane_.pool_);
-      if (lane_.recorder_) {
-        no_profiler_.emplace();
-        recording_.emplace(c10::DebugInfoKind::PROFILER_STATE, lane_.recorder_);
-      }
+    Call(CudaLane& lane, std::shared_ptr<LaneMemory> state, Lanes::Overflow overflow, bool first)
+        : lane_(lane),
+          state_(std::move(state)),
+          in_use_(lane.in_use_),
+          device_(lane.device_),
+          caller_(c10::cuda::getCurrentCUDAStream(lane.device_)),
+          call_(lane.calls_.begin(lane.number_, caller_.stream())),
+          overflow_(overflow),
+          first_(first) {
+      lane_.memory_->begin_call(overflow, first ? &trace_ : nullptr);
+      state_->begin_call(Lanes::Overflow::stop);
+      scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
       try {
-        lane_.workspaces_.bring(call_->stream(), lane_.wanted_, *lane_.pool_);
+        lane_.workspaces_.bring(caller_.stream(), lane_.wanted_, *lane_.memory_);
+      } catch (const LaneOverflow&) { // known to overflowed(), and told as the call goes on
       } catch (...) {
         end();
         throw;
@@ -154,157 +103,162 @@ class CudaLane {
     std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> kept;
       {
-        // What is kept is written in calls only, of which each comes after the one before, whatever their streams.
-        const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromExternal(state_.stream(), lane_.device_));
-        const Pool::Use use(state_);
+        const MemoryScope state(state_, caller_.device(), caller_.stream());
         for (const at::Tensor& tensor : inner) {
           kept.push_back(empty_as(tensor));
         }
       }
-      for (std::size_t i = 0; i < inner.size(); ++i) {
-        kept[i].copy_(inner[i], /*non_blocking=*/true);
-      }
-      return kept;
+      return copy(inner, std::move(kept));
     }
 
     std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> outer;
-      use_.reset();
-      {
-        const c10::cuda::CUDAStreamGuard caller(caller_);
-        for (const at::Tensor& tensor : inner) {
-          outer.push_back(empty_as(tensor));
-        }
+      scope_.reset(); // this may be a call within another: its memory is the caller's then
+      for (const at::Tensor& tensor : inner) {
+        outer.push_back(empty_as(tensor));
       }
-      if (stream_) { // what the caller's stream still does with memory that has just been freed there comes first
-        wait_for(caller_);
+      scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
+      return copy(inner, std::move(outer));
+    }
+
+    bool overflowed() const override { return lane_.memory_->overflowed() || state_->overflowed(); }
+
+    bool must_stop() const override { return overflow_ == Lanes::Overflow::stop && overflowed(); }
+
+    CallMemory end() override {
+      if (ended_) {
+        return memory_;
       }
-      use_.emplace(*lane_.pool_);
-      for (std::size_t i = 0; i < inner.size(); ++i) {
-        outer[i].copy_(inner[i], /*non_blocking=*/true);
+      ended_ = true;
+      lane_.workspaces_.take_back(caller_.stream(), *lane_.memory_);
+      scope_.reset();
+      call_->end();
+      if (lane_.memory_->overflowed()) { // it may have been lent what goes now
+        static_cast<void>(cudaStreamSynchronize(caller_.stream()));
       }
-      if (stream_) {
-        wait_for(call_->stream());
-      }
-      return outer;
+      memory_ = lane_.memory_->end_call();
+      const CallMemory state = state_->end_call();
+      memory_.overflowed = memory_.overflowed || state.overflowed;
+      memory_.by_device = memory_.by_device || state.by_device;
+      const std::uint64_t workspaces = lane_.note_new_workspaces();
+      memory_.bytes += first_ ? 0 : workspaces; // a trace has been repeated with them at the beginning
+      return memory_;
     }
 
    private:
-    void end() {
-      recording_.reset();
-      no_profiler_.reset();
-      lane_.workspaces_.take_back(call_->stream(), *lane_.pool_);
-      use_.reset();
-      call_->end();
+    static std::vector<at::Tensor> copy(const std::vector<at::Tensor>& from, std::vector<at::Tensor> to) {
+      for (std::size_t i = 0; i < from.size(); ++i) {
+        to[i].copy_(from[i], /*non_blocking=*/true);
+      }
+      return to;
     }
 
     CudaLane& lane_;
-    Pool& state_;
-    const c10::cuda::CUDAStream caller_;
+    const std::shared_ptr<LaneMemory> state_;
+    const std::lock_guard<std::mutex> in_use_;
     const c10::cuda::CUDAGuard device_;
-    std::optional<c10::cuda::CUDAStreamGuard> stream_; // where it is not the caller's
-    CudaCallPtr call_;
-    std::optional<Pool::Use> use_;
-    std::optional<at::DisableRecordFunctionGuard> no_profiler_;
-    std::optional<c10::DebugInfoGuard> recording_;
+    const c10::cuda::CUDAStream caller_;
+    const CudaCallPtr call_;
+    const Lanes::Overflow overflow_;
+    const bool first_;
+    AllocationTrace trace_;
+    CallMemory memory_;
+    bool ended_ = false;
+    std::optional<MemoryScope> scope_;
   };
 
  private:
-  /// For calls on `stream`, with the memory of the pool that there is, if any.
-  void make_pool(cudaStream_t stream) {
-    workspaces_.drop();
-    auto pool = std::make_unique<Pool>(device_, stream);
-    pool->segments().set_limit(capacity_.total());
-    if (pool_) {
-      pool->take_over(*pool_);
+  /// After a call: workspaces that it wanted for the first time lie where they found room. They are dropped, and later
+  /// calls take them first, so that what these take does not depend on it. Returns the bytes of them.
+  std::uint64_t note_new_workspaces() {
+    const CudaWorkspaces::Wanted had = workspaces_.had();
+    std::uint64_t bytes = 0;
+    for (std::size_t kind = 0; kind < had.size(); ++kind) {
+      if (had[kind] && !wanted_[kind]) {
+        wanted_[kind] = true;
+        bytes += align_up(CudaWorkspaces::bytes_of(kind), kDeviceGranularity);
+      }
     }
-    pool_ = std::move(pool);
-    if (!pool_->take_arena(capacity_.arena)) {
-      throw Error("no " + format_bytes(capacity_.arena) +
-                  " of device memory for activations and workspaces; lower vram_budget to what is free");
+    if (bytes > 0) {
+      workspaces_.drop();
     }
+    return bytes;
   }
 
   const int number_;
   const c10::DeviceIndex device_;
   CudaCalls& calls_;
-  cudaStream_t const measuring_;
-  LaneCapacity capacity_;
-  std::unique_ptr<Pool> pool_;
-  std::shared_ptr<Recorder> recorder_; // while a call is measured
+  const std::shared_ptr<LaneMemory> memory_;
+  const KnownMemory known_;
+  std::mutex in_use_; // held by the call that is under way, and by who takes the workspaces of a lane that rests
   CudaWorkspaces::Wanted wanted_ = {};
   CudaWorkspaces workspaces_;
+  CallThread thread_;
 };
 
 class CudaLanes final : public Lanes {
  public:
-  CudaLanes(c10::Device device, int count) : device_(device), calls_(std::make_shared<CudaCalls>(count)) {
+  CudaLanes(c10::Device device, int count, std::shared_ptr<LaneGate> gate)
+      : device_(device), gate_(std::move(gate)), calls_(std::make_shared<CudaCalls>(count)) {
+    install_cuda_allocator();
     const c10::cuda::CUDAGuard guard(device_);
-    own_.emplace();
     for (int lane = 0; lane < count; ++lane) {
-      lanes_.push_back(std::make_unique<CudaLane>(lane, device.index(), *calls_, own_->get()));
+      lanes_.push_back(std::make_unique<CudaLane>(
+          lane, device.index(), *calls_,
+          make_memory(device.index(), [this, lane](std::uint64_t bytes) { return may_hold(lane, bytes); })));
     }
-    state_ = std::make_unique<Pool>(device.index(), own_->get());
+    state_ = make_memory(device.index(), [this](std::uint64_t bytes) {
+      return gate_->set_state(std::max(bytes, state_->held())) && make_room(state_->held(), bytes);
+    });
+    known_state_.emplace(state_);
   }
 
   ~CudaLanes() override {
     const c10::cuda::CUDAGuard guard(device_);
     try {
-      clear();
+      release();
     } catch (const std::exception&) { // the device is gone
     }
-    state_.reset();
-    lanes_.clear();
-    own_.reset();
+  }
+  CudaLanes(const CudaLanes&) = delete;
+  CudaLanes& operator=(const CudaLanes&) = delete;
+
+  std::unique_ptr<Call> enter(int lane, Overflow overflow, bool first) override {
+    return std::make_unique<CudaLane::Call>(*lanes_[lane], state_, overflow, first);
   }
 
-  std::unique_ptr<Call> enter(int lane) override { return std::make_unique<CudaLane::Call>(*lanes_[lane], *state_); }
+  void run(int lane, const std::function<void()>& work) override {
+    if (is_only_caller()) {
+      work();
+    } else {
+      lanes_[lane]->thread().run(device_, work);
+    }
+  }
 
   bool owns(const void* address) const override {
-    return std::any_of(lanes_.begin(), lanes_.end(), [&](const auto& lane) { return lane->owns(address); });
+    return std::any_of(lanes_.begin(), lanes_.end(),
+                       [&](const auto& lane) { return lane->memory().contains(address); });
   }
-  bool keeps(const void* address) const override { return state_->segments().contains(address); }
+  bool keeps(const void* address) const override { return state_->contains(address); }
 
-  void set_capacity(const LaneCapacity& each, std::uint64_t state) override {
+  void release() override {
     const c10::cuda::CUDAGuard guard(device_);
-    clear();
-    state_->segments().set_limit(state);
-    for (const auto& lane : lanes_) {
-      lane->set_capacity(each);
-    }
-  }
-
-  void begin_measuring(std::uint64_t bytes, const LaneCapacity& known, bool overflow) override {
-    const c10::cuda::CUDAGuard guard(device_);
-    clear();
-    const std::uint64_t state = state_->segments().reserved();
-    state_->segments().set_limit(bytes);
-    lanes_.front()->begin_measuring(bytes > state ? bytes - state : 0, known, overflow);
-  }
-
-  MeasuredCall end_measuring() override {
-    const c10::cuda::CUDAGuard guard(device_);
-    MeasuredCall measured = lanes_.front()->end_measuring();
-    measured.state = state_->segments().reserved();
     for (const auto& lane : lanes_) {
       lane->want_as(*lanes_.front());
+      lane->trim();
     }
-    return measured;
+    state_->trim([this] { calls_->synchronize(); });
+    gate_->set_state(state_->held());
   }
 
   std::uint64_t held() const override {
-    std::uint64_t bytes = state_->segments().reserved();
+    std::uint64_t bytes = state_->held();
     for (const auto& lane : lanes_) {
-      bytes += lane->reserved();
+      bytes += lane->memory().held();
     }
     return bytes;
   }
-
-  Refusal take_refused(int lane) override {
-    const Refusal refusal = lanes_[lane]->take_refused();
-    const Refusal of_state = state_->segments().take_refused();
-    return refusal.bytes > 0 ? refusal : of_state;
-  }
+  std::uint64_t state() const override { return state_->held(); }
 
   void synchronize() override {
     const c10::cuda::CUDAGuard guard(device_);
@@ -315,25 +269,48 @@ class CudaLanes final : public Lanes {
 
   const void* callers_stream() const override { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
 
+  void refuse_from(int lane, std::uint64_t n) override { lanes_[lane]->memory().refuse_from(n); }
+
  private:
-  void clear() {
-    synchronize();
-    for (const auto& lane : lanes_) {
-      lane->clear();
+  /// False for good once a second thread has come: handles of libraries are then made for threads of lanes only.
+  bool is_only_caller() {
+    std::thread::id first;
+    const std::thread::id self = std::this_thread::get_id();
+    if (!first_caller_.compare_exchange_strong(first, self) && first != self) {
+      others_came_ = true;
     }
+    return !others_came_;
+  }
+
+  bool may_hold(int lane, std::uint64_t bytes) {
+    return gate_->extend(lane, bytes) && make_room(lanes_[lane]->memory().held(), bytes, lane);
+  }
+
+  /// What lanes keep from calls that have ended gives way. `now` of `bytes` are held already, by `lane` if it is one.
+  bool make_room(std::uint64_t now, std::uint64_t bytes, int lane = -1) {
+    const auto fits = [&] { return held() - now + bytes <= gate_->room(); };
+    for (std::size_t other = 0; other < lanes_.size() && !fits(); ++other) {
+      if (static_cast<int>(other) != lane) {
+        lanes_[other]->trim();
+      }
+    }
+    return fits();
   }
 
   const c10::Device device_;
+  const std::shared_ptr<LaneGate> gate_;
   const std::shared_ptr<CudaCalls> calls_;
-  std::optional<OwnStream> own_; // where calls are measured, and that what is kept is allocated for
   std::vector<std::unique_ptr<CudaLane>> lanes_;
-  std::unique_ptr<Pool> state_; // what calls have written into the module; there is one lane then
+  std::shared_ptr<LaneMemory> state_; // what calls have written into the module; there is one lane then
+  std::optional<KnownMemory> known_state_;
+  std::atomic<std::thread::id> first_caller_;
+  std::atomic<bool> others_came_ = false;
 };
 
 } // namespace
 
-std::unique_ptr<Lanes> make_cuda_lanes(c10::Device device, int count) {
-  return std::make_unique<CudaLanes>(device, count);
+std::unique_ptr<Lanes> make_cuda_lanes(c10::Device device, int count, std::shared_ptr<LaneGate> gate) {
+  return std::make_unique<CudaLanes>(device, count, std::move(gate));
 }
 
 } // namespace offload

@@ -1,9 +1,11 @@
 #include <offload/stream/cuda_workspaces.h>
 
 #include <ATen/cuda/CUDAContextLight.h>
+#include <c10/cuda/CUDAFunctions.h>
 
-#include <atomic>
+#include <algorithm>
 #include <iterator>
+#include <map>
 #include <mutex>
 #include <tuple>
 #include <utility>
@@ -19,32 +21,44 @@ Map& map_of(std::size_t kind) {
   return kind == 0 ? at::cuda::cublas_handle_stream_to_workspace() : at::cuda::cublaslt_handle_stream_to_workspace();
 }
 
-/// Tells threads apart, those that are gone as well.
-std::uint64_t this_thread() {
-  static std::atomic<std::uint64_t> threads = 0;
-  thread_local const std::uint64_t kNumber = ++threads;
-  return kNumber;
+bool any_for(cudaStream_t stream) {
+  Map& map = map_of(0);
+  const std::unique_lock lock(map.mutex);
+  return std::any_of(map.map.begin(), map.map.end(),
+                     [&](const auto& entry) { return std::get<1>(entry.first) == stream; });
+}
+
+/// The handle that this thread has for the current device, as far as it is known; asking PyTorch would make one.
+void*& handle_of_thread() {
+  thread_local std::map<c10::DeviceIndex, void*> handles;
+  return handles[c10::cuda::current_device()];
 }
 
 } // namespace
 
-void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Pool& pool) {
-  if (!wanted[0] && !wanted[1]) {
+void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const LaneMemory& memory) {
+  void*& handle = handle_of_thread();
+  if (!handle && (wanted[0] || wanted[1] || any_for(stream))) {
+    handle = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
+  }
+  if (!handle) {
     return;
   }
-  if (thread_ != this_thread()) {
+  if (handle_ != handle) {
     drop();
-    handle_ = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
-    thread_ = this_thread();
-    take_back(stream, pool);
+    handle_ = handle;
   }
   for (std::size_t kind = 0; kind < kKinds; ++kind) {
     Map& map = map_of(kind);
     {
       const std::unique_lock lock(map.mutex);
-      if (const auto callers = map.map.find({handle_, stream}); callers != map.map.end()) {
-        callers_[kind] = std::move(callers->second);
-        map.map.erase(callers);
+      const auto there = map.map.find({handle_, stream});
+      if (there != map.map.end() && memory.contains(there->second.get())) {
+        continue; // it was made with the handle, just now
+      }
+      if (there != map.map.end()) {
+        callers_[kind] = std::move(there->second);
+        map.map.erase(there);
       }
       if (ours_[kind]) {
         map.map.emplace(Key(handle_, stream), std::move(ours_[kind]));
@@ -59,15 +73,15 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Pool
   }
 }
 
-void CudaWorkspaces::take_back(cudaStream_t stream, const Pool& pool) {
+void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
   for (std::size_t kind = 0; kind < kKinds; ++kind) {
     Map& map = map_of(kind);
     const std::unique_lock lock(map.mutex);
     for (auto entry = map.map.begin(); entry != map.map.end();) {
-      const bool ours = std::get<1>(entry->first) == stream && pool.segments().contains(entry->second.get());
+      const bool ours = std::get<1>(entry->first) == stream && memory.contains(entry->second.get());
       if (ours) {
-        thread_ = this_thread();
         handle_ = std::get<0>(entry->first);
+        handle_of_thread() = handle_;
         ours_[kind] = std::move(entry->second);
       }
       entry = ours ? map.map.erase(entry) : std::next(entry);
@@ -87,7 +101,6 @@ void CudaWorkspaces::drop() {
   for (at::DataPtr& workspace : ours_) {
     workspace.clear();
   }
-  thread_ = 0;
 }
 
 } // namespace offload

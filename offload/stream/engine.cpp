@@ -18,7 +18,9 @@ namespace offload {
 std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
 
 Engine::Engine(Config config)
-    : host_(std::move(config.host)), config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes)) {
+    : host_(std::move(config.host)),
+      config_(std::move(config)),
+      lanes_(make_lanes(config_.device, config_.lanes, config_.gate)) {
   link_ = config_.device.is_cuda() ? make_cuda_link(config_.device.index(), lanes_->calls()) : make_host_link();
   if (config_.file) {
     reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));

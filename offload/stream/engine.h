@@ -26,6 +26,7 @@ class Engine {
   struct Config {
     c10::Device device = c10::kCPU;
     int lanes = 1;
+    std::shared_ptr<LaneGate> gate;          ///< that calls come through
     std::vector<std::string> names;          ///< by weight
     std::vector<std::uint64_t> bytes;        ///< by weight, aligned to 512; 0 for those that are none of its business
     std::vector<std::uint64_t> offsets;      ///< by weight, in `host`, or in `file` for those that lie there

@@ -6,17 +6,17 @@ namespace {
 
 class HostLanes final : public Lanes {
  public:
-  std::unique_ptr<Call> enter(int) override { return std::make_unique<HostCall>(); }
+  std::unique_ptr<Call> enter(int, Overflow, bool) override { return std::make_unique<HostCall>(); }
+  void run(int, const std::function<void()>& work) override { work(); }
   bool owns(const void*) const override { return false; }
   bool keeps(const void*) const override { return false; }
-  void set_capacity(const LaneCapacity&, std::uint64_t) override {}
-  void begin_measuring(std::uint64_t, const LaneCapacity&, bool) override {}
-  MeasuredCall end_measuring() override { return {}; }
+  void release() override {}
   std::uint64_t held() const override { return 0; }
-  Refusal take_refused(int) override { return {}; }
+  std::uint64_t state() const override { return 0; }
   void synchronize() override {}
   std::shared_ptr<const CudaCalls> calls() const override { return nullptr; }
   const void* callers_stream() const override { return nullptr; }
+  void refuse_from(int, std::uint64_t) override {}
 
  private:
   class HostCall final : public Call {
@@ -30,13 +30,16 @@ class HostLanes final : public Lanes {
       }
       return outer;
     }
+    bool overflowed() const override { return false; }
+    bool must_stop() const override { return false; }
+    CallMemory end() override { return {}; }
   };
 };
 
 } // namespace
 
-std::unique_ptr<Lanes> make_lanes(c10::Device device, int count) {
-  return device.is_cuda() ? make_cuda_lanes(device, count) : std::make_unique<HostLanes>();
+std::unique_ptr<Lanes> make_lanes(c10::Device device, int count, std::shared_ptr<LaneGate> gate) {
+  return device.is_cuda() ? make_cuda_lanes(device, count, std::move(gate)) : std::make_unique<HostLanes>();
 }
 
 } // namespace offload

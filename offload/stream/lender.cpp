@@ -1,8 +1,10 @@
 #include <offload/stream/lender.h>
 
 #include <algorithm>
+#include <utility>
 
 #include <offload/error.h>
+#include <offload/stream/lane_memory.h>
 
 namespace offload {
 
@@ -27,8 +29,9 @@ class WeightLender::StreamedLease final : public Lease {
 
 thread_local WeightLender::Scope* WeightLender::Scope::current = nullptr;
 
-WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace)
-    : lender_(lender), lane_(lane), trace_(trace), outer_(current) {
+WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace,
+                           std::function<bool()> must_stop)
+    : lender_(lender), lane_(lane), trace_(trace), must_stop_(std::move(must_stop)), outer_(current) {
   current = this;
 }
 
@@ -77,6 +80,9 @@ const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeho
   if (!scope || &scope->lender_ != this) {
     throw Error("weight " + names_[placeholder_record(placeholder)->weight] +
                 " read outside a call: weights of an offload::Module are there only while it runs");
+  }
+  if (scope->must_stop_ && scope->must_stop_()) {
+    throw LaneOverflow("the call wanted more memory than it can have");
   }
   return *scope;
 }

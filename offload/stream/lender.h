@@ -50,10 +50,11 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
   /// The weight on the device as `placeholder` describes it; the weight is resident. It is gone with the next detach().
   at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
 
-  /// Marks the current thread as running a call on `lane`. With `trace`, the steps of the call are appended to it.
+  /// Marks the current thread as running a call on `lane`. With `trace`, the steps of the call are appended to it. The
+  /// call goes no further than its next lease when `must_stop` says so.
   class Scope {
    public:
-    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace);
+    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace, std::function<bool()> must_stop);
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
@@ -68,6 +69,7 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
     WeightLender& lender_;
     int lane_;
     std::vector<LeasedStep>* trace_;
+    const std::function<bool()> must_stop_;
     Scope* outer_;
     mutable std::exception_ptr failure_;
   };

@@ -1,5 +1,6 @@
 #include <offload/stream/memory.h>
 
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
@@ -38,7 +39,12 @@ DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose)
     return;
   }
   void* data = nullptr;
-  const cudaError_t code = cudaMalloc(&data, bytes);
+  cudaError_t code = cudaMalloc(&data, bytes);
+  if (code != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    c10::cuda::CUDACachingAllocator::emptyCache(); // blocks that tensors have given back, and nobody uses
+    code = cudaMalloc(&data, bytes);
+  }
   if (code != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
     throw Error("no " + format_bytes(bytes) + " of device memory for " + purpose + ": " + cudaGetErrorString(code) +

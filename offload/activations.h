@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+
+namespace offload {
+
+/// What calls take of the memory of a lane, by their shape: as it was seen so far. What has not been seen for a while
+/// is forgotten, except for calls that were named in advance. Not synchronised.
+class Activations {
+ public:
+  /// A call of `shape` took `bytes`.
+  void note(std::size_t shape, std::uint64_t bytes);
+
+  /// A call of `shape` takes more than `bytes`: it was stopped there.
+  void note_more_than(std::size_t shape, std::uint64_t bytes);
+
+  /// Calls of `shape` are planned for, whether they come or not.
+  void keep(std::size_t shape);
+
+  /// True when a call of `shape` has been seen to its end, and took no more than the ones before it.
+  bool knows(std::size_t shape) const;
+
+  /// What a call of `shape` is expected to take: of a shape that is not known, as much as the largest.
+  std::uint64_t expected(std::size_t shape) const;
+
+  /// What the largest call takes.
+  std::uint64_t largest() const { return largest_; }
+
+  /// True when calls do not all take the same.
+  bool differ() const { return differ_; }
+
+  bool empty() const { return shapes_.empty(); }
+
+  /// After so many calls a shape that did not come again is forgotten.
+  static constexpr std::uint64_t kCallsRemembered = 2048;
+
+ private:
+  struct Shape {
+    std::uint64_t bytes = 0;
+    std::uint64_t last_call = 0;
+    bool kept = false;
+    bool known = false;
+  };
+
+  void forget();
+
+  std::unordered_map<std::size_t, Shape> shapes_;
+  std::uint64_t calls_ = 0;
+  std::uint64_t largest_ = 0;
+  bool differ_ = false;
+};
+
+} // namespace offload

@@ -1,0 +1,63 @@
+#include <gtest/gtest.h>
+
+#include <offload/activations.h>
+
+namespace offload::test {
+namespace {
+
+TEST(Activations, ExpectsWhatAShapeTookBefore) {
+  Activations seen;
+  EXPECT_TRUE(seen.empty());
+  seen.note(1, 100);
+  seen.note(2, 300);
+  EXPECT_EQ(seen.expected(1), 100);
+  EXPECT_EQ(seen.expected(2), 300);
+  EXPECT_EQ(seen.largest(), 300);
+  EXPECT_TRUE(seen.differ());
+}
+
+TEST(Activations, ExpectsOfANewShapeAsMuchAsTheLargestTook) {
+  Activations seen;
+  EXPECT_EQ(seen.expected(7), 0);
+  seen.note(1, 100);
+  seen.note(2, 300);
+  EXPECT_EQ(seen.expected(7), 300);
+  EXPECT_FALSE(seen.knows(7));
+}
+
+TEST(Activations, DoNotDifferWhereAllTakeTheSame) {
+  Activations seen;
+  for (std::size_t shape = 0; shape < 5; ++shape) {
+    seen.note(shape, 100);
+  }
+  EXPECT_FALSE(seen.differ());
+}
+
+TEST(Activations, KnowAShapeOnceItTookNoMoreThanBefore) {
+  Activations seen;
+  seen.note_more_than(1, 100);
+  EXPECT_FALSE(seen.knows(1));
+  EXPECT_EQ(seen.largest(), 101);
+  seen.note(1, 500);
+  EXPECT_FALSE(seen.knows(1)) << "it took more than ever";
+  seen.note(1, 400);
+  EXPECT_TRUE(seen.knows(1));
+  EXPECT_EQ(seen.expected(1), 500);
+}
+
+TEST(Activations, ForgetWhatDidNotComeAgain) {
+  Activations seen;
+  seen.note(1, 1000);
+  seen.note(2, 900);
+  seen.keep(2);
+  for (std::uint64_t call = 0; call < 2 * Activations::kCallsRemembered; ++call) {
+    EXPECT_EQ(seen.largest(), call < Activations::kCallsRemembered / 2 ? 1000 : seen.largest());
+    seen.note(3, 10);
+  }
+  EXPECT_EQ(seen.largest(), 900) << "it was named in advance";
+  EXPECT_FALSE(seen.knows(1));
+  EXPECT_TRUE(seen.knows(2));
+}
+
+} // namespace
+} // namespace offload::test

@@ -1,0 +1,191 @@
+// Memory of calls on a GPU: whoever runs short of it, no call gets other bits, and nobody else is kept from his.
+
+#include <ATen/Context.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/randn.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include <offload/module_impl.h>
+#include <tools/compare.h>
+
+namespace offload {
+namespace {
+
+using Impl = Module::Impl;
+
+const c10::Device kCuda(c10::kCUDA, 0);
+
+Impl take_in(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
+  Options options;
+  options.device = kCuda;
+  options.vram_budget = vram;
+  options.concurrency = lanes;
+  return {module.deepcopy(), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared};
+}
+
+/// Upsampling by transposed convolutions with few rows and large kernels: cuDNN has many plans for them, which want
+/// workspaces of very different sizes and give different bits.
+torch::jit::Module vocoder() {
+  torch::jit::Module module("Vocoder");
+  const auto weight = [&](const char* name, at::IntArrayRef sizes) {
+    module.register_parameter(name, at::randn(sizes).mul(0.05), false);
+  };
+  weight("pre", {256, 80, 7});
+  weight("up0", {256, 128, 16});
+  weight("up1", {128, 64, 16});
+  weight("deep0", {128, 128, 7});
+  weight("deep1", {64, 64, 7});
+  weight("wide", {512, 64});
+  weight("post", {1, 512, 7});
+  module.define(R"(
+def forward(self, x):
+  x = torch.conv1d(x, self.pre, padding=[3])
+  x = torch.conv_transpose1d(torch.leaky_relu(x, 0.1), self.up0, stride=[8], padding=[4])
+  x = x + torch.conv1d(x, self.deep0, padding=[9], dilation=[3])
+  x = torch.conv_transpose1d(torch.leaky_relu(x, 0.1), self.up1, stride=[8], padding=[4])
+  x = x + torch.conv1d(x, self.deep1, padding=[9], dilation=[3])
+  x = torch.linear(x.transpose(1, 2), self.wide).transpose(1, 2)
+  return torch.tanh(torch.conv1d(x, self.post, padding=[3]))
+)");
+  return module;
+}
+
+TEST(DeviceMemory, ACallThatFindsNoRoomFromAnyAllocationOnIsMadeAgainWithTheSameBits) {
+  const torch::jit::Module module = vocoder();
+  Reference plain(module.deepcopy(), kCuda);
+  Impl impl = take_in(module, 1_GiB);
+  impl.run_method("forward", {at::randn({1, 80, 8}).to(kCuda)}, {});
+  int stopped = 0;
+  std::int64_t length = 9; // a shape that neither has met: cuDNN chooses a plan for it in our call
+  for (std::uint64_t n = 1;; ++n, ++length) {
+    const at::Tensor input = at::randn({1, 80, length}).to(kCuda);
+    const std::uint64_t before = impl.stats().calls_repeated;
+    impl.refuse_from(n);
+    const c10::IValue output = impl.run_method("forward", {input}, {});
+    const c10::IValue expected = plain.run("forward", {input});
+    ASSERT_EQ(tools::first_difference(output, expected), "") << "from allocation " << n << " on";
+    ASSERT_EQ(tools::first_difference(impl.run_method("forward", {input}, {}), expected), "") << "and again, " << n;
+    if (impl.stats().calls_repeated == before) {
+      break; // the call takes no more than n
+    }
+    ++stopped;
+  }
+  EXPECT_GT(stopped, 12);
+}
+
+TEST(DeviceMemory, ARefusedCallLeavesThePlainModelItsBits) {
+  const torch::jit::Module module = vocoder();
+  Reference plain(module.deepcopy(), kCuda);
+  const at::Tensor small = at::randn({1, 80, 12}).to(kCuda);
+  const at::Tensor large = at::randn({4, 80, 231}).to(kCuda);
+  Impl ample = take_in(module, 2_GiB);
+  const c10::IValue right = ample.run_method("forward", {large}, {});
+  Impl first = take_in(module, 2_GiB);
+  first.run_method("forward", {small}, {});
+  std::uint64_t minimum = 0;
+  for (std::uint64_t budget = first.placement().budget.minimum;; budget = minimum) {
+    first.set_vram_budget(budget);
+    try {
+      ASSERT_EQ(tools::first_difference(first.run_method("forward", {large}, {}), right), "");
+      break;
+    } catch (const BudgetError& error) {
+      ASSERT_GT(error.minimum_bytes(), minimum) << "the smallest budget that is named works";
+      minimum = error.minimum_bytes();
+    }
+  }
+  EXPECT_EQ(tools::first_difference(plain.run("forward", {large}), right), "");
+  EXPECT_LE(first.stats().peak_device_bytes, std::max(minimum, first.placement().budget.vram));
+}
+
+TEST(DeviceMemory, WhatAStoppedCallWroteInTheModuleIsPutBack) {
+  torch::jit::Module module("Counter");
+  module.register_parameter("w", at::randn({512, 512}).mul(0.04), false);
+  module.register_buffer("total", at::arange(512).to(at::kFloat));
+  module.register_attribute("calls", c10::IntType::get(), 0);
+  module.define(R"(
+def forward(self, x):
+  self.calls += 1
+  self.total.add_(1.0)
+  y = torch.linear(x, self.w)
+  return torch.linear(torch.relu(y) + self.total, self.w) * self.calls, torch.rand_like(y)
+)");
+  Reference plain(module.deepcopy(), kCuda);
+  Impl impl = take_in(module, 1_GiB);
+  std::uint64_t n = 2;
+  for (std::int64_t rows = 1; rows < 12; ++rows, ++n) {
+    const at::Tensor input = at::randn({rows, 512}).to(kCuda);
+    at::manual_seed(rows);
+    impl.refuse_from(rows == 1 ? ~std::uint64_t{0} : n);
+    const c10::IValue output = impl.run_method("forward", {input}, {});
+    at::manual_seed(rows);
+    ASSERT_EQ(tools::first_difference(output, plain.run("forward", {input})), "") << "call " << rows;
+  }
+  EXPECT_GT(impl.stats().calls_repeated, 3U);
+  EXPECT_EQ(impl.attr("calls").toInt(), 11);
+}
+
+TEST(DeviceMemory, ArgumentsThatAStoppedCallHasWrittenToAreTold) {
+  torch::jit::Module module("Writer");
+  module.register_parameter("w", at::randn({512, 512}), false);
+  module.define("def forward(self, x):\n  x.add_(1.0)\n  return torch.linear(x, self.w)\n");
+  Impl impl = take_in(module, 1_GiB);
+  impl.run_method("forward", {at::randn({4, 512}).to(kCuda)}, {});
+  impl.refuse_from(2);
+  EXPECT_THROW(impl.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}), Error);
+  EXPECT_NO_THROW(impl.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}));
+}
+
+/// PyTorch's cache full of blocks that nobody uses, little free by the driver, and somebody who wants most of it.
+TEST(DeviceMemory, OthersGetTheirsWhileAModuleIsCalled) {
+  torch::jit::Module module("Plain");
+  module.register_parameter("w", at::randn({1024, 1024}), false);
+  module.define(
+      "def forward(self, x):\n  for i in range(20):\n    x = torch.tanh(torch.linear(x, self.w))\n  return x\n");
+  const at::Tensor input = at::randn({64, 1024}).to(kCuda);
+  Impl impl = take_in(module, 256_MiB, 2);
+  const c10::IValue expected = impl.run_method("forward", {input}, {});
+  std::atomic<bool> done = false;
+  std::atomic<int> wrong = 0;
+  std::atomic<int> calls = 0;
+  std::vector<std::thread> callers;
+  for (int thread = 0; thread < 2; ++thread) {
+    callers.emplace_back([&] {
+      while (!done) {
+        wrong += tools::first_difference(impl.run_method("forward", {input}, {}), expected).empty() ? 0 : 1;
+        ++calls;
+      }
+    });
+  }
+  const auto bytes = [](std::uint64_t count) {
+    return at::empty({static_cast<std::int64_t>(count)}, at::TensorOptions(at::kByte).device(kCuda));
+  };
+  const int seen = calls;
+  for (int round = 0; round < 10; ++round) {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    std::vector<at::Tensor> blocks;
+    ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+    for (std::uint64_t left = free; left > 3_GiB; left -= 1_GiB) {
+      blocks.push_back(bytes(1_GiB));
+    }
+    blocks.clear(); // cached, in pieces of 1 GiB
+    EXPECT_NO_THROW(bytes(20_GiB)) << "round " << round;
+    c10::cuda::CUDACachingAllocator::emptyCache();
+  }
+  done = true;
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(calls, seen) << "calls went on";
+}
+
+} // namespace
+} // namespace offload
