@@ -16,8 +16,8 @@ void Activations::note(std::size_t shape, std::uint64_t bytes) {
   }
 }
 
-void Activations::note_more_than(std::size_t shape, std::uint64_t bytes) {
-  note(shape, bytes + 1);
+void Activations::note_at_least(std::size_t shape, std::uint64_t bytes) {
+  note(shape, bytes);
   shapes_[shape].known = false;
 }
 

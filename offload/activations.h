@@ -12,8 +12,8 @@ class Activations {
   /// A call of `shape` took `bytes`.
   void note(std::size_t shape, std::uint64_t bytes);
 
-  /// A call of `shape` takes more than `bytes`: it was stopped there.
-  void note_more_than(std::size_t shape, std::uint64_t bytes);
+  /// A call of `shape` takes `bytes` at least: it was stopped there.
+  void note_at_least(std::size_t shape, std::uint64_t bytes);
 
   /// Calls of `shape` are planned for, whether they come or not.
   void keep(std::size_t shape);

@@ -35,9 +35,9 @@ TEST(Activations, DoNotDifferWhereAllTakeTheSame) {
 
 TEST(Activations, KnowAShapeOnceItTookNoMoreThanBefore) {
   Activations seen;
-  seen.note_more_than(1, 100);
+  seen.note_at_least(1, 100);
   EXPECT_FALSE(seen.knows(1));
-  EXPECT_EQ(seen.largest(), 101);
+  EXPECT_EQ(seen.largest(), 100);
   seen.note(1, 500);
   EXPECT_FALSE(seen.knows(1)) << "it took more than ever";
   seen.note(1, 400);

@@ -168,17 +168,18 @@ TEST_P(Faults, PageLockedIsWhatThePlanSays) {
 
 /// The memory for a new budget is refused, and then that for the one before it, which has been freed.
 TEST_P(Faults, OfABudgetAndOfTheOneBeforeLeaveAModuleThatWorks) {
-  const Options little = options(2);
-  Module module = make_module(little);
+  Module module = make_module(options(2));
   call(module);
+  leave_room(module, 2);
+  const std::uint64_t little = module.placement().budget.vram;
   faults::reset();
   faults::arm(kDevice.is_cuda() ? "cudaMalloc" : "mmap", 0, 2);
-  EXPECT_FALSE(attempt("more budget", [&] { module.set_vram_budget(*little.vram_budget + kWeightBytes); }));
+  EXPECT_FALSE(attempt("more budget", [&] { leave_room(module, 6); }));
   EXPECT_TRUE(faults::fired());
   for (const char* which : {"a call", "one more"}) {
     EXPECT_TRUE(attempt(which, [&] { call(module); })) << testing::PrintToString(messages_);
   }
-  EXPECT_EQ(module.placement().budget.vram, *little.vram_budget);
+  EXPECT_EQ(module.placement().budget.vram, little);
   faults::reset();
 }
 

@@ -39,6 +39,7 @@ void*& handle_of_thread() {
 void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const LaneMemory& memory) {
   void*& handle = handle_of_thread();
   if (!handle && (wanted[0] || wanted[1] || any_for(stream))) {
+    static_cast<void>(cudaSetDevice(c10::cuda::current_device())); // a thread that is new has no context yet
     handle = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
   }
   if (!handle) {
