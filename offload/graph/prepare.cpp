@@ -10,7 +10,6 @@
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/values.h>
 #include <offload/graph/weights.h>
-#include <ops/lease.h>
 
 namespace offload {
 
@@ -44,7 +43,8 @@ bool is_elsewhere(const c10::IValue& value, c10::Device device) {
 
 } // namespace
 
-void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, std::vector<std::string>& rewritten) {
+void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, const Move& move,
+                     std::vector<std::string>& rewritten) {
   for_each_node(graph->block(), [&](Node* node) {
     if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
       return;
@@ -57,12 +57,7 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, st
     if (value->isDevice() && value->toDevice() != device && value->toDevice().is_cpu()) {
       changed = device;
     } else if (is_elsewhere(*value, device)) {
-      changed = map_tensors(
-          *value,
-          [&](const at::Tensor& tensor) {
-            return is_weight_like(tensor) ? copy_bytes(tensor, device) : tensor.is_meta() ? tensor : tensor.to(device);
-          },
-          [](const c10::IValue&) { return false; });
+      changed = map_tensors(*value, move, [](const c10::IValue&) { return false; });
     } else {
       return;
     }

@@ -43,12 +43,22 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
   torch::jit::Module constants("Constants");
   for (const torch::jit::Method& method : module.get_methods()) {
     if (is_callable(method)) {
-      const auto graph = prepare_method(module, method.name());
-      take_constants(*graph, constants);
-      if (device_constants == DeviceConstants::rewrite) {
-        rewrite_devices(graph, device, program.rewritten);
-      }
-      graphs[method.name()] = graph;
+      graphs[method.name()] = prepare_method(module, method.name());
+    }
+  }
+  Storages written_storages; // what one method writes, another may read
+  for (const auto& [name, graph] : graphs) {
+    written_storages.merge(written_constants(*graph));
+  }
+  for (const auto& [name, graph] : graphs) {
+    take_constants(*graph, constants, written_storages);
+    if (device_constants == DeviceConstants::rewrite) {
+      rewrite_devices(
+          graph, device,
+          [&](const at::Tensor& tensor) { // none that is written: those are attributes by now
+            return is_weight_like(tensor) ? copy_bytes(tensor, device) : tensor.is_meta() ? tensor : tensor.to(device);
+          },
+          program.rewritten);
     }
   }
   program.holders = {module, constants};
@@ -116,21 +126,24 @@ c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stac
 
 Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants)
     : module_(std::move(module)), device_(device), constants_(constants) {
-  // As torch::jit::load(path, device) does: storage by storage, so that views of one storage stay that.
-  std::unordered_map<const void*, c10::Storage> moved;
-  replace_tensors({module_}, [&](const at::Tensor& tensor) {
-    if (!is_weight_like(tensor) || tensor.device() == device_) {
-      return tensor.to(device_);
-    }
-    c10::Storage& storage = moved[tensor.storage().unsafeGetStorageImpl()];
-    if (!storage) {
-      const auto bytes = static_cast<std::int64_t>(tensor.storage().nbytes());
-      const at::Tensor all =
-          at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device())).set_(tensor.storage(), 0, {bytes}, {1});
-      storage = all.to(device_).storage();
-    }
-    return tensor_on(storage, tensor);
-  });
+  replace_tensors({module_}, [&](const at::Tensor& tensor) { return moved(tensor); });
+  moved_.clear(); // constants of graphs have storages of their own
+}
+
+/// As torch::jit::load(path, device) does: storage by storage, so that views of one storage stay that.
+at::Tensor Reference::moved(const at::Tensor& tensor) {
+  if (!is_weight_like(tensor) || tensor.device() == device_) {
+    return tensor.is_meta() ? tensor : tensor.to(device_);
+  }
+  auto& [from, to] = moved_[tensor.storage().unsafeGetStorageImpl()];
+  if (!to) {
+    from = tensor.storage();
+    const auto bytes = static_cast<std::int64_t>(tensor.storage().nbytes());
+    const at::Tensor all =
+        at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device())).set_(tensor.storage(), 0, {bytes}, {1});
+    to = all.to(device_).storage();
+  }
+  return tensor_on(to, tensor);
 }
 
 c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> inputs,
@@ -140,7 +153,7 @@ c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> i
     const auto graph = prepare_method(module_, method);
     if (constants_ == DeviceConstants::rewrite) {
       std::vector<std::string> rewritten;
-      rewrite_devices(graph, device_, rewritten);
+      rewrite_devices(graph, device_, [&](const at::Tensor& tensor) { return moved(tensor); }, rewritten);
     }
     code = codes_.emplace(method, torch::jit::Code(graph, method)).first;
   }

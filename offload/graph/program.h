@@ -4,7 +4,10 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 
+#include <map>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <offload/export.h>
@@ -31,7 +34,7 @@ struct Program {
   std::map<std::string, LoweredMethod> methods;
   std::vector<std::string> rewritten; ///< constants that were changed for the device
   std::vector<std::string> unseen;    ///< classes of objects that only their own code sees into
-  bool writes_state = false;          ///< some method changes attributes of the module
+  bool writes_state = false;          ///< some method changes attributes of the module, or constants of its graph
   Holders holders;                    ///< of the weights: the module, and what holds the constants of its graphs
 };
 
@@ -55,7 +58,11 @@ class OFFLOAD_API Reference {
                   const std::unordered_map<std::string, c10::IValue>& kwargs = {});
 
  private:
+  at::Tensor moved(const at::Tensor& tensor);
+
   torch::jit::Module module_;
+  std::unordered_map<const void*, std::pair<c10::Storage, c10::Storage>>
+      moved_; // from, which is kept for its address, to
   std::map<std::string, torch::jit::Code> codes_;
   c10::Device device_;
   DeviceConstants constants_;
