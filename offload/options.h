@@ -55,7 +55,9 @@ struct Options {
   Numerics numerics = Numerics::exact;
 
   /// A model that was traced on the CPU names the CPU in its graph, where it makes tensors and moves them. By default
-  /// such constants become `device`, and Placement::rewritten lists them.
+  /// such constants become `device`, except where an operator takes the tensor from the host only, as it does lengths
+  /// of packed sequences; where the device and such an operator both want it, the operator gets a copy. What is made
+  /// without a word about the device is made where it is used. Placement::rewritten lists all changes.
   bool rewrite_devices = true;
 
   /// Told, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights

@@ -185,19 +185,6 @@ TEST(CopyBytes, KeepsStridesAndPlaces) {
   EXPECT_EQ((holes.storage_offset() - copy.storage_offset()) * 4 % static_cast<std::int64_t>(kAlignment), 0);
 }
 
-/// There may be no device to move tensors to.
-at::Tensor stays_here(const at::Tensor& tensor) { return tensor; }
-
-TEST(RewriteDevices, DeviceConstantsFollowTheModule) {
-  torch::jit::Module module("Model");
-  module.define("def forward(self, x):\n  return torch.zeros([2], device=torch.device('cpu'))\n");
-  const auto graph = module.get_method("forward").graph()->copy();
-  std::vector<std::string> rewritten;
-  rewrite_devices(graph, c10::Device("cuda:0"), stays_here, rewritten);
-  check(graph->toString(false), [](FileCheck& c) { c.check("Device = prim::Constant[value=\"cuda:0\"]"); });
-  EXPECT_EQ(rewritten.size(), 1U);
-}
-
 /// Each level holds the one below twice: as many paths as there are no names for.
 TEST(Values, ContainersThatAreSharedAreMetOnce) {
   c10::IValue value = at::randn({1});

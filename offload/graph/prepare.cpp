@@ -30,48 +30,6 @@ std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const st
 
 namespace {
 
-/// True for a tensor, or a container of tensors, of which some are not on `device`.
-bool is_elsewhere(const c10::IValue& value, c10::Device device) {
-  bool elsewhere = false;
-  if (value.isTensor() || value.isTuple() || value.isList() || value.isGenericDict()) {
-    visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) {
-      elsewhere = elsewhere || (tensor.defined() && !tensor.is_meta() && tensor.device() != device);
-    });
-  }
-  return elsewhere;
-}
-
-} // namespace
-
-void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, const Move& move,
-                     std::vector<std::string>& rewritten) {
-  for_each_node(graph->block(), [&](Node* node) {
-    if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
-      return;
-    }
-    const auto value = torch::jit::toIValue(node->output());
-    if (!value) {
-      return;
-    }
-    c10::IValue changed;
-    if (value->isDevice() && value->toDevice() != device && value->toDevice().is_cpu()) {
-      changed = device;
-    } else if (is_elsewhere(*value, device)) {
-      changed = map_tensors(*value, move, [](const c10::IValue&) { return false; });
-    } else {
-      return;
-    }
-    const torch::jit::WithInsertPoint at(node);
-    Value* constant = graph->insertConstant(changed, node->sourceRange());
-    rewritten.push_back("%" + node->output()->debugName() + " : " + node->output()->type()->str() + " -> " +
-                        c10::str(device));
-    node->output()->replaceAllUsesWith(constant);
-  });
-  torch::jit::EliminateDeadCode(graph->block());
-}
-
-namespace {
-
 const c10::Symbol kIsGradEnabled = c10::Symbol::fromQualString("aten::is_grad_enabled");
 
 bool is_simple(const c10::IValue& value) {

@@ -11,6 +11,7 @@
 
 #include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
+#include <offload/graph/rewrite_devices.h>
 #include <offload/graph/values.h>
 
 namespace offload {

@@ -32,13 +32,13 @@ struct Program {
   std::vector<std::string> stays_because; ///< by weight; empty for those that are planned
   std::vector<std::vector<Use>> uses;     ///< by weight: the operators that read it
   std::map<std::string, LoweredMethod> methods;
-  std::vector<std::string> rewritten; ///< constants that were changed for the device
+  std::vector<std::string> rewritten; ///< what was changed in graphs for the device
   std::vector<std::string> unseen;    ///< classes of objects that only their own code sees into
   bool writes_state = false;          ///< some method changes attributes of the module, or constants of its graph
   Holders holders;                    ///< of the weights: the module, and what holds the constants of its graphs
 };
 
-/// Whether graphs are changed where they name the device on which they were traced.
+/// Whether graphs are changed where they name the CPU, on which they were traced: see rewrite_devices().
 enum class DeviceConstants { rewrite, keep };
 
 /// Finds the weights of `module`, and lowers all its methods for `device`. The module is not changed yet: its
