@@ -42,7 +42,8 @@ OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
-  /// Throws InputError for arguments that do not fit the signature, BudgetError when activations go over the reserve,
+  /// Throws InputError for arguments that do not fit the signature, and where the model differentiates without
+  /// gradients (Options::gradients), BudgetError when activations go over the reserve,
   /// Error when a copy fails, and whatever the model raises. After any of them the module works on.
   c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
@@ -73,7 +74,7 @@ class OFFLOAD_API Module {
 /// Loads a TorchScript archive. What goes to host memory is read beside the first calls, which wait for what they need,
 /// and throw ArchiveError where it can not be read, and Error where page-locking it is refused. Throws ArchiveError
 /// when `path` is not an archive or cannot be read, BudgetError when no placement fits, InputError for options that
-/// contradict each other or the machine.
+/// contradict each other or the machine, and for a `forward` that calls torch.autograd.grad though gradients are off.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
 /// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on, also

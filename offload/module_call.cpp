@@ -100,6 +100,7 @@ std::size_t shape_of_call(const std::string& method, const std::vector<c10::IVal
 
 std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                                   const Kwargs& kwargs) const {
+  method.require_gradients();
   std::vector<c10::IValue> stack = {module_._ivalue()};
   stack.insert(stack.end(), std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
   try {
@@ -185,6 +186,9 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
   const std::vector<c10::IValue> inputs(stack.begin() + 1, stack.end());
   const std::size_t shape = shape_of_call(name, stack);
   const auto expected = sequence_of(name, shape);
+  const LoweredMethod& lowered = method(name);
+  const bool gradients = lowered.gradients == Gradients::callers && at::GradMode::is_enabled();
+  const GradientBoundary boundary = lowered.holds_weights ? GradientBoundary(inputs) : GradientBoundary();
   c10::IValue output;
   Sequence executed;
   engine_->lanes().take_refused(lane);
@@ -196,7 +200,7 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
     const WeightLender::Scope scope(engine_->lender(), lane, trace);
     streamer.begin(lane, expected);
     try {
-      output = take_out(*call, run_code(codes_.at(name), std::move(stack)), inputs);
+      output = take_out(*call, run_code(codes_.at(name), std::move(stack), gradients), inputs, boundary);
       stack.clear();
     } catch (const std::exception& error) {
       streamer.end(lane);
@@ -212,6 +216,7 @@ c10::IValue Module::Impl::run_on(int lane, const std::string& name, std::vector<
     if (refusal.bytes > 0 && std::string_view(error.what()).find("out of memory") != std::string_view::npos) {
       refuse_activations(refusal);
     }
+    lowered.require_gradients(gradients, error.what());
     throw;
   }
   auto next = expected;
@@ -283,8 +288,8 @@ void Module::Impl::keep_state(Lanes::Call& call) {
 
 /// Copies what must not leave the call: memory of its lane, of leases, and weights themselves. It may leave through
 /// `inputs`, too: the containers among them belong to the caller, and the model may have put tensors into them.
-c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
-                                   const std::vector<c10::IValue>& inputs) {
+c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
+                                   const GradientBoundary& boundary) {
   std::vector<c10::IValue> values = {output};
   std::unordered_set<const void*> callers;
   for (const c10::IValue& input : inputs) {
@@ -309,13 +314,16 @@ c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
     value = map_tensors(
         value,
         [&](const at::Tensor& tensor) {
-          const at::Tensor filled = placeholder_record(tensor) ? host_copy(tensor).to(device_) : tensor;
+          const at::Tensor filled = placeholder_record(tensor) ? host_copy(tensor).to(device_) : boundary.leave(tensor);
           if (must_be_copied(filled) && copied.emplace(filled.unsafeGetTensorImpl(), inner.size()).second) {
             inner.push_back(filled);
           }
           return filled;
         },
         belongs_to_caller);
+  }
+  if (boundary.cuts() && program_.writes_state) {
+    replace_tensors(program_.holders, [&](const at::Tensor& tensor) { return boundary.leave(tensor); });
   }
   keep_state(call);
   const std::vector<at::Tensor> outer = call.leave(inner);

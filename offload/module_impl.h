@@ -71,7 +71,8 @@ class Module::Impl {
   std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                       const Kwargs& kwargs) const;
   c10::IValue run_on(int lane, const std::string& name, std::vector<c10::IValue> stack, std::vector<LeasedStep>* trace);
-  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs);
+  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
+                       const GradientBoundary& boundary);
   void keep_state(Lanes::Call& call);
   c10::IValue measure(const std::string& name, std::vector<c10::IValue> stack);
   void measure_example(const ExampleCall& call);

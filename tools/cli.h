@@ -24,6 +24,7 @@ struct ModelArguments {
   std::optional<std::string> device;
   std::vector<std::string> libraries;
   bool keep_devices = false;
+  bool gradients = false;
   std::vector<std::string> inputs;
   std::string format = "table";
 

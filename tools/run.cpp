@@ -229,7 +229,8 @@ std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::ve
   }
   using offload::DeviceConstants;
   offload::Reference reference(std::move(module), device,
-                               arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite);
+                               arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite,
+                               arguments.options().gradients);
   for (std::size_t i = 0; i < count; ++i) {
     seed_call(arguments, i);
     try {

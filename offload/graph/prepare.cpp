@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/gradients.h>
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/values.h>
 #include <offload/graph/weights.h>
@@ -38,10 +39,10 @@ bool is_simple(const c10::IValue& value) {
 
 } // namespace
 
-void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, const AttributeNames& written) {
+void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, const AttributeNames& written,
+                     Gradients gradients) {
   const Attributes attributes(*graph, holders, written);
-  bool sets_modes = false; // `with torch.enable_grad():` and the like
-  for_each_node(graph->block(), [&](Node* node) { sets_modes = sets_modes || node->kind() == prim::Enter; });
+  const bool always_off = gradients == Gradients::off && !sets_gradients(*graph);
   for_each_node(graph->block(), [&](Node* node) {
     std::optional<c10::IValue> known;
     if (node->kind() == prim::GetAttr) {
@@ -50,8 +51,8 @@ void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, cons
       if (value && is_simple(*value) && !is_written) {
         known = *value;
       }
-    } else if (node->kind() == kIsGradEnabled && !sets_modes) {
-      known = false; // a call runs without gradients
+    } else if (node->kind() == kIsGradEnabled && always_off) {
+      known = false;
     } else if (node->kind() == prim::requires_grad) {
       // Of a parameter, this is what it was made with; of anything computed without gradients it is left to the run.
       const c10::IValue* value = attributes.value_of(node->input(0));

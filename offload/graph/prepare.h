@@ -9,6 +9,7 @@
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/weights.h>
+#include <offload/options.h>
 
 namespace offload {
 
@@ -17,7 +18,9 @@ namespace offload {
 std::shared_ptr<torch::jit::Graph> prepare_method(const torch::jit::Module& module, const std::string& method);
 
 /// Replaces attributes of simple type (bool, int, float, str, None) that are not `written` by their values,
-/// and what a call is always run under (no gradients) by its answer; then removes the branches that this decides.
-void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders, const AttributeNames& written);
+/// and, where it is one, the answer that a call always gets when it asks for gradients; then removes the branches that
+/// this decides.
+void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders, const AttributeNames& written,
+                     Gradients gradients = Gradients::off);
 
 } // namespace offload

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include <offload/error.h>
 #include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
 #include <offload/graph/rewrite_devices.h>
@@ -31,6 +32,11 @@ bool reaches_past_tensors(torch::jit::Graph& graph) {
   return reaches;
 }
 
+/// What a method runs under, by what it does before branches that attributes decide are gone.
+Gradients gradients_of(torch::jit::Graph& graph, Gradients wanted) {
+  return differentiates(graph) == Differentiates::never ? Gradients::off : wanted;
+}
+
 /// Methods that a program calls; what pickling calls is none of them.
 bool is_callable(const torch::jit::Method& method) {
   return !method.name().starts_with("__") && torch::jit::tryToGraphFunction(method.function()) != nullptr;
@@ -38,7 +44,8 @@ bool is_callable(const torch::jit::Method& method) {
 
 } // namespace
 
-Program make_program(const torch::jit::Module& module, c10::Device device, DeviceConstants device_constants) {
+Program make_program(const torch::jit::Module& module, c10::Device device, DeviceConstants device_constants,
+                     Gradients gradients) {
   Program program;
   std::map<std::string, std::shared_ptr<torch::jit::Graph>> graphs;
   torch::jit::Module constants("Constants");
@@ -87,17 +94,19 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
   struct Prepared {
     std::shared_ptr<torch::jit::Graph> graph;
     WeightTrace trace;
+    Gradients gradients;
   };
   std::map<std::string, Prepared> prepared;
   const AttributeNames written = written_attributes(module);
   for (auto& [name, graph] : graphs) {
-    fold_attributes(graph, program.holders, written);
+    const Gradients mode = gradients_of(*graph, gradients);
+    fold_attributes(graph, program.holders, written, mode);
     WeightTrace trace = trace_weights(*graph, program.holders, written, program.weights);
     for (const auto& [id, because] : trace.resident_because) {
       program.stays_because[id] = because;
     }
     program.writes_state = program.writes_state || trace.writes_state;
-    prepared[name] = {graph, std::move(trace)};
+    prepared[name] = {graph, std::move(trace), mode};
   }
   std::vector<bool> stays;
   stays.reserve(count);
@@ -113,20 +122,48 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     }
     program.methods.emplace(
         name, LoweredMethod{module.get_method(name).function().getSchema(), method.graph, std::move(steps),
-                            std::move(rooms), method.graph->inputs().back()->type() == constants.type()});
+                            std::move(rooms), method.graph->inputs().back()->type() == constants.type(),
+                            method.gradients, differentiates(*method.graph),
+                            method.gradients == Gradients::callers || enables_gradients(*method.graph)});
   }
   return program;
 }
 
-c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack) {
-  const at::NoGradGuard no_grad;
+namespace {
+
+[[noreturn]] void refuse_without_gradients(const LoweredMethod& method, const std::string& more) {
+  throw InputError("method '" + method.schema.name() + "' calls torch.autograd.grad, and " +
+                   (method.gradients == Gradients::callers
+                        ? "its caller has turned gradients off: turn them on"
+                        : "calls run without gradients: call torch.set_grad_enabled(True) in the model, or give "
+                          "Options::gradients = Gradients::callers and call it with gradients on") +
+                   more);
+}
+
+} // namespace
+
+void LoweredMethod::require_gradients() const {
+  if (differentiates == Differentiates::always && !holds_weights) {
+    refuse_without_gradients(*this, "");
+  }
+}
+
+void LoweredMethod::require_gradients(bool enabled, const std::string& error) const {
+  constexpr std::string_view kOfAutograd = "does not require grad and does not have a grad_fn";
+  if (!enabled && differentiates != Differentiates::never && error.find(kOfAutograd) != std::string::npos) {
+    refuse_without_gradients(*this, std::string(" (element 0 of tensors ") + kOfAutograd.data() + ")");
+  }
+}
+
+c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack, bool gradients) {
+  const at::AutoGradMode mode(gradients);
   torch::jit::InterpreterState state(code, [](const std::function<void()>& task) { task(); });
   state.run(stack);
   return stack.empty() ? c10::IValue() : std::move(stack.front());
 }
 
-Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants)
-    : module_(std::move(module)), device_(device), constants_(constants) {
+Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants, Gradients gradients)
+    : module_(std::move(module)), device_(device), constants_(constants), gradients_(gradients) {
   replace_tensors({module_}, [&](const at::Tensor& tensor) { return moved(tensor); });
   moved_.clear(); // constants of graphs have storages of their own
 }
@@ -156,12 +193,14 @@ c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> i
       std::vector<std::string> rewritten;
       rewrite_devices(graph, device_, [&](const at::Tensor& tensor) { return moved(tensor); }, rewritten);
     }
-    code = codes_.emplace(method, torch::jit::Code(graph, method)).first;
+    const Gradients mode = gradients_of(*graph, gradients_);
+    code = codes_.emplace(method, std::pair(torch::jit::Code(graph, method), mode)).first;
   }
   std::vector<c10::IValue> stack = {module_._ivalue()};
   stack.insert(stack.end(), inputs.begin(), inputs.end());
   module_.get_method(method).function().getSchema().checkAndNormalizeInputs(stack, kwargs);
-  return run_code(code->second, std::move(stack));
+  const auto& [compiled, mode] = code->second;
+  return run_code(compiled, std::move(stack), mode == Gradients::callers && at::GradMode::is_enabled());
 }
 
 } // namespace offload
