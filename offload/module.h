@@ -44,7 +44,7 @@ class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
   /// A call may be larger than any before: it makes room for itself. Throws InputError for arguments that do not fit
-  /// the signature, BudgetError when the call fits the budget in no way, Error when the device has less than the budget
+  /// the signature, and where the model differentiates without gradients (Options::gradients), BudgetError when the call fits the budget in no way, Error when the device has less than the budget
   /// or a copy fails, and whatever the model raises. After any of them the module works on.
   c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
@@ -75,7 +75,7 @@ class OFFLOAD_API Module {
 /// Loads a TorchScript archive. What goes to host memory is read beside the first calls, which wait for what they need,
 /// and throw ArchiveError where it can not be read, and Error where page-locking it is refused. Throws ArchiveError
 /// when `path` is not an archive or cannot be read, BudgetError when no placement fits, InputError for options that
-/// contradict each other or the machine.
+/// contradict each other or the machine, and for a `forward` that calls torch.autograd.grad though gradients are off.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
 /// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on, also

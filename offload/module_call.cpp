@@ -101,6 +101,7 @@ std::size_t shape_of_call(const std::string& method, const std::vector<c10::IVal
 
 std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                                   const Kwargs& kwargs) const {
+  method.require_gradients();
   std::vector<c10::IValue> stack = {module_._ivalue()};
   stack.insert(stack.end(), std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
   try {
@@ -227,6 +228,9 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
   Streamer& streamer = engine_->streamer();
   const std::vector<c10::IValue> inputs(request.stack.begin() + 1, request.stack.end());
   const auto expected = sequence_of(request.method, request.shape);
+  const LoweredMethod& lowered = method(request.method);
+  const bool gradients = lowered.gradients == Gradients::callers && at::GradMode::is_enabled();
+  const GradientBoundary boundary = lowered.holds_weights ? GradientBoundary(inputs) : GradientBoundary();
   engine_->retry();
   const at::NoGradGuard no_grad;
   const NoAutocastCache no_cache;
@@ -241,7 +245,8 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
     const WeightLender::Scope scope(engine_->lender(), lane, trace, [&] { return call->must_stop(); });
     streamer.begin(lane, expected);
     try {
-      made.output = take_out(*call, run_code(codes_.at(request.method), request.stack), inputs);
+      made.output =
+          take_out(*call, run_code(codes_.at(request.method), request.stack, gradients), inputs, boundary);
     } catch (const std::exception& error) {
       streamer.end(lane);
       if (scope.failure() && !call->overflowed()) {
@@ -250,8 +255,9 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
       throw;
     }
     executed = streamer.end(lane);
-  } catch (const std::exception&) {
+  } catch (const std::exception& error) {
     if (!call->overflowed()) {
+      lowered.require_gradients(gradients, error.what());
       throw;
     }
   }
@@ -348,8 +354,8 @@ void Module::Impl::keep_state(Lanes::Call& call) {
 
 /// Copies what must not leave the call: memory of its lane, of leases, and weights themselves. It may leave through
 /// `inputs`, too: the containers among them belong to the caller, and the model may have put tensors into them.
-c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
-                                   const std::vector<c10::IValue>& inputs) {
+c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
+                                   const GradientBoundary& boundary) {
   std::vector<c10::IValue> values = {output};
   std::unordered_set<const void*> callers;
   for (const c10::IValue& input : inputs) {
@@ -376,13 +382,16 @@ c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
     value = map_tensors(
         value,
         [&](const at::Tensor& tensor) {
-          const at::Tensor filled = placeholder_record(tensor) ? host_copy(tensor).to(device_) : tensor;
+          const at::Tensor filled = placeholder_record(tensor) ? host_copy(tensor).to(device_) : boundary.leave(tensor);
           if (must_be_copied(filled) && copied.emplace(filled.unsafeGetTensorImpl(), inner.size()).second) {
             inner.push_back(filled);
           }
           return filled;
         },
         belongs_to_caller);
+  }
+  if (boundary.cuts() && program_.writes_state) {
+    replace_tensors(program_.holders, [&](const at::Tensor& tensor) { return boundary.leave(tensor); });
   }
   keep_state(call);
   const std::vector<at::Tensor> outer = call.leave(inner);

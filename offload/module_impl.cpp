@@ -101,7 +101,8 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     }
   });
   const c10::InferenceMode no_inference_mode(false);
-  program_ = make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep);
+  program_ = make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
+                          options.gradients);
   lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
   gate_ = std::make_shared<LaneGate>(lanes_);
   if (device_.is_cuda() && draws_random_numbers(program_)) {
@@ -135,6 +136,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                     : program_.methods.count("forward") ? "forward"
                     : program_.methods.empty()          ? ""
                                                         : program_.methods.begin()->first;
+  if (const auto forward = program_.methods.find("forward"); forward != program_.methods.end()) {
+    forward->second.require_gradients();
+  }
   offsets_.assign(weights.size(), 0);
   divide_host_memory(options);
   if (file_ && !machine) { // a profile that was given is that of another place

@@ -84,7 +84,8 @@ class Module::Impl {
   std::optional<c10::IValue> call_alone(Request& request);
   bool may_take_more(const Request& request) const;
   void note_memory(const Request& request, const CallMemory& memory, bool ended);
-  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs);
+  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
+                       const GradientBoundary& boundary);
   void keep_state(Lanes::Call& call);
   c10::IValue measure(const Request& request);
   void measure_example(const ExampleCall& call);

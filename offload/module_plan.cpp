@@ -1,6 +1,7 @@
 // How a module is planned and placed; see module_impl.h.
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include <offload/bytes.h>
@@ -53,6 +54,19 @@ std::uint64_t Module::Impl::minimum() const {
   return std::max<std::uint64_t>(bytes, 1); // a budget of 0 is none
 }
 
+namespace {
+
+/// All that its steps read, at once.
+Room all_of(const Pass& pass) {
+  std::set<WeightId> all;
+  for (const PlanStep& step : pass.steps) {
+    all.insert(step.weights.begin(), step.weights.end());
+  }
+  return {Step(all.begin(), all.end()), all.size()};
+}
+
+} // namespace
+
 /// What is planned for: the steps of one method as they were measured, or else as the graph has them. What other
 /// methods and branches that were not taken read must find room, too, and whatever else the run may pick.
 Pass Module::Impl::planned_pass() const {
@@ -67,6 +81,9 @@ Pass Module::Impl::planned_pass() const {
   for (const auto& [name, lowered] : program_.methods) {
     add(static_steps(name));
     pass.rooms.insert(pass.rooms.end(), lowered.rooms.begin(), lowered.rooms.end());
+    if (lowered.holds_weights) {
+      pass.rooms.push_back(all_of(pass_of(static_steps(name))));
+    }
   }
   for (const auto& [name, steps] : measured_) {
     add(steps);

@@ -31,6 +31,17 @@ enum class Numerics {
   lossy,    ///< values may change, as when weights are quantised for the link
 };
 
+/// Whether a call may be differentiated by the model itself. The model may turn gradients on in any case, as by
+/// torch.set_grad_enabled(True). Outputs come without their graphs, and so does what a call puts into the module: from
+/// outside, nothing can be differentiated.
+///
+/// While gradients are on, what is saved for backward holds the weights: all that a method reads have to find room in
+/// the budget together.
+enum class Gradients {
+  off,     ///< calls run without gradients, whatever their caller has set
+  callers, ///< methods that call torch.autograd.grad run as their caller has set it; all others without gradients
+};
+
 struct Options {
   /// Where the model runs. Default: CUDA 0 where there is one, else the CPU; on the CPU the "VRAM" is the memory that
   /// weights may take; what does not fit is read from the file, or, after wrap(), from where it lies in memory.
@@ -55,8 +66,12 @@ struct Options {
   Numerics numerics = Numerics::exact;
 
   /// A model that was traced on the CPU names the CPU in its graph, where it makes tensors and moves them. By default
-  /// such constants become `device`, and Placement::rewritten lists them.
+  /// such constants become `device`, except where an operator takes the tensor from the host only, as it does lengths
+  /// of packed sequences; where the device and such an operator both want it, the operator gets a copy. What is made
+  /// without a word about the device is made where it is used. Placement::rewritten lists all changes.
   bool rewrite_devices = true;
+
+  Gradients gradients = Gradients::off;
 
   /// Told, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights
   /// that stay on the file are none of them; where nothing is brought, it is told so once, 0 of 0. At load, on the

@@ -22,6 +22,9 @@ StateSnapshot::StateSnapshot(const Holders& holders) {
     visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
       if (tensor.defined() && !placeholder_record(tensor)) {
         values_.emplace_back(tensor, tensor.detach().clone());
+        if (tensor.is_leaf() && tensor.requires_grad()) {
+          gradients_.emplace_back(tensor, tensor.grad().defined() ? tensor.grad().detach().clone() : at::Tensor());
+        }
       }
     });
   }
@@ -31,6 +34,9 @@ void StateSnapshot::restore() const {
   const at::NoGradGuard no_grad;
   for (const auto& [tensor, value] : values_) {
     tensor.copy_(value);
+  }
+  for (const auto& [tensor, gradient] : gradients_) {
+    tensor.mutable_grad() = gradient;
   }
   for (const auto& [object, slots] : slots_) {
     for (std::size_t i = 0; i < slots.size(); ++i) {

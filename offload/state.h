@@ -10,8 +10,8 @@
 
 namespace offload {
 
-/// What calls may have written in some modules, to be put back: attributes, and the values of tensors that stand in
-/// them. Placeholders are no state. Calls must have ended on the device.
+/// What calls may have written in some modules, to be put back: attributes, and the values and gradients of tensors
+/// that stand in them. Placeholders are no state. Calls must have ended on the device.
 class StateSnapshot {
  public:
   explicit StateSnapshot(const Holders& holders);
@@ -20,6 +20,7 @@ class StateSnapshot {
  private:
   std::vector<std::pair<c10::IValue, std::vector<c10::IValue>>> slots_; // of each object
   std::vector<std::pair<at::Tensor, at::Tensor>> values_;               // a tensor of the module, and a copy
+  std::vector<std::pair<at::Tensor, at::Tensor>> gradients_;            // of those that have some, or may get them
 };
 
 } // namespace offload

@@ -1,5 +1,5 @@
-"""Every exported model through the command `run`: what --check finds equal and --save writes is what plain torch.jit.load
-gives in Python. (What is planned, moved and kept is looked at by `matrix`, in one process.)
+"""Every exported model through the commands `plan` and `run`: the smallest budget that the one names is enough for the other;
+what --check finds equal and --save writes is what plain torch.jit.load gives in Python. (What is planned, moved and kept is looked at by `matrix`, in one process.)
 
 usage: models_test.py TOOLS_DIR MODELS_DIR [--device cpu|cuda:0] [NAME ...]     models as models/export.py makes them
 """
@@ -56,8 +56,8 @@ class Failures(list):
             print("FAILED:", what, flush=True)
 
 
-def run(tools, model, *arguments):
-    return subprocess.run([os.path.join(tools, "run"), model, *arguments], capture_output=True, text=True)
+def run(tools, model, *arguments, tool="run"):
+    return subprocess.run([os.path.join(tools, tool), model, *arguments], capture_output=True, text=True)
 
 
 def weight_bytes(path):
@@ -76,12 +76,11 @@ def test_model(name, tools, folder, device, failures):
     total = weight_bytes(model)
     refused = run(tools, model, "--device", device, "--inputs", inputs, "--vram", "1")
     failures.check(refused.returncode == 2 and "smallest that works is" in refused.stderr, f"{name}: budget of 1 byte: {refused}")
-    minimum = smallest_of(refused)
-    # Where the inputs take more than the reserve that is planned until they have been measured, the first run says so.
-    measured = run(tools, model, "--device", device, "--inputs", inputs, "--vram", str(minimum))
-    if measured.returncode != 0:
-        failures.check(device != "cpu" and smallest_of(measured) > minimum, f"{name}: the smallest budget did not work: {measured}")
-        minimum = smallest_of(measured)
+    # On a GPU, what was refused is a guess until calls have been measured; plan has measured them.
+    planned = run(tools, model, "--device", device, "--inputs", inputs, "--format", "json", tool="plan")
+    failures.check(planned.returncode == 0, f"{name}: no plan: {planned}")
+    minimum = json.loads(planned.stdout)["budget"]["minimum"]
+    failures.check(device != "cpu" or smallest_of(refused) == minimum, f"{name}: plan says {minimum}, run: {refused}")
     movable = device == "cpu" or name not in TRACED
     plain = torch.jit.load(model, map_location=device)
     with torch.no_grad(), torch.jit.optimized_execution(False):

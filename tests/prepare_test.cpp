@@ -120,6 +120,61 @@ TEST(TakeConstants, LargeOnesBecomeAttributesAndSharedOnesOne) {
   });
 }
 
+/// What a trace has of `self.counter += 1`, the counter a plain tensor.
+struct Counting {
+  explicit Counting(const std::string& body) {
+    torch::jit::parseIR(
+        "graph(%self, %x : Tensor, %flag : bool, %counter : Tensor):\n"
+        "  %one : int = prim::Constant[value=1]()\n" +
+            body,
+        graph.get());
+    const torch::jit::WithInsertPoint at(*graph->nodes().begin());
+    graph->inputs()[3]->replaceAllUsesWith(graph->insertConstant(counter));
+    graph->eraseInput(3);
+  }
+
+  bool is_written() const {
+    const Storages written = written_constants(*graph);
+    EXPECT_LE(written.size(), 1U);
+    return written.count(counter.storage().unsafeGetStorageImpl()) > 0;
+  }
+
+  at::Tensor counter = at::randn({8});
+  std::shared_ptr<torch::jit::Graph> graph = std::make_shared<torch::jit::Graph>();
+};
+
+TEST(WrittenConstants, AreThoseThatAWriteReaches) {
+  EXPECT_TRUE(Counting("  %y : Tensor = aten::add_(%counter, %x, %one)\n  return (%y)").is_written());
+  EXPECT_TRUE(Counting("  %v : Tensor = aten::unsqueeze(%counter, %one)\n  %y : Tensor = aten::add_(%v, %x, %one)\n"
+                       "  return (%y)")
+                  .is_written());
+  EXPECT_TRUE(Counting("  %l : Tensor[] = prim::ListConstruct(%x)\n  %m : Tensor[] = aten::append(%l, %counter)\n"
+                       "  %v : Tensor = aten::__getitem__(%l, %one)\n  %y : Tensor = aten::add_(%v, %x, %one)\n"
+                       "  return (%y)")
+                  .is_written());
+  EXPECT_TRUE(Counting("  %v : Tensor = prim::If(%flag)\n    block0():\n      -> (%counter)\n    block1():\n"
+                       "      -> (%x)\n  %y : Tensor = aten::add_(%v, %x, %one)\n  return (%y)")
+                  .is_written());
+  EXPECT_TRUE(Counting("  %v : Tensor = prim::Loop(%one, %flag, %x)\n    block0(%i : int, %z : Tensor):\n"
+                       "      %y : Tensor = aten::add_(%z, %x, %one)\n      -> (%flag, %counter)\n  return (%v)")
+                  .is_written());
+  EXPECT_FALSE(Counting("  %y : Tensor = aten::add(%counter, %x, %one)\n  %z : Tensor = aten::add_(%y, %x, %one)\n"
+                        "  return (%z)")
+                   .is_written());
+}
+
+TEST(WrittenConstants, BecomeAttributesHoweverSmall) {
+  Counting counting("  %y : Tensor = aten::add_(%counter, %x, %one)\n  return (%y)");
+  torch::jit::Module holder("Constants");
+  take_constants(*counting.graph, holder, written_constants(*counting.graph));
+  torch::jit::EliminateDeadCode(counting.graph->block());
+  ASSERT_EQ(holder._ivalue()->slots().size(), 1U);
+  EXPECT_TRUE(holder._ivalue()->slots()[0].toTensor().is_same(counting.counter));
+  check(counting.graph->toString(false), [](FileCheck& c) {
+    c.check("prim::GetAttr[name=\"c0\"](%constants)")->check_not("prim::Constant[value=<Tensor>]");
+  });
+}
+
 TEST(CopyBytes, KeepsStridesAndPlaces) {
   const at::Tensor base = at::randn({64, 64});
   const at::Tensor holes = base.slice(0, 3, 40, 2).slice(1, 5, 60, 3);
@@ -128,16 +183,6 @@ TEST(CopyBytes, KeepsStridesAndPlaces) {
   EXPECT_EQ(copy.strides(), holes.strides());
   EXPECT_NE(copy.storage().data(), base.storage().data());
   EXPECT_EQ((holes.storage_offset() - copy.storage_offset()) * 4 % static_cast<std::int64_t>(kAlignment), 0);
-}
-
-TEST(RewriteDevices, DeviceConstantsFollowTheModule) {
-  torch::jit::Module module("Model");
-  module.define("def forward(self, x):\n  return torch.zeros([2], device=torch.device('cpu'))\n");
-  const auto graph = module.get_method("forward").graph()->copy();
-  std::vector<std::string> rewritten;
-  rewrite_devices(graph, c10::Device("cuda:0"), rewritten);
-  check(graph->toString(false), [](FileCheck& c) { c.check("Device = prim::Constant[value=\"cuda:0\"]"); });
-  EXPECT_EQ(rewritten.size(), 1U);
 }
 
 /// Each level holds the one below twice: as many paths as there are no names for.

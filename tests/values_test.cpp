@@ -57,6 +57,46 @@ def forward(self, x):
   }
 }
 
+/// A module as a trace makes it of one whose counter is a plain tensor: a constant of the graph, in two methods.
+torch::jit::Module counting() {
+  torch::jit::Module module =
+      make(1,
+           "def forward(self, x):\n  self.counter[0:1] += 1\n"
+           "  return torch.linear(x, self.w0) * self.counter.sum()\n"
+           "def count(self):\n  return self.counter + 0\n",
+           at::kFloat, [](torch::jit::Module& made) { made.register_buffer("counter", at::zeros({3})); });
+  const at::Tensor counter = at::zeros({3});
+  for (const char* method : {"forward", "count"}) {
+    const auto graph = module.get_method(method).graph();
+    const torch::jit::WithInsertPoint at(*graph->nodes().begin());
+    torch::jit::Value* constant = graph->insertConstant(counter);
+    for (torch::jit::Node* node : graph->nodes()) {
+      if (node->kind() == torch::jit::prim::GetAttr && node->s(torch::jit::attr::name) == "counter") {
+        node->output()->replaceAllUsesWith(constant);
+      }
+    }
+  }
+  return module;
+}
+
+TEST(Values, ConstantsThatAreWrittenAreState) {
+  const torch::jit::Module plain = counting(); // copies would share its constants
+  const torch::jit::Module module = counting();
+  module.attr("w0").toTensor().copy_(plain.attr("w0").toTensor());
+  module.attr("little").toTensor().copy_(plain.attr("little").toTensor());
+  Reference reference(plain, kDevice);
+  Options options = options_for(budget(1));
+  options.concurrency = 4;
+  options.example_calls = {{"forward", {rows()}}, {"forward", {rows(2)}}}; // put back what they write
+  Module offloaded = wrap(module, options);
+  EXPECT_TRUE(offloaded.placement().writes_state);
+  for (int call = 0; call < 3; ++call) {
+    const at::Tensor x = rows();
+    EXPECT_EQ(tools::first_difference(offloaded.forward({x}), reference.run("forward", {x})), "");
+    EXPECT_EQ(tools::first_difference(offloaded.run_method("count", {}), reference.run("count", {})), "");
+  }
+}
+
 TEST(Values, BadInputIsNamed) {
   Module module = wrap(make(1, chain(1)), options_for(budget(1)));
   const auto message = [&](const std::function<void()>& call) -> std::string {

@@ -25,6 +25,7 @@ void ModelArguments::add_to(CLI::App& app) {
       ->take_all()
       ->allow_extra_args(false);
   app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
+  app.add_flag("--gradients", gradients, "call methods that call torch.autograd.grad with gradients on");
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
       ->take_all()
       ->allow_extra_args(false);
@@ -74,6 +75,7 @@ Options ModelArguments::options() const {
   options.host_budget = bytes(host, "--host");
   options.pinned_budget = bytes(pinned, "--pinned");
   options.rewrite_devices = !keep_devices;
+  options.gradients = gradients ? Gradients::callers : Gradients::off;
   if (device) {
     options.device = parse_device(*device);
     if (options.device->is_cpu() && options.device->has_index() && options.device->index() != 0) {
@@ -144,8 +146,10 @@ int tell(const std::string& what, ExitCode code) {
 
 /// The options of the library as those of a command.
 std::string with_options_of_commands(std::string text) {
-  for (const auto& [field, option] : {std::pair("vram_budget", "--vram"), std::pair("host_budget", "--host"),
-                                      std::pair("pinned_budget", "--pinned"), std::pair("example_calls", "--inputs")}) {
+  for (const auto& [field, option] :
+       {std::pair("vram_budget", "--vram"), std::pair("host_budget", "--host"), std::pair("pinned_budget", "--pinned"),
+        std::pair("example_calls", "--inputs"),
+        std::pair("Options::gradients = Gradients::callers and call it with gradients on", "--gradients")}) {
     for (std::size_t at = text.find(field); at != std::string::npos; at = text.find(field, at)) {
       text.replace(at, std::strlen(field), option);
     }

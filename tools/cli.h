@@ -15,7 +15,7 @@ namespace offload::tools {
 /// The exit codes of every command.
 enum ExitCode { kDone = 0, kWrongResult = 1, kBadUsage = 2, kFailed = 3 };
 
-/// The options that plan and run share.
+/// The options of whatever runs a model; tools/calls.h has those that say what is called.
 struct ModelArguments {
   std::string model;
   std::optional<std::string> vram;
@@ -24,6 +24,7 @@ struct ModelArguments {
   std::optional<std::string> device;
   std::vector<std::string> libraries;
   bool keep_devices = false;
+  bool gradients = false;
   std::vector<std::string> inputs;
   std::string format = "table";
 

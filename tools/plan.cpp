@@ -3,7 +3,7 @@
 #include <offload/load/archive.h>
 #include <offload/module.h>
 #include <offload/preview.h>
-#include <tools/cli.h>
+#include <tools/calls.h>
 
 #include <fstream>
 #include <iostream>
@@ -32,23 +32,20 @@ std::optional<offload::MachineProfile> read_machine(const std::string& path) {
 
 int main(int argc, char** argv) {
   CLI::App app{"Prints the placement of a TorchScript model under a budget, and the predicted time of a call."};
-  offload::tools::ModelArguments arguments;
+  offload::tools::CallArguments arguments;
   arguments.add_to(app);
-  std::string method = "forward";
   std::string machine;
-  app.add_option("--method", method, "the method that --input is for");
   app.add_option("--machine", machine, "profile of another machine, as `bench --profile` prints it");
   return offload::tools::run_command(app, argc, argv, [&] {
     offload::Options options = arguments.options();
     const auto profile = read_machine(machine);
     arguments.load_libraries();
     torch::jit::Module module = offload::read_archive(arguments.model, offload::Weights::on_file);
-    if (app.count("--method") > 0 || !arguments.inputs.empty()) {
-      offload::tools::schema_of(module, method);
+    if (app.count("--method") > 0) {
+      offload::tools::schema_of(module, arguments.method);
     }
-    if (!arguments.inputs.empty()) {
-      // Shapes, branches and activations show in one call; it is made on the device at hand.
-      options.example_calls.push_back({method, arguments.make_inputs(offload::device_of(options)), {}});
+    if (arguments.give_calls()) { // they show shapes, branches and activations, on the device at hand
+      options.example_calls = arguments.examples_of(arguments.make_calls(module, offload::device_of(options)));
     }
     const offload::Placement placement = offload::preview(std::move(module), options, profile);
     if (arguments.format == "json") {

@@ -20,17 +20,14 @@
 #include <offload/load/archive.h>
 #include <offload/module.h>
 #include <offload/preview.h>
-#include <tools/cli.h>
+#include <tools/calls.h>
 #include <tools/compare.h>
-#include <tools/inputs.h>
 
 namespace {
 
-using Call = std::vector<c10::IValue>;
+using offload::tools::Call;
 
-struct Arguments : offload::tools::ModelArguments {
-  std::string inputs_file;
-  std::string method = "forward";
+struct Arguments : offload::tools::CallArguments {
   std::string reference;
   std::string save;
   int calls = 0;
@@ -39,8 +36,6 @@ struct Arguments : offload::tools::ModelArguments {
 
   void add_options_to(CLI::App& app) {
     add_to(app);
-    app.add_option("--inputs", inputs_file, "a file of calls, as torch.save([[x0], [x1]], FILE) writes it");
-    app.add_option("--method", method, "the method to call");
     app.add_option("--calls", calls, "how many; default: each of --inputs once, or 3")
         ->check(CLI::Range(1, 1000000000));
     app.add_option("--threads", threads, "that call at the same time, each on a lane of its own up to 4")
@@ -50,39 +45,6 @@ struct Arguments : offload::tools::ModelArguments {
     app.add_option("--save", save, "write inputs and outputs for torch.load");
   }
 };
-
-std::vector<Call> read_calls(const Arguments& arguments, const torch::jit::Module& module, c10::Device device) {
-  const c10::FunctionSchema& schema = offload::tools::schema_of(module, arguments.method);
-  if (!arguments.inputs_file.empty()) {
-    if (!arguments.inputs.empty()) {
-      throw offload::InputError("--input and --inputs contradict each other: give one of them");
-    }
-    return offload::tools::read_inputs(arguments.inputs_file, device, schema);
-  }
-  if (arguments.inputs.empty() && !offload::tools::needs_no_inputs(schema)) {
-    throw offload::InputError("the method needs inputs: " + offload::tools::describe_signature(schema));
-  }
-  return {arguments.make_inputs(device)};
-}
-
-/// The calls that differ in what activations they take.
-std::vector<Call> distinct_shapes(const std::vector<Call>& calls) {
-  std::vector<Call> distinct;
-  std::vector<std::string> seen;
-  for (const Call& call : calls) {
-    std::string shapes;
-    for (const c10::IValue& input : call) {
-      shapes += input.isTensor() && input.toTensor().defined()
-                    ? c10::str(input.toTensor().sizes(), input.toTensor().dtype())
-                    : input.tagKind();
-    }
-    if (std::find(seen.begin(), seen.end(), shapes) == seen.end()) {
-      seen.push_back(shapes);
-      distinct.push_back(call);
-    }
-  }
-  return distinct;
-}
 
 /// Waits for the call, not for what has been prefetched for the next.
 void synchronize(c10::Device device) {
@@ -229,7 +191,8 @@ std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::ve
   }
   using offload::DeviceConstants;
   offload::Reference reference(std::move(module), device,
-                               arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite);
+                               arguments.keep_devices ? DeviceConstants::keep : DeviceConstants::rewrite,
+                               arguments.options().gradients);
   for (std::size_t i = 0; i < count; ++i) {
     seed_call(arguments, i);
     try {
@@ -359,22 +322,19 @@ int main(int argc, char** argv) {
       }
     }
     arguments.load_libraries();
-    torch::jit::Module archive = offload::read_archive(arguments.model, offload::Weights::on_file);
     options.device = offload::device_of(options);
-    const std::vector<Call> calls = read_calls(arguments, archive, *options.device);
+    const std::vector<Call> calls =
+        arguments.make_calls(offload::read_archive(arguments.model, offload::Weights::on_file), *options.device);
     const std::size_t count = arguments.calls > 0 ? arguments.calls : arguments.inputs_file.empty() ? 3 : calls.size();
-    const bool writes_state = offload::preview(archive, options, std::nullopt).writes_state;
+    options.example_calls = arguments.examples_of(calls);
+    const auto state = state_of(arguments.model);
+    offload::Module module = offload::load(arguments.model, options);
+    const bool writes_state = module.placement().writes_state;
     if (writes_state && arguments.check && arguments.threads > 1) {
       throw offload::InputError(
           "--check and --threads: calls of this model change it, so what they give depends on their order; give "
           "--threads 1");
     }
-    for (const Call& call : distinct_shapes(calls)) {
-      options.example_calls.push_back({arguments.method, call, {}});
-    }
-    archive = torch::jit::Module(); // the one that runs is loaded as a program would
-    const auto state = state_of(arguments.model);
-    offload::Module module = offload::load(arguments.model, options);
     const std::size_t references = !arguments.check ? 0 : writes_state ? count : std::min(count, calls.size());
     const std::vector<c10::IValue> expected = run_reference(arguments, calls, references, module.device());
     if (arguments.check && state_of(arguments.model) != state) {

@@ -7,6 +7,8 @@
 #include <unordered_set>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/shared_memory.h>
+#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
 
 namespace offload {
@@ -24,23 +26,14 @@ bool is_large(const at::Tensor& tensor) {
   return end - begin >= kSmallBytes;
 }
 
-bool holds_large(const c10::IValue& value) {
-  if (value.isTensor()) {
-    return is_large(value.toTensor());
+void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit) {
+  if (value.isTensor() || value.isTuple() || value.isList() || value.isGenericDict()) {
+    visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) { visit(tensor); });
   }
-  if (value.isTuple()) {
-    const auto& elements = value.toTupleRef().elements();
-    return std::any_of(elements.begin(), elements.end(), holds_large);
-  }
-  if (value.isList()) {
-    const auto elements = value.toListRef();
-    return std::any_of(elements.begin(), elements.end(), holds_large);
-  }
-  if (value.isGenericDict()) {
-    const auto dict = value.toGenericDict();
-    return std::any_of(dict.begin(), dict.end(), [](const auto& entry) { return holds_large(entry.value()); });
-  }
-  return false;
+}
+
+const void* storage_of(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
 }
 
 /// Freezing names constants after the attributes that they were; saving forgets it.
@@ -68,14 +61,36 @@ std::string attribute_for(const c10::IValue& value, const Value* constant, torch
 
 } // namespace
 
-void take_constants(Graph& graph, torch::jit::Module& holder) {
+Storages written_constants(Graph& graph) {
+  Storages written;
+  SharedMemory memory(graph);
+  for_each_node(graph.block(), [&](Node* node) {
+    const auto value = node->kind() == prim::Constant && memory.is_written(node->output())
+                           ? torch::jit::toIValue(node->output())
+                           : std::nullopt;
+    if (value) {
+      for_each_tensor(*value, [&](const at::Tensor& tensor) { written.insert(storage_of(tensor)); });
+    }
+  });
+  written.erase(nullptr);
+  return written;
+}
+
+void take_constants(Graph& graph, torch::jit::Module& holder, const Storages& written) {
   Value* input = nullptr;
+  const auto holds_taken = [&](const c10::IValue& value) {
+    bool found = false;
+    for_each_tensor(value, [&](const at::Tensor& tensor) {
+      found = found || is_large(tensor) || written.count(storage_of(tensor)) > 0;
+    });
+    return found;
+  };
   for_each_node(graph.block(), [&](Node* node) {
     if (node->kind() != prim::Constant) {
       return;
     }
     const auto value = torch::jit::toIValue(node->output());
-    if (!value || !holds_large(*value)) {
+    if (!value || !holds_taken(*value)) {
       return;
     }
     if (!input) {

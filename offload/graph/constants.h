@@ -3,16 +3,24 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <unordered_set>
 #include <vector>
 
 namespace offload {
 
-/// Turns constants of `graph` that are, or contain, tensors of 16 KiB or more into attributes of `holder`, read through
-/// a last input that is added for them. Weights of a frozen module are such constants. A tensor that several constants
-/// share becomes one attribute.
-void take_constants(torch::jit::Graph& graph, torch::jit::Module& holder);
+/// Storages, by their address.
+using Storages = std::unordered_set<const void*>;
 
-/// The constant tensors in the methods of `module` that take_constants() takes. Modules of the same type share their
+/// Storages of constant tensors that a call of `graph` may write. A trace has them where the model wrote in place to a
+/// tensor that was neither parameter nor buffer.
+Storages written_constants(torch::jit::Graph& graph);
+
+/// Turns constants of `graph` into attributes of `holder`, read through a last input that is added for them: those that
+/// are, or contain, tensors of 16 KiB or more, or tensors of which the storage is `written`. Weights of a frozen module
+/// are such constants. A tensor that several constants share becomes one attribute.
+void take_constants(torch::jit::Graph& graph, torch::jit::Module& holder, const Storages& written = {});
+
+/// The constant tensors of 16 KiB or more in the methods of `module`. Modules of the same type share their
 /// methods, deep copies included.
 std::vector<torch::jit::Node*> large_constants(const torch::jit::Module& module);
 

@@ -7,10 +7,10 @@
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/gradients.h>
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/values.h>
 #include <offload/graph/weights.h>
-#include <ops/lease.h>
 
 namespace offload {
 
@@ -31,52 +31,6 @@ std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const st
 
 namespace {
 
-/// True for a tensor, or a container of tensors, of which some are not on `device`.
-bool is_elsewhere(const c10::IValue& value, c10::Device device) {
-  bool elsewhere = false;
-  if (value.isTensor() || value.isTuple() || value.isList() || value.isGenericDict()) {
-    visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) {
-      elsewhere = elsewhere || (tensor.defined() && !tensor.is_meta() && tensor.device() != device);
-    });
-  }
-  return elsewhere;
-}
-
-} // namespace
-
-void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, std::vector<std::string>& rewritten) {
-  for_each_node(graph->block(), [&](Node* node) {
-    if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
-      return;
-    }
-    const auto value = torch::jit::toIValue(node->output());
-    if (!value) {
-      return;
-    }
-    c10::IValue changed;
-    if (value->isDevice() && value->toDevice() != device && value->toDevice().is_cpu()) {
-      changed = device;
-    } else if (is_elsewhere(*value, device)) {
-      changed = map_tensors(
-          *value,
-          [&](const at::Tensor& tensor) {
-            return is_weight_like(tensor) ? copy_bytes(tensor, device) : tensor.is_meta() ? tensor : tensor.to(device);
-          },
-          [](const c10::IValue&) { return false; });
-    } else {
-      return;
-    }
-    const torch::jit::WithInsertPoint at(node);
-    Value* constant = graph->insertConstant(changed, node->sourceRange());
-    rewritten.push_back("%" + node->output()->debugName() + " : " + node->output()->type()->str() + " -> " +
-                        c10::str(device));
-    node->output()->replaceAllUsesWith(constant);
-  });
-  torch::jit::EliminateDeadCode(graph->block());
-}
-
-namespace {
-
 const c10::Symbol kIsGradEnabled = c10::Symbol::fromQualString("aten::is_grad_enabled");
 
 bool is_simple(const c10::IValue& value) {
@@ -85,10 +39,10 @@ bool is_simple(const c10::IValue& value) {
 
 } // namespace
 
-void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, const AttributeNames& written) {
+void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, const AttributeNames& written,
+                     Gradients gradients) {
   const Attributes attributes(*graph, holders, written);
-  bool sets_modes = false; // `with torch.enable_grad():` and the like
-  for_each_node(graph->block(), [&](Node* node) { sets_modes = sets_modes || node->kind() == prim::Enter; });
+  const bool always_off = gradients == Gradients::off && !sets_gradients(*graph);
   for_each_node(graph->block(), [&](Node* node) {
     std::optional<c10::IValue> known;
     if (node->kind() == prim::GetAttr) {
@@ -97,8 +51,8 @@ void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, cons
       if (value && is_simple(*value) && !is_written) {
         known = *value;
       }
-    } else if (node->kind() == kIsGradEnabled && !sets_modes) {
-      known = false; // a call runs without gradients
+    } else if (node->kind() == kIsGradEnabled && always_off) {
+      known = false;
     } else if (node->kind() == prim::requires_grad) {
       // Of a parameter, this is what it was made with; of anything computed without gradients it is left to the run.
       const c10::IValue* value = attributes.value_of(node->input(0));

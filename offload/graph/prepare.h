@@ -1,6 +1,5 @@
 #pragma once
 
-#include <c10/core/Device.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
 
@@ -10,6 +9,7 @@
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/weights.h>
+#include <offload/options.h>
 
 namespace offload {
 
@@ -17,14 +17,10 @@ namespace offload {
 /// first input is the module.
 std::shared_ptr<torch::jit::Graph> prepare_method(const torch::jit::Module& module, const std::string& method);
 
-/// Turns constant tensors and `Device` constants that differ from `device` into ones that do not: what
-/// `torch::jit::load(path, device)` does with the tensors, and leaves undone with the devices. Each is told in
-/// `rewritten`.
-void rewrite_devices(const std::shared_ptr<torch::jit::Graph>& graph, c10::Device device,
-                     std::vector<std::string>& rewritten);
-
 /// Replaces attributes of simple type (bool, int, float, str, None) that are not `written` by their values,
-/// and what a call is always run under (no gradients) by its answer; then removes the branches that this decides.
-void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders, const AttributeNames& written);
+/// and, where it is one, the answer that a call always gets when it asks for gradients; then removes the branches that
+/// this decides.
+void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders, const AttributeNames& written,
+                     Gradients gradients = Gradients::off);
 
 } // namespace offload

@@ -9,8 +9,10 @@
 #include <string_view>
 #include <unordered_map>
 
+#include <offload/error.h>
 #include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
+#include <offload/graph/rewrite_devices.h>
 #include <offload/graph/values.h>
 
 namespace offload {
@@ -30,6 +32,11 @@ bool reaches_past_tensors(torch::jit::Graph& graph) {
   return reaches;
 }
 
+/// What a method runs under, by what it does before branches that attributes decide are gone.
+Gradients gradients_of(torch::jit::Graph& graph, Gradients wanted) {
+  return differentiates(graph) == Differentiates::never ? Gradients::off : wanted;
+}
+
 /// Methods that a program calls; what pickling calls is none of them.
 bool is_callable(const torch::jit::Method& method) {
   return !method.name().starts_with("__") && torch::jit::tryToGraphFunction(method.function()) != nullptr;
@@ -37,18 +44,29 @@ bool is_callable(const torch::jit::Method& method) {
 
 } // namespace
 
-Program make_program(const torch::jit::Module& module, c10::Device device, DeviceConstants device_constants) {
+Program make_program(const torch::jit::Module& module, c10::Device device, DeviceConstants device_constants,
+                     Gradients gradients) {
   Program program;
   std::map<std::string, std::shared_ptr<torch::jit::Graph>> graphs;
   torch::jit::Module constants("Constants");
   for (const torch::jit::Method& method : module.get_methods()) {
     if (is_callable(method)) {
-      const auto graph = prepare_method(module, method.name());
-      take_constants(*graph, constants);
-      if (device_constants == DeviceConstants::rewrite) {
-        rewrite_devices(graph, device, program.rewritten);
-      }
-      graphs[method.name()] = graph;
+      graphs[method.name()] = prepare_method(module, method.name());
+    }
+  }
+  Storages written_storages; // what one method writes, another may read
+  for (const auto& [name, graph] : graphs) {
+    written_storages.merge(written_constants(*graph));
+  }
+  for (const auto& [name, graph] : graphs) {
+    take_constants(*graph, constants, written_storages);
+    if (device_constants == DeviceConstants::rewrite) {
+      rewrite_devices(
+          graph, device,
+          [&](const at::Tensor& tensor) { // none that is written: those are attributes by now
+            return is_weight_like(tensor) ? copy_bytes(tensor, device) : tensor.is_meta() ? tensor : tensor.to(device);
+          },
+          program.rewritten);
     }
   }
   program.holders = {module, constants};
@@ -76,17 +94,19 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
   struct Prepared {
     std::shared_ptr<torch::jit::Graph> graph;
     WeightTrace trace;
+    Gradients gradients;
   };
   std::map<std::string, Prepared> prepared;
   const AttributeNames written = written_attributes(module);
   for (auto& [name, graph] : graphs) {
-    fold_attributes(graph, program.holders, written);
+    const Gradients mode = gradients_of(*graph, gradients);
+    fold_attributes(graph, program.holders, written, mode);
     WeightTrace trace = trace_weights(*graph, program.holders, written, program.weights);
     for (const auto& [id, because] : trace.resident_because) {
       program.stays_because[id] = because;
     }
     program.writes_state = program.writes_state || trace.writes_state;
-    prepared[name] = {graph, std::move(trace)};
+    prepared[name] = {graph, std::move(trace), mode};
   }
   std::vector<bool> stays;
   stays.reserve(count);
@@ -102,35 +122,66 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     }
     program.methods.emplace(
         name, LoweredMethod{module.get_method(name).function().getSchema(), method.graph, std::move(steps),
-                            std::move(rooms), method.graph->inputs().back()->type() == constants.type()});
+                            std::move(rooms), method.graph->inputs().back()->type() == constants.type(),
+                            method.gradients, differentiates(*method.graph),
+                            method.gradients == Gradients::callers || enables_gradients(*method.graph)});
   }
   return program;
 }
 
-c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack) {
-  const at::NoGradGuard no_grad;
+namespace {
+
+[[noreturn]] void refuse_without_gradients(const LoweredMethod& method, const std::string& more) {
+  throw InputError("method '" + method.schema.name() + "' calls torch.autograd.grad, and " +
+                   (method.gradients == Gradients::callers
+                        ? "its caller has turned gradients off: turn them on"
+                        : "calls run without gradients: call torch.set_grad_enabled(True) in the model, or give "
+                          "Options::gradients = Gradients::callers and call it with gradients on") +
+                   more);
+}
+
+} // namespace
+
+void LoweredMethod::require_gradients() const {
+  if (differentiates == Differentiates::always && !holds_weights) {
+    refuse_without_gradients(*this, "");
+  }
+}
+
+void LoweredMethod::require_gradients(bool enabled, const std::string& error) const {
+  constexpr std::string_view kOfAutograd = "does not require grad and does not have a grad_fn";
+  if (!enabled && differentiates != Differentiates::never && error.find(kOfAutograd) != std::string::npos) {
+    refuse_without_gradients(*this, std::string(" (element 0 of tensors ") + kOfAutograd.data() + ")");
+  }
+}
+
+c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack, bool gradients) {
+  const at::AutoGradMode mode(gradients);
   torch::jit::InterpreterState state(code, [](const std::function<void()>& task) { task(); });
   state.run(stack);
   return stack.empty() ? c10::IValue() : std::move(stack.front());
 }
 
-Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants)
-    : module_(std::move(module)), device_(device), constants_(constants) {
-  // As torch::jit::load(path, device) does: storage by storage, so that views of one storage stay that.
-  std::unordered_map<const void*, c10::Storage> moved;
-  replace_tensors({module_}, [&](const at::Tensor& tensor) {
-    if (!is_weight_like(tensor) || tensor.device() == device_) {
-      return tensor.to(device_);
-    }
-    c10::Storage& storage = moved[tensor.storage().unsafeGetStorageImpl()];
-    if (!storage) {
-      const auto bytes = static_cast<std::int64_t>(tensor.storage().nbytes());
-      const at::Tensor all =
-          at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device())).set_(tensor.storage(), 0, {bytes}, {1});
-      storage = all.to(device_).storage();
-    }
-    return tensor_on(storage, tensor);
-  });
+Reference::Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants, Gradients gradients)
+    : module_(std::move(module)), device_(device), constants_(constants), gradients_(gradients) {
+  replace_tensors({module_}, [&](const at::Tensor& tensor) { return moved(tensor); });
+  moved_.clear(); // constants of graphs have storages of their own
+}
+
+/// As torch::jit::load(path, device) does: storage by storage, so that views of one storage stay that.
+at::Tensor Reference::moved(const at::Tensor& tensor) {
+  if (!is_weight_like(tensor) || tensor.device() == device_) {
+    return tensor.is_meta() ? tensor : tensor.to(device_);
+  }
+  auto& [from, to] = moved_[tensor.storage().unsafeGetStorageImpl()];
+  if (!to) {
+    from = tensor.storage();
+    const auto bytes = static_cast<std::int64_t>(tensor.storage().nbytes());
+    const at::Tensor all =
+        at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device())).set_(tensor.storage(), 0, {bytes}, {1});
+    to = all.to(device_).storage();
+  }
+  return tensor_on(to, tensor);
 }
 
 c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> inputs,
@@ -140,14 +191,16 @@ c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> i
     const auto graph = prepare_method(module_, method);
     if (constants_ == DeviceConstants::rewrite) {
       std::vector<std::string> rewritten;
-      rewrite_devices(graph, device_, rewritten);
+      rewrite_devices(graph, device_, [&](const at::Tensor& tensor) { return moved(tensor); }, rewritten);
     }
-    code = codes_.emplace(method, torch::jit::Code(graph, method)).first;
+    const Gradients mode = gradients_of(*graph, gradients_);
+    code = codes_.emplace(method, std::pair(torch::jit::Code(graph, method), mode)).first;
   }
   std::vector<c10::IValue> stack = {module_._ivalue()};
   stack.insert(stack.end(), inputs.begin(), inputs.end());
   module_.get_method(method).function().getSchema().checkAndNormalizeInputs(stack, kwargs);
-  return run_code(code->second, std::move(stack));
+  const auto& [compiled, mode] = code->second;
+  return run_code(compiled, std::move(stack), mode == Gradients::callers && at::GradMode::is_enabled());
 }
 
 } // namespace offload

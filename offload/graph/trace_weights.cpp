@@ -2,6 +2,7 @@
 
 #include <ATen/core/function_schema.h>
 
+#include <offload/graph/gradients.h>
 #include <offload/graph/operators.h>
 #include <offload/graph/types.h>
 #include <offload/graph/values.h>
@@ -23,6 +24,7 @@ class Tracer {
 
   WeightTrace run(Graph& graph) {
     for_each_node(graph.block(), [&](Node* node) { look_at(node); });
+    for_each_node(graph.block(), [&](const Node* node) { look_at_gradients(node); });
     return std::move(trace_);
   }
 
@@ -100,6 +102,26 @@ class Tracer {
       const Alternatives combined = combine(parts);
       reader.alternatives.assign(combined.begin(), combined.end());
       trace_.readers.push_back(std::move(reader));
+    }
+  }
+
+  /// Each lease is a tensor of its own: what is differentiated by a weight has to know the one that was read. Without
+  /// inputs, gradients come to all that was read.
+  void look_at_gradients(const Node* node) {
+    if (!differentiates(node)) {
+      return;
+    }
+    const std::string because = std::string("handed to ") + node->kind().toQualString();
+    for (const Value* input : node->inputs()) {
+      keep(flow_.may_alias(input), because);
+    }
+    if (node->kind() == torch::jit::aten::backward) {
+      trace_.writes_state = true; // gradients add up in the weights
+      for (const Reader& reader : trace_.readers) {
+        for (const Step& ids : reader.alternatives) {
+          keep(ids, because);
+        }
+      }
     }
   }
 

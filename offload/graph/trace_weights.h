@@ -37,7 +37,8 @@ struct WeightTrace {
   /// Weights that must be resident, and why: written, rebound, or handed to something that cannot be seen into.
   std::map<WeightId, std::string> resident_because;
 
-  /// True when a call changes attributes of the module, so that the next call may give something else.
+  /// True when a call changes attributes of the module or of what holds its constants, so that the next call may give
+  /// something else.
   bool writes_state = false;
 };
 

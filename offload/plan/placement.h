@@ -75,7 +75,7 @@ struct Placement {
   std::string machine; ///< whose costs the prediction uses
   std::vector<PlacedWeight> weights;
   std::vector<Resident> resident_because;
-  std::vector<std::string> rewritten; ///< constants of the graph that were changed for the device
+  std::vector<std::string> rewritten; ///< what was changed in the graphs for the device
   std::vector<std::string> unseen;    ///< classes of objects whose memory is in no figure: only their code sees it
   bool writes_state = false;          ///< calls change the module, so their order matters
   Budget budget;
