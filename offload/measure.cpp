@@ -18,14 +18,19 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
 #include <sstream>
 #include <thread>
 #include <vector>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
+#include <offload/stream/call_thread.h>
 #include <offload/stream/file_reader.h>
 #include <offload/stream/host_link.h>
+#include <offload/stream/lanes.h>
 #include <offload/stream/memory.h>
 #include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
@@ -92,7 +97,51 @@ double host_copy_bytes_per_us(const HostMemory& from, std::byte* window) {
 
 } // namespace
 
+namespace {
+
+/// Runs `work` on memory that is given back at once, and on a thread that is gone afterwards: nothing is left in
+/// PyTorch's cache, and the thread's handles are there for others.
+void on_memory_of_its_own(c10::Device device, const std::function<void()>& work) {
+  if (device.is_cpu()) {
+    work();
+    return;
+  }
+  const auto lanes = make_lanes(device, 1, std::make_shared<LaneGate>(1));
+  CallThread().run(device, [&] {
+    const auto call = lanes->enter(0, Lanes::Overflow::stop, /*first=*/false);
+    work();
+  });
+}
+
+MachineProfile measure_here(c10::Device device);
+
+} // namespace
+
+void prepare_device(c10::Device device) {
+  static std::mutex mutex;
+  static std::set<c10::DeviceIndex> prepared;
+  const std::lock_guard lock(mutex);
+  if (!device.is_cuda() || !prepared.insert(device.index()).second) {
+    return;
+  }
+  try {
+    on_memory_of_its_own(device, [&] {
+      const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
+      static_cast<void>(at::linear(little, little));
+    });
+  } catch (const LaneOverflow&) { // whoever finds the device full will say so
+  }
+}
+
 MachineProfile measure_machine(c10::Device device) {
+  MachineProfile profile;
+  on_memory_of_its_own(device, [&] { profile = measure_here(device); });
+  return profile;
+}
+
+namespace {
+
+MachineProfile measure_here(c10::Device device) {
   const at::NoGradGuard no_grad;
   MachineProfile profile;
   constexpr std::uint64_t kLarge = 64_MiB;
@@ -167,8 +216,6 @@ MachineProfile measure_machine(c10::Device device) {
                              kNodes;
   return profile;
 }
-
-namespace {
 
 /// Of this process and this thread: threads may measure at once.
 std::string draft_of(const std::string& path) {

@@ -55,6 +55,7 @@ std::uint64_t default_vram(c10::Device device) {
   if (device.is_cuda()) {
     std::size_t total = 0;
     std::size_t now = 0;
+    prepare_device(device);
     const c10::cuda::CUDAGuard guard(device);
     check_cuda(cudaMemGetInfo(&now, &total), "cudaMemGetInfo");
     free = now;

@@ -9,7 +9,9 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <iostream>
 #include <thread>
 
 #include <offload/module_impl.h>
@@ -140,6 +142,96 @@ TEST(DeviceMemory, ArgumentsThatAStoppedCallHasWrittenToAreTold) {
   impl.refuse_from(2);
   EXPECT_THROW(impl.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}), Error);
   EXPECT_NO_THROW(impl.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}));
+}
+
+std::uint64_t driver_bytes() {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  c10::cuda::device_synchronize();
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  return total - free;
+}
+
+torch::jit::Module stack_of(int layers) {
+  torch::jit::Module module("Stack");
+  std::string source = "def forward(self, x):\n";
+  for (int i = 0; i < layers; ++i) {
+    const std::string name = "w" + std::to_string(i);
+    module.register_parameter(name, at::randn({1024, 1024}).mul(1.0 / 32), false);
+    source += "  x = x + torch.linear(x, self." + name + ")\n";
+  }
+  module.define(source + "  return x\n");
+  return module;
+}
+
+TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
+  for (const int lanes : {1, 4}) {
+    Impl impl = take_in(stack_of(4), 1_GiB, lanes);
+    const at::Tensor input = at::randn({64, 1024}).to(kCuda);
+    const c10::IValue expected = impl.run_method("forward", {input}, {});
+    std::atomic<int> wrong = 0;
+    const auto call_from = [&](int count) {
+      std::vector<std::thread> threads;
+      std::atomic<int> inside = 0;
+      for (int i = 0; i < count; ++i) {
+        threads.emplace_back([&] {
+          ++inside;
+          while (inside < count) { // all of them are there at once
+            std::this_thread::yield();
+          }
+          for (int call = 0; call < 10; ++call) {
+            wrong += tools::first_difference(impl.run_method("forward", {input}, {}), expected).empty() ? 0 : 1;
+          }
+        });
+      }
+      for (std::thread& thread : threads) {
+        thread.join();
+      }
+      return driver_bytes();
+    };
+    const std::uint64_t one = driver_bytes() - impl.stats().peak_device_bytes;
+    const std::uint64_t many = call_from(16) - impl.stats().peak_device_bytes;
+    std::cout << lanes << " lanes: 16 threads take " << (many - std::min(one, many)) / 1_MiB << " MiB more than one\n";
+    EXPECT_LE(many, one + static_cast<std::uint64_t>(lanes) * 72_MiB);
+    EXPECT_LE(call_from(24) - impl.stats().peak_device_bytes, many + 2_MiB);
+    EXPECT_EQ(wrong, 0);
+  }
+}
+
+TEST(DeviceMemory, WhatALargeCallTookBecomesRoomForWeightsAgain) {
+  const torch::jit::Module module = stack_of(32);
+  Reference plain(module.deepcopy(), kCuda);
+  Impl impl = take_in(module, 192_MiB);
+  const at::Tensor small = at::randn({4, 1024}).to(kCuda);
+  const c10::IValue expected = plain.run("forward", {small});
+  impl.run_method("forward", {small}, {});
+  impl.run_method("forward", {small}, {});
+  const std::uint64_t all = impl.stats().bytes_resident;
+  impl.run_method("forward", {at::randn({8192, 1024}).to(kCuda)}, {});
+  impl.run_method("forward", {small}, {});
+  EXPECT_LT(impl.stats().bytes_resident, all);
+  for (std::uint64_t call = 0; call < 2 * Activations::kCallsRemembered; ++call) {
+    impl.run_method("forward", {small}, {});
+  }
+  EXPECT_EQ(impl.stats().bytes_resident, all);
+  EXPECT_EQ(tools::first_difference(impl.run_method("forward", {small}, {}), expected), "");
+  EXPECT_LE(impl.stats().peak_device_bytes, 192_MiB);
+}
+
+TEST(DeviceMemory, TheSecondModuleIsOfferedWhatTheFirstWas) {
+  const auto offered = [] {
+    Options options;
+    options.device = kCuda;
+    Impl impl(stack_of(4), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared);
+    impl.run_method("forward", {at::randn({64, 1024}).to(kCuda)}, {});
+    return impl.placement().budget.vram;
+  };
+  const std::uint64_t first = offered();
+  c10::cuda::CUDACachingAllocator::emptyCache();
+  const std::uint64_t second = offered();
+  std::cout << "offered " << first / 1_MiB << " MiB, then " << second / 1_MiB << " MiB\n";
+  EXPECT_LE(std::max(first, second) - std::min(first, second), 16_MiB);
 }
 
 /// PyTorch's cache full of blocks that nobody uses, little free by the driver, and somebody who wants most of it.

@@ -1,0 +1,317 @@
+// The load of a server: threads that call one module with sizes drawn at random, none of them named in advance. Every
+// output is compared with the plain model's; no call may be refused; after the first calls none is made twice; and the
+// driver never sees more than the budget.
+//
+// usage: load [--device cpu|cuda:0] [--seed N] [--threads N] [--calls N] [--lanes N,...] [--budgets BYTES,...]
+//             [--transformer BYTES | --model FILE.pt] [--input 'int64[1,*]<32000'] [--sizes FROM,TO[,STEP]] [--waits]
+// --waits, on a machine that does nothing else: no call takes longer than those ahead of it take alone, and four times
+// what the largest does. A failure names the seed; --seed repeats its sizes.
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <iostream>
+#include <map>
+#include <mutex>
+#include <random>
+
+#include <models/transformer.h>
+#include <offload/bytes.h>
+#include <offload/graph/program.h>
+#include <offload/load/archive.h>
+#include <offload/module.h>
+#include <tools/cli.h>
+#include <tools/inputs.h>
+
+#include "temporary_file.h"
+#include "threads.h"
+
+namespace offload::test {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Print = std::vector<std::int64_t>;
+
+double since_s(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+struct Arguments {
+  std::string device = "cpu";
+  std::uint64_t seed = 1;
+  int threads = 8;
+  int calls = 200;
+  std::vector<int> lanes = {1, 2, 4};
+  std::vector<std::string> budgets;
+  std::string transformer = "2GiB";
+  std::string model;
+  std::string input = "int64[1,*]<32000";
+  std::vector<std::int64_t> sizes = {16, 1024};
+  bool waits = false;
+};
+
+/// Two sums over all bits of all tensors, one of them weighted by position.
+void print_into(const c10::IValue& value, Print& print) {
+  if (value.isTensor()) {
+    const at::Tensor& tensor = value.toTensor();
+    print.push_back(tensor.numel());
+    if (tensor.numel() > 0) {
+      const at::Tensor bits = tensor.detach().contiguous().flatten().view(at::kByte).to(at::kInt);
+      const at::Tensor weights = at::arange(bits.numel(), bits.options()).remainder(65521).add(1);
+      print.push_back(bits.sum(at::kLong).item<std::int64_t>());
+      print.push_back(bits.mul(weights).sum(at::kLong).item<std::int64_t>());
+    }
+  } else if (value.isTuple()) {
+    for (const c10::IValue& element : value.toTupleRef().elements()) {
+      print_into(element, print);
+    }
+  } else if (value.isList()) {
+    for (const c10::IValue& element : value.toListRef()) {
+      print_into(element, print);
+    }
+  } else if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      print_into(entry.value(), print);
+    }
+  }
+}
+
+Print print_of(const c10::IValue& value) {
+  Print print;
+  print_into(value, print);
+  return print;
+}
+
+/// What the driver has given out beside PyTorch's cache; nothing when that changed meanwhile.
+std::optional<std::uint64_t> driver_bytes(c10::Device device) {
+  const auto cached = [&] {
+    return c10::cuda::CUDACachingAllocator::getDeviceStats(device.index()).reserved_bytes[0].current;
+  };
+  const std::int64_t before = cached();
+  std::size_t free = 0;
+  std::size_t total = 0;
+  if (cudaMemGetInfo(&free, &total) != cudaSuccess || cached() != before) {
+    return std::nullopt;
+  }
+  return total - free - static_cast<std::uint64_t>(before);
+}
+
+class Load {
+ public:
+  Load(const Arguments& arguments, std::string path)
+      : arguments_(arguments), device_(arguments.device), path_(std::move(path)) {
+    Reference plain(read_archive(path_), device_);
+    const std::int64_t step = arguments.sizes.size() > 2 ? arguments.sizes[2] : 1;
+    for (std::int64_t size = arguments.sizes[0]; size <= arguments.sizes[1]; size += step) {
+      sizes_.push_back(size);
+    }
+    std::mt19937_64 random(arguments_.seed);
+    for (int thread = 0; thread < arguments_.threads; ++thread) {
+      for (int call = 0; call < arguments_.calls; ++call) {
+        drawn_[thread].push_back(sizes_[random() % sizes_.size()]);
+      }
+    }
+    for (const auto& [thread, sizes] : drawn_) {
+      for (const std::int64_t size : sizes) {
+        if (expected_.count(size) == 0) {
+          expected_[size] = print_of(plain.run("forward", {input(size)}));
+        }
+      }
+    }
+  }
+
+  /// Returns the number of things that went wrong.
+  int run(int lanes, std::uint64_t budget) {
+    failures_ = 0;
+    longest_ = 0;
+    Options options;
+    options.device = device_;
+    options.vram_budget = budget;
+    options.concurrency = lanes;
+    if (device_.is_cuda()) {
+      warm_up(options);
+    }
+    const std::uint64_t outside = device_.is_cuda() ? settled_driver_bytes() : 0;
+    const auto begin = Clock::now();
+    Module module = load(path_, options);
+    std::uint64_t repeated_first = 0;
+    std::uint64_t peak = 0;
+    std::atomic<int> done = 0;
+    std::atomic<bool> calling = true;
+    std::thread watcher([&] {
+      while (calling) {
+        if (const auto now = device_.is_cuda() ? driver_bytes(device_) : std::nullopt) {
+          peak = std::max(peak, *now - std::min(*now, outside));
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      }
+    });
+    in_parallel(arguments_.threads, [&](int thread) {
+      at::set_num_threads(1);
+      std::optional<c10::Stream> stream;
+      if (device_.is_cuda()) {
+        stream = c10::cuda::getStreamFromPool(false, device_.index());
+      }
+      const c10::cuda::OptionalCUDAStreamGuard guard(stream);
+      for (const std::int64_t size : drawn_[thread]) {
+        call(module, size, stream);
+        if (++done == 50) {
+          repeated_first = module.stats().calls_repeated;
+        }
+      }
+    });
+    calling = false;
+    watcher.join();
+    const Stats stats = module.stats();
+    if (stats.calls_repeated > repeated_first) {
+      tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first 50");
+    }
+    if (peak > budget + 2_MiB || stats.peak_device_bytes > budget) {
+      tell("the driver gave " + format_bytes(peak) + ", by our own figure " + format_bytes(stats.peak_device_bytes));
+    }
+    std::cout << lanes << " lanes, " << format_bytes(budget) << ": " << done << " calls in " << since_s(begin) << " s, "
+              << stats.calls_repeated << " made twice, driver " << format_bytes(peak) << ", own figure "
+              << format_bytes(stats.peak_device_bytes) << ", longest call " << longest_
+              << " of what it may take, failures " << failures_ << std::endl;
+    return failures_;
+  }
+
+ private:
+  c10::IValue input(std::int64_t size) const {
+    std::string text = arguments_.input;
+    for (std::size_t at = text.find('*'); at != std::string::npos; at = text.find('*')) {
+      text.replace(at, 1, std::to_string(size));
+    }
+    return tools::make_input(tools::parse_input(text), static_cast<std::uint64_t>(size), device_);
+  }
+
+  /// Handles and kernels of as many lanes and threads are there before anything is counted, and what calls take alone is
+  /// known.
+  void warm_up(const Options& options) {
+    Module module = load(path_, options);
+    in_parallel(options.concurrency + 1, [&](int) { module.forward({input(sizes_.back())}); });
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::int64_t size = sizes_[i * (sizes_.size() - 1) / 7];
+      module.forward({input(size)});
+      c10::cuda::device_synchronize();
+      const c10::IValue x = input(size);
+      const auto begin = Clock::now();
+      module.forward({x});
+      c10::cuda::device_synchronize();
+      alone_[size] = since_s(begin);
+    }
+  }
+
+  std::uint64_t settled_driver_bytes() const {
+    c10::cuda::device_synchronize();
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    return driver_bytes(device_).value_or(0);
+  }
+
+  /// Of the next size that was measured.
+  double alone(std::int64_t size) const {
+    const auto found = alone_.lower_bound(size);
+    return found == alone_.end() ? 0 : found->second;
+  }
+
+  void call(Module& module, std::int64_t size, const std::optional<c10::Stream>& stream) {
+    const c10::IValue x = input(size);
+    double may_take = 4 * (alone_.empty() ? 0 : alone_.rbegin()->second);
+    {
+      const std::lock_guard lock(mutex_);
+      for (const std::int64_t ahead : in_flight_) {
+        may_take += alone(ahead);
+      }
+      in_flight_.insert(size);
+    }
+    const auto begin = Clock::now();
+    try {
+      const c10::IValue output = module.forward({x});
+      if (stream) {
+        c10::cuda::CUDAStream(*stream).synchronize();
+      }
+      const double took = since_s(begin);
+      const bool same = print_of(output) == expected_.at(size);
+      const std::lock_guard lock(mutex_);
+      longest_ = may_take > 0 ? std::max(longest_, took / may_take) : 0;
+      if (!same) {
+        ++failures_;
+        std::cout << "FAILED: other bits at size " << size << ", seed " << arguments_.seed << std::endl;
+      }
+      if (arguments_.waits && may_take > 0 && took > may_take) {
+        ++failures_;
+        std::cout << "FAILED: a call of size " << size << " took " << took << " s, and may take " << may_take
+                  << std::endl;
+      }
+    } catch (const std::exception& error) {
+      tell("size " + std::to_string(size) + ": " + error.what());
+    }
+    const std::lock_guard lock(mutex_);
+    in_flight_.erase(in_flight_.find(size));
+  }
+
+  void tell(const std::string& what) {
+    const std::lock_guard lock(mutex_);
+    ++failures_;
+    std::cout << "FAILED: " << what << ", seed " << arguments_.seed << std::endl;
+  }
+
+  const Arguments& arguments_;
+  const c10::Device device_;
+  const std::string path_;
+  std::vector<std::int64_t> sizes_;
+  std::map<int, std::vector<std::int64_t>> drawn_; // by thread
+  std::map<std::int64_t, Print> expected_;         // by size
+  std::map<std::int64_t, double> alone_;           // seconds, by size
+
+  std::mutex mutex_; // what follows
+  std::multiset<std::int64_t> in_flight_;
+  int failures_ = 0;
+  double longest_ = 0;
+};
+
+int run(const Arguments& arguments) {
+  at::set_num_threads(1); // a setting of each thread, and products round by it
+  TemporaryFile file;
+  std::string path = arguments.model;
+  if (path.empty()) {
+    models::TransformerOptions options;
+    options.dtype = at::kBFloat16;
+    options.vocab = tools::parse_input("int64[1]" + arguments.input.substr(arguments.input.find(']') + 1)).bound;
+    models::transformer(models::transformer_of_size(parse_bytes(arguments.transformer), options)).save(file.path());
+    path = file.path();
+  }
+  Load load(arguments, path);
+  int failures = 0;
+  for (const std::string& budget : arguments.budgets) {
+    for (const int lanes : arguments.lanes) {
+      failures += load.run(lanes, parse_bytes(budget));
+    }
+  }
+  return failures == 0 ? tools::kDone : tools::kWrongResult;
+}
+
+} // namespace
+} // namespace offload::test
+
+int main(int argc, char** argv) {
+  CLI::App app{"Calls a model from many threads with sizes drawn at random."};
+  offload::test::Arguments arguments;
+  app.add_option("--device", arguments.device);
+  app.add_option("--seed", arguments.seed);
+  app.add_option("--threads", arguments.threads);
+  app.add_option("--calls", arguments.calls, "of each thread");
+  app.add_option("--lanes", arguments.lanes)->delimiter(',');
+  app.add_option("--budgets", arguments.budgets)->delimiter(',')->required();
+  app.add_option("--transformer", arguments.transformer, "a language model of this size in bfloat16");
+  app.add_option("--model", arguments.model, "an archive instead");
+  app.add_option("--input", arguments.input, "* stands for the size");
+  app.add_option("--sizes", arguments.sizes, "FROM,TO[,STEP]")->delimiter(',')->expected(2, 3);
+  app.add_flag("--waits", arguments.waits, "long waits are failures");
+  return offload::tools::run_command(app, argc, argv, [&] { return offload::test::run(arguments); });
+}

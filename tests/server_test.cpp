@@ -1,0 +1,219 @@
+// What servers do to a module: many threads, sizes that change, calls that raise, questions meanwhile.
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/frontend/resolver.h>
+#include <torch/csrc/jit/frontend/sugared_value.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <future>
+#include <map>
+#include <mutex>
+#include <random>
+#include <set>
+
+#include "modules.h"
+#include "threads.h"
+
+namespace offload::test {
+namespace {
+
+/// Keeps a call inside its model for as long as a test wants.
+class Latch {
+ public:
+  void hold() {
+    opened_ = std::promise<void>();
+    reached_ = std::promise<void>();
+    held_ = true;
+  }
+  void pass() {
+    if (held_.exchange(false)) {
+      reached_.set_value();
+      opened_.get_future().wait();
+    }
+  }
+  void await_reached() { reached_.get_future().wait(); }
+  void open() { opened_.set_value(); }
+
+ private:
+  std::atomic<bool> held_ = false;
+  std::promise<void> opened_;
+  std::promise<void> reached_;
+};
+
+Latch latch;
+
+TORCH_LIBRARY(server_test, library) {
+  library.def("pass(Tensor x) -> Tensor", [](const at::Tensor& x) {
+    latch.pass();
+    return x.clone();
+  });
+}
+
+struct Resolver : torch::jit::NativeResolver {
+  std::shared_ptr<torch::jit::SugaredValue> resolveValue(const std::string& name, torch::jit::GraphFunction& method,
+                                                         const torch::jit::SourceRange& where) override {
+    return name == "server_test" ? std::make_shared<torch::jit::BuiltinModule>(name)
+                                 : NativeResolver::resolveValue(name, method, where);
+  }
+};
+
+constexpr int kThreads = 8;
+constexpr int kCalls = 25;
+
+class Server : public testing::Test {
+ protected:
+  Server() { at::set_num_threads(1); } // a setting of each thread, and products round by it
+
+  static at::Tensor sized(std::int64_t size) {
+    at::Tensor x = at::empty({size, kWidth});
+    std::mt19937 random(static_cast<unsigned>(size));
+    std::generate_n(x.mutable_data_ptr<float>(), x.numel(), [&] { return static_cast<float>(random() % 1000) / 500; });
+    return x.to(kDevice);
+  }
+};
+
+TEST_F(Server, CallsThatRaiseLeaveTheOthersRight) {
+  torch::jit::Module module = make(6, R"(
+def forward(self, x, wrong: bool):
+  x = torch.relu(torch.linear(x, self.w0))
+  x = torch.relu(torch.linear(x, self.w1))
+  if wrong:
+    raise Exception("wrong on purpose")
+  for i in range(2):
+    x = torch.tanh(torch.linear(torch.linear(x, self.w2), self.w3) + torch.linear(torch.linear(x, self.w4), self.w5))
+  return x
+)");
+  Options options = options_for(budget(2, 3));
+  options.concurrency = 3;
+  Pair pair(module, options);
+  std::map<std::int64_t, at::Tensor> expected;
+  for (std::int64_t size = 1; size <= 40; ++size) {
+    expected[size] = pair.reference.run("forward", {sized(size), false}).toTensor();
+  }
+  std::atomic<int> wrong = 0;
+  std::atomic<int> raised = 0;
+  in_parallel(kThreads, [&](int thread) {
+    at::set_num_threads(1);
+    std::mt19937 random(thread);
+    for (int call = 0; call < kCalls; ++call) {
+      const std::int64_t size = 1 + random() % 40;
+      const bool raises = random() % 10 == 0;
+      try {
+        const at::Tensor output = pair.offloaded.forward({sized(size), raises}).toTensor();
+        wrong += !raises && output.equal(expected.at(size)) ? 0 : 1;
+      } catch (const std::exception& error) {
+        const bool meant = raises && std::string(error.what()).find("wrong on purpose") != std::string::npos;
+        wrong += meant ? 0 : 1;
+        ++raised;
+      }
+    }
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(raised, 0);
+  EXPECT_EQ(pair.offloaded.stats().calls, kThreads * kCalls - raised);
+}
+
+TEST_F(Server, CallsThatWriteStateAreEachMadeOnce) {
+  torch::jit::Module module = make(
+      4, R"(
+def forward(self, x):
+  self.calls += 1
+  self.sums.add_(x.sum(0))
+  x = torch.relu(torch.linear(torch.linear(x, self.w0), self.w1))
+  return torch.linear(torch.linear(x, self.w2), self.w3), self.calls
+)",
+      at::kFloat, [](torch::jit::Module& with) {
+        with.register_attribute("calls", c10::IntType::get(), 0);
+        with.register_buffer("sums", at::zeros({kWidth}));
+      });
+  Reference reference(module.deepcopy(), kDevice);
+  Module offloaded = wrap(module.deepcopy(), options_for(budget(2)));
+  std::map<std::int64_t, at::Tensor> expected;
+  for (std::int64_t size = 1; size <= 40; ++size) {
+    expected[size] = reference.run("forward", {sized(size)}).toTupleRef().elements()[0].toTensor();
+  }
+  std::atomic<int> wrong = 0;
+  std::mutex mutex;
+  std::set<std::int64_t> counts;
+  in_parallel(kThreads, [&](int thread) {
+    at::set_num_threads(1);
+    std::mt19937 random(thread);
+    for (int call = 0; call < kCalls; ++call) {
+      const std::int64_t size = 1 + random() % 40;
+      const c10::IValue output = offloaded.forward({sized(size)});
+      wrong += output.toTupleRef().elements()[0].toTensor().equal(expected.at(size)) ? 0 : 1;
+      const std::lock_guard lock(mutex);
+      counts.insert(output.toTupleRef().elements()[1].toInt());
+    }
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(counts.size(), kThreads * kCalls) << "no call was counted twice";
+  EXPECT_EQ(*counts.rbegin(), kThreads * kCalls);
+  EXPECT_EQ(offloaded.attr("calls").toInt(), kThreads * kCalls);
+}
+
+TEST_F(Server, QuestionsWaitForNoCallAndHoldNoneUp) {
+  torch::jit::Module module = make(4, "def unused(self, x):\n  return x\n");
+  module.define(R"(
+def forward(self, x, waits: bool):
+  x = torch.linear(torch.linear(x, self.w0), self.w1)
+  if waits:
+    x = server_test.pass(x)
+  return torch.linear(torch.linear(x, self.w2), self.w3)
+)",
+                std::make_shared<Resolver>());
+  Options options = options_for(budget(4, 2));
+  options.concurrency = 2;
+  Module offloaded = wrap(module.deepcopy(), options);
+  const at::Tensor first = offloaded.forward({rows(), false}).toTensor();
+  latch.hold();
+  std::thread never_ends([&] { offloaded.forward({rows(), true}); });
+  latch.await_reached();
+  EXPECT_GT(offloaded.placement().budget.minimum, 0);
+  EXPECT_EQ(offloaded.stats().calls, 1);
+  EXPECT_TRUE(offloaded.attr("w2").toTensor().equal(module.attr("w2").toTensor()));
+  EXPECT_TRUE(offloaded.attr("little").toTensor().equal(module.attr("little").toTensor()));
+  offloaded.forward({rows(), false}); // on the other lane
+  latch.open();
+  never_ends.join();
+  EXPECT_EQ(offloaded.stats().calls, 3);
+}
+
+TEST_F(Server, ANewBudgetGoesBeforeCallersThatWait) {
+  torch::jit::Module module = make(4, "def unused(self, x):\n  return x\n");
+  module.define(R"(
+def forward(self, x, waits: bool):
+  x = torch.linear(torch.linear(x, self.w0), self.w1)
+  if waits:
+    x = server_test.pass(x)
+  return torch.linear(torch.linear(x, self.w2), self.w3)
+)",
+                std::make_shared<Resolver>());
+  Module offloaded = wrap(module.deepcopy(), options_for(budget(4)));
+  offloaded.forward({rows(), false});
+  latch.hold();
+  std::thread in_flight([&] { offloaded.forward({rows(), true}); });
+  latch.await_reached();
+  const std::uint64_t least = offloaded.placement().budget.minimum;
+  std::uint64_t seen = 0;
+  BlockedThread waits([&] {
+    offloaded.forward({rows(), false});
+    seen = offloaded.placement().budget.vram;
+  });
+  waits.await_blocked();
+  BlockedThread budgets([&] { offloaded.set_vram_budget(least); });
+  budgets.await_blocked();
+  latch.open();
+  in_flight.join();
+  waits.join();
+  budgets.join();
+  EXPECT_EQ(seen, least) << "the call waited before the budget came, and went first";
+}
+
+} // namespace
+} // namespace offload::test
