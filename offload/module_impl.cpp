@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <cuda_runtime_api.h>
@@ -56,6 +57,7 @@ std::uint64_t default_vram(c10::Device device) {
     std::size_t total = 0;
     std::size_t now = 0;
     prepare_device(device);
+    c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
     const c10::cuda::CUDAGuard guard(device);
     check_cuda(cudaMemGetInfo(&now, &total), "cudaMemGetInfo");
     free = now;

@@ -48,7 +48,7 @@ class Latch {
 Latch latch;
 
 TORCH_LIBRARY(server_test, library) {
-  library.def("pass(Tensor x) -> Tensor", [](const at::Tensor& x) {
+  library.def("hold(Tensor x) -> Tensor", [](const at::Tensor& x) {
     latch.pass();
     return x.clone();
   });
@@ -163,7 +163,7 @@ TEST_F(Server, QuestionsWaitForNoCallAndHoldNoneUp) {
 def forward(self, x, waits: bool):
   x = torch.linear(torch.linear(x, self.w0), self.w1)
   if waits:
-    x = server_test.pass(x)
+    x = server_test.hold(x)
   return torch.linear(torch.linear(x, self.w2), self.w3)
 )",
                 std::make_shared<Resolver>());
@@ -190,7 +190,7 @@ TEST_F(Server, ANewBudgetGoesBeforeCallersThatWait) {
 def forward(self, x, waits: bool):
   x = torch.linear(torch.linear(x, self.w0), self.w1)
   if waits:
-    x = server_test.pass(x)
+    x = server_test.hold(x)
   return torch.linear(torch.linear(x, self.w2), self.w3)
 )",
                 std::make_shared<Resolver>());
