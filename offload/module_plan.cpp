@@ -78,15 +78,21 @@ Pass Module::Impl::planned_pass() const {
       pass.rooms.push_back({std::move(step.weights), all});
     }
   };
+  Pass held; // the steps of what calls hold until they end: on several lanes, of any methods at the same time
   for (const auto& [name, lowered] : program_.methods) {
     add(static_steps(name));
     pass.rooms.insert(pass.rooms.end(), lowered.rooms.begin(), lowered.rooms.end());
     if (lowered.holds_weights) {
-      pass.rooms.push_back(all_of(pass_of(static_steps(name))));
+      const Pass steps = pass_of(static_steps(name));
+      pass.rooms.push_back(all_of(steps));
+      held.steps.insert(held.steps.end(), steps.steps.begin(), steps.steps.end());
     }
   }
   for (const auto& [name, steps] : measured_) {
     add(steps);
+  }
+  if (lanes_ > 1 && !held.steps.empty()) {
+    pass.rooms.push_back(all_of(held));
   }
   std::sort(pass.rooms.begin(), pass.rooms.end());
   pass.rooms.erase(std::unique(pass.rooms.begin(), pass.rooms.end()), pass.rooms.end());

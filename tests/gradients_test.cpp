@@ -58,6 +58,21 @@ TEST(Gradients, HoldWhatTheyReadAgain) {
   EXPECT_GT(pair.offloaded.stats().bytes_streamed, 0U);
 }
 
+/// Each of two calls that hold weights may wait for what the other has.
+TEST(Gradients, OnSeveralLanesHoldWhatAllMethodsRead) {
+  std::string other = forces("other", kOn, kOff);
+  for (int i = 0; i < 4; ++i) {
+    const std::string name = "self.w" + std::to_string(i);
+    other.replace(other.find(name), name.size(), "self.w" + std::to_string(i + 4));
+  }
+  const torch::jit::Module module = make(8, chain(8) + forces("forces", kOn, kOff) + other);
+  Options options = options_for(1);
+  const std::uint64_t one = minimum_of(module, options);
+  options.concurrency = 2;
+  const std::uint64_t reserve = kDevice.is_cuda() ? 64_MiB : 0; // of the second lane
+  EXPECT_EQ(minimum_of(module, options), one + 4 * kWeightBytes + reserve);
+}
+
 TEST(Gradients, TurnedOnByTheModelGiveThePlainBitsAtEveryBudget) {
   const torch::jit::Module module = make(4, forces("forward", kOn, kOff));
   const std::uint64_t minimum = minimum_of(module);

@@ -1,4 +1,5 @@
-"""One small model for each thing that a TorchScript module may do with its weights, as models/export.py writes models.
+"""One small model for each thing that a TorchScript module may do with its weights, and those of field_models.py, as
+models/export.py writes models.
 
 usage: small_models.py OUT_DIR [NAME ...] [--library CUSTOM_OPS.so] [--make-model MAKE_MODEL] [--width W]
 --width, a multiple of 160, makes square weights of W x W: on a GPU, memory comes in pieces of 2 MiB.
@@ -16,6 +17,8 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+import field_models
 
 W = 160  # a square weight takes 100 KiB
 
@@ -545,13 +548,14 @@ def repack(archive, target):
 
 def with_width(width):
     """TorchScript knows no globals, so the width stands in the source: the same, with another."""
-    with open(__file__) as file:
-        source = re.sub(r"\b160\b", str(width), re.sub(r"\b1280\b", str(8 * width), file.read()))
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "small_models.py")
-        with open(path, "w") as file:
-            file.write(source)
-        subprocess.run([sys.executable, path, *sys.argv[1:]], check=True)
+        for path in (field_models.__file__, __file__):
+            with open(path) as file:
+                source = re.sub(r"\b160\b", str(width), re.sub(r"\b1280\b", str(8 * width), file.read()))
+            copy = os.path.join(folder, os.path.basename(path))
+            with open(copy, "w") as file:
+                file.write(source)
+        subprocess.run([sys.executable, copy, *sys.argv[1:]], check=True)
 
 
 def main():
@@ -569,13 +573,16 @@ def main():
     warnings.filterwarnings("ignore")
     if arguments.library:
         torch.ops.load_library(arguments.library)
-    for name, (make, calls, variants) in MODELS.items():
+    torch.manual_seed(1)
+    of_the_field = {name: (make, calls, []) for name, (make, calls) in field_models.models().items()}
+    for name, (make, calls, variants) in {**MODELS, **of_the_field}.items():
         wanted = name in arguments.names if arguments.names else arguments.library or name != "custom"
         if not wanted:
             continue
         torch.manual_seed(len(name))
         model = make().eval()
-        script = torch.jit.trace(model, calls[0]) if name == "traced" else torch.jit.script(model)
+        script = torch.jit.trace(model, calls[0]) if name == "traced" else model
+        script = script if isinstance(script, torch.jit.ScriptModule) else torch.jit.script(script)
         for suffix, change in [("", lambda m: m), *((f"_{v.__name__}", v) for v in variants)]:
             change(script).save(os.path.join(arguments.folder, f"{name}{suffix}.pt"))
             torch.save(calls, os.path.join(arguments.folder, f"{name}{suffix}.inputs.pt"))

@@ -15,7 +15,7 @@ struct CallArguments : ModelArguments {
   std::string inputs_file;
   std::string method = "forward";
 
-  void add_to(CLI::App& app);
+  void add_calls_to(CLI::App& app); ///< with those of the model
 
   /// True when calls are given, by --input or by --inputs.
   bool give_calls() const;

@@ -33,7 +33,7 @@ std::optional<offload::MachineProfile> read_machine(const std::string& path) {
 int main(int argc, char** argv) {
   CLI::App app{"Prints the placement of a TorchScript model under a budget, and the predicted time of a call."};
   offload::tools::CallArguments arguments;
-  arguments.add_to(app);
+  arguments.add_calls_to(app);
   std::string machine;
   app.add_option("--machine", machine, "profile of another machine, as `bench --profile` prints it");
   return offload::tools::run_command(app, argc, argv, [&] {

@@ -35,7 +35,7 @@ struct Arguments : offload::tools::CallArguments {
   bool check = false;
 
   void add_options_to(CLI::App& app) {
-    add_to(app);
+    add_calls_to(app);
     app.add_option("--calls", calls, "how many; default: each of --inputs once, or 3")
         ->check(CLI::Range(1, 1000000000));
     app.add_option("--threads", threads, "that call at the same time, each on a lane of its own up to 4")
