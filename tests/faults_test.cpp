@@ -174,7 +174,7 @@ TEST_P(Faults, OfABudgetAndOfTheOneBeforeLeaveAModuleThatWorks) {
   const std::uint64_t little = module.placement().budget.vram;
   faults::reset();
   faults::arm(kDevice.is_cuda() ? "cudaMalloc" : "mmap", 0, 2);
-  EXPECT_FALSE(attempt("more budget", [&] { leave_room(module, 6); }));
+  EXPECT_FALSE(attempt("more budget", [&] { leave_room(module, 100); }));
   EXPECT_TRUE(faults::fired());
   for (const char* which : {"a call", "one more"}) {
     EXPECT_TRUE(attempt(which, [&] { call(module); })) << testing::PrintToString(messages_);

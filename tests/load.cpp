@@ -61,10 +61,11 @@ void print_into(const c10::IValue& value, Print& print) {
     const at::Tensor& tensor = value.toTensor();
     print.push_back(tensor.numel());
     if (tensor.numel() > 0) {
-      const at::Tensor bits = tensor.detach().contiguous().flatten().view(at::kByte).to(at::kInt);
-      const at::Tensor weights = at::arange(bits.numel(), bits.options()).remainder(65521).add(1);
-      print.push_back(bits.sum(at::kLong).item<std::int64_t>());
-      print.push_back(bits.mul(weights).sum(at::kLong).item<std::int64_t>());
+      const at::Tensor values = tensor.detach().contiguous().flatten();
+      const at::Tensor bits =
+          values.nbytes() % 8 == 0 ? values.view(at::kLong) : values.view(at::kByte).to(at::kLong);
+      print.push_back(bits.sum().item<std::int64_t>());
+      print.push_back(bits.mul(at::arange(1, bits.numel() + 1, bits.options())).sum().item<std::int64_t>());
     }
   } else if (value.isTuple()) {
     for (const c10::IValue& element : value.toTupleRef().elements()) {
@@ -152,13 +153,7 @@ class Load {
         std::this_thread::sleep_for(std::chrono::milliseconds(2));
       }
     });
-    in_parallel(arguments_.threads, [&](int thread) {
-      at::set_num_threads(1);
-      std::optional<c10::Stream> stream;
-      if (device_.is_cuda()) {
-        stream = c10::cuda::getStreamFromPool(false, device_.index());
-      }
-      const c10::cuda::OptionalCUDAStreamGuard guard(stream);
+    on_threads(arguments_.threads, [&](int thread, const std::optional<c10::Stream>& stream) {
       for (const std::int64_t size : drawn_[thread]) {
         call(module, size, stream);
         if (++done == 50) {
@@ -191,13 +186,28 @@ class Load {
     return tools::make_input(tools::parse_input(text), static_cast<std::uint64_t>(size), device_);
   }
 
-  /// Handles and kernels of as many lanes and threads are there before anything is counted, and what calls take alone is
+  /// Threads as a server has them, each with a stream of its own.
+  template <typename Work>
+  void on_threads(int count, Work work) const {
+    in_parallel(count, [&](int thread) {
+      at::set_num_threads(1);
+      std::optional<c10::Stream> stream;
+      if (device_.is_cuda()) {
+        stream = c10::cuda::getStreamFromPool(false, device_.index());
+      }
+      const c10::cuda::OptionalCUDAStreamGuard guard(stream);
+      work(thread, stream);
+    });
+  }
+
+  /// What as many lanes and threads take once is there before anything is counted, and how long calls take alone is
   /// known.
   void warm_up(const Options& options) {
     Module module = load(path_, options);
-    in_parallel(2 * options.concurrency, [&](int) { // on every lane
-      for (int call = 0; call < 5; ++call) {
-        module.forward({input(sizes_.back())});
+    module.forward({input(sizes_.front())});
+    on_threads(arguments_.threads, [&](int, const std::optional<c10::Stream>&) {
+      for (int call = 0; call < 4; ++call) {
+        print_of(module.forward({input(sizes_.back())}));
       }
     });
     for (std::size_t i = 0; i < 8; ++i) {
@@ -210,6 +220,7 @@ class Load {
       c10::cuda::device_synchronize();
       alone_[size] = since_s(begin);
     }
+    std::cout << "alone, a call of size " << sizes_.back() << " takes " << alone_[sizes_.back()] << " s" << std::endl;
   }
 
   std::uint64_t settled_driver_bytes() const {

@@ -82,8 +82,7 @@ TEST_F(Server, CallsThatRaiseLeaveTheOthersRight) {
 def forward(self, x, wrong: bool):
   x = torch.relu(torch.linear(x, self.w0))
   x = torch.relu(torch.linear(x, self.w1))
-  if wrong:
-    raise Exception("wrong on purpose")
+  assert not wrong, "wrong on purpose"
   for i in range(2):
     x = torch.tanh(torch.linear(torch.linear(x, self.w2), self.w3) + torch.linear(torch.linear(x, self.w4), self.w5))
   return x

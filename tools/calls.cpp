@@ -15,18 +15,18 @@ void CallArguments::add_calls_to(CLI::App& app) {
 
 bool CallArguments::give_calls() const { return !inputs_file.empty() || !inputs.empty(); }
 
-std::vector<Call> CallArguments::make_calls(const torch::jit::Module& module, c10::Device device) const {
+std::vector<Call> CallArguments::make_calls(const torch::jit::Module& module, c10::Device on) const {
   const c10::FunctionSchema& schema = schema_of(module, method);
   if (!inputs_file.empty()) {
     if (!inputs.empty()) {
       throw InputError("--input and --inputs contradict each other: give one of them");
     }
-    return read_inputs(inputs_file, device, schema);
+    return read_inputs(inputs_file, on, schema);
   }
   if (inputs.empty() && !needs_no_inputs(schema)) {
     throw InputError("the method needs inputs: " + describe_signature(schema));
   }
-  return {make_inputs(device)};
+  return {make_inputs(on)};
 }
 
 std::vector<ExampleCall> CallArguments::examples_of(const std::vector<Call>& calls) const {

@@ -20,9 +20,9 @@ struct CallArguments : ModelArguments {
   /// True when calls are given, by --input or by --inputs.
   bool give_calls() const;
 
-  /// The calls that are given, or one without arguments. Throws InputError when there is no such method, or when it
+  /// The calls that are given, or one without arguments; tensors are on `on`. Throws InputError when there is no such method, or when it
   /// needs inputs.
-  std::vector<Call> make_calls(const torch::jit::Module& module, c10::Device device) const;
+  std::vector<Call> make_calls(const torch::jit::Module& module, c10::Device on) const;
 
   /// One call of each shape: what differs in what activations it takes.
   std::vector<ExampleCall> examples_of(const std::vector<Call>& calls) const;
