@@ -1,18 +1,19 @@
 #include <offload/activations.h>
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 namespace offload {
 
 void Activations::note(std::size_t shape, std::uint64_t bytes) {
   Shape& seen = shapes_[shape];
-  seen.known = seen.last_call == 0 || bytes <= seen.bytes;
-  seen.bytes = std::max(seen.bytes, bytes);
-  seen.last_call = ++calls_;
-  differ_ = differ_ || (largest_ > 0 && seen.bytes != largest_);
-  largest_ = std::max(largest_, seen.bytes);
-  if (calls_ % (kCallsRemembered / 4) == 0) {
-    forget();
+  seen.known = seen.bytes() == 0 || bytes <= seen.bytes();
+  seen.recent = std::max(seen.recent, bytes);
+  differ_ = differ_ || (largest_ > 0 && seen.bytes() != largest_);
+  largest_ = std::max(largest_, seen.bytes());
+  if (++calls_ % kPeriod == 0) {
+    begin_period();
   }
 }
 
@@ -23,6 +24,11 @@ void Activations::note_at_least(std::size_t shape, std::uint64_t bytes) {
 
 void Activations::keep(std::size_t shape) { shapes_[shape].kept = true; }
 
+void Activations::remove(std::size_t shape) {
+  shapes_.erase(shape);
+  add_up();
+}
+
 bool Activations::knows(std::size_t shape) const {
   const auto seen = shapes_.find(shape);
   return seen != shapes_.end() && seen->second.known;
@@ -30,19 +36,26 @@ bool Activations::knows(std::size_t shape) const {
 
 std::uint64_t Activations::expected(std::size_t shape) const {
   const auto seen = shapes_.find(shape);
-  return seen != shapes_.end() && seen->second.known ? seen->second.bytes : largest_;
+  return seen != shapes_.end() && seen->second.known ? seen->second.bytes() : largest_;
 }
 
-void Activations::forget() {
+void Activations::begin_period() {
+  for (auto seen = shapes_.begin(); seen != shapes_.end();) {
+    Shape& shape = seen->second;
+    if (!shape.kept) {
+      shape.before = std::exchange(shape.recent, 0);
+    }
+    seen = shape.bytes() == 0 ? shapes_.erase(seen) : std::next(seen);
+  }
+  add_up();
+}
+
+void Activations::add_up() {
   largest_ = 0;
   differ_ = false;
-  for (auto seen = shapes_.begin(); seen != shapes_.end();) {
-    const bool gone = !seen->second.kept && seen->second.last_call + kCallsRemembered <= calls_;
-    if (!gone) {
-      differ_ = differ_ || (largest_ > 0 && seen->second.bytes != largest_);
-      largest_ = std::max(largest_, seen->second.bytes);
-    }
-    seen = gone ? shapes_.erase(seen) : std::next(seen);
+  for (const auto& [shape, seen] : shapes_) {
+    differ_ = differ_ || (largest_ > 0 && seen.bytes() != largest_);
+    largest_ = std::max(largest_, seen.bytes());
   }
 }
 

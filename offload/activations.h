@@ -30,20 +30,27 @@ class Activations {
   /// True when calls do not all take the same.
   bool differ() const { return differ_; }
 
-  bool empty() const { return shapes_.empty(); }
+  bool empty() const { return largest_ == 0; }
 
-  /// After so many calls a shape that did not come again is forgotten.
-  static constexpr std::uint64_t kCallsRemembered = 2048;
+  /// A call of `shape` was refused: it is as if it had not come.
+  void remove(std::size_t shape);
+
+  /// What has been seen is forgotten when it has not been seen again in so many calls to twice as many.
+  static constexpr std::uint64_t kPeriod = 1024;
 
  private:
+  /// The most that calls took in this period of calls, and in the last one.
   struct Shape {
-    std::uint64_t bytes = 0;
-    std::uint64_t last_call = 0;
+    std::uint64_t recent = 0;
+    std::uint64_t before = 0;
     bool kept = false;
     bool known = false;
+
+    std::uint64_t bytes() const { return recent > before ? recent : before; }
   };
 
-  void forget();
+  void begin_period();
+  void add_up();
 
   std::unordered_map<std::size_t, Shape> shapes_;
   std::uint64_t calls_ = 0;

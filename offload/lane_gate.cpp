@@ -118,9 +118,4 @@ bool LaneGate::set_state(std::uint64_t bytes) {
   return true;
 }
 
-bool LaneGate::is_alone(int lane) const {
-  const std::lock_guard lock(mutex_);
-  return alone_ || (free_.size() + 1 == claims_.size() && std::find(free_.begin(), free_.end(), lane) == free_.end());
-}
-
 } // namespace offload

@@ -18,8 +18,9 @@ class LaneGate {
  public:
   explicit LaneGate(int lanes);
 
-  /// Waits for a lane, and claims `bytes` for the call, or all of room() where that is less. The lane that was left
-  /// last is given first, for what it has prefetched is used; before it one that had the same `visitor`.
+  /// Waits for a lane, and claims `bytes` for the call. One that wants more than there is waits until it is the only
+  /// one, and claims all. The lane that was left last is given first, for what it has prefetched is used; before it one
+  /// that had the same `visitor`.
   int enter(const void* visitor = nullptr, std::uint64_t bytes = 0);
 
   /// Ends the call and its claim.
@@ -39,9 +40,6 @@ class LaneGate {
 
   /// The same for what calls have put into the module, which stays when they end.
   bool set_state(std::uint64_t bytes);
-
-  /// True when no other call is in flight.
-  bool is_alone(int lane) const;
 
  private:
   static constexpr int kNone = -1;

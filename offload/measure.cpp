@@ -95,52 +95,6 @@ double host_copy_bytes_per_us(const HostMemory& from, std::byte* window) {
   return static_cast<double>(part * threads) / us;
 }
 
-} // namespace
-
-namespace {
-
-/// Runs `work` on memory that is given back at once, and on a thread that is gone afterwards: nothing is left in
-/// PyTorch's cache, and the thread's handles are there for others.
-void on_memory_of_its_own(c10::Device device, const std::function<void()>& work) {
-  if (device.is_cpu()) {
-    work();
-    return;
-  }
-  const auto lanes = make_lanes(device, 1, std::make_shared<LaneGate>(1));
-  CallThread().run(device, [&] {
-    const auto call = lanes->enter(0, Lanes::Overflow::stop, /*first=*/false);
-    work();
-  });
-}
-
-MachineProfile measure_here(c10::Device device);
-
-} // namespace
-
-void prepare_device(c10::Device device) {
-  static std::mutex mutex;
-  static std::set<c10::DeviceIndex> prepared;
-  const std::lock_guard lock(mutex);
-  if (!device.is_cuda() || !prepared.insert(device.index()).second) {
-    return;
-  }
-  try {
-    on_memory_of_its_own(device, [&] {
-      const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
-      static_cast<void>(at::linear(little, little));
-    });
-  } catch (const LaneOverflow&) { // whoever finds the device full will say so
-  }
-}
-
-MachineProfile measure_machine(c10::Device device) {
-  MachineProfile profile;
-  on_memory_of_its_own(device, [&] { profile = measure_here(device); });
-  return profile;
-}
-
-namespace {
-
 MachineProfile measure_here(c10::Device device) {
   const at::NoGradGuard no_grad;
   MachineProfile profile;
@@ -216,6 +170,48 @@ MachineProfile measure_here(c10::Device device) {
                              kNodes;
   return profile;
 }
+
+/// Runs `work` on memory that is given back at once, and on a thread that is gone afterwards: nothing is left in
+/// PyTorch's cache, and the thread's handles are there for others.
+void on_memory_of_its_own(c10::Device device, const std::function<void()>& work) {
+  if (device.is_cpu()) {
+    work();
+    return;
+  }
+  const auto lanes = make_lanes(device, 1, std::make_shared<LaneGate>(1));
+  CallThread().run(device, [&] {
+    const auto call = lanes->enter(0, Lanes::Overflow::stop, /*first=*/false);
+    work();
+  });
+}
+
+} // namespace
+
+void prepare_device(c10::Device device) {
+  static std::mutex mutex;
+  static std::set<c10::DeviceIndex> prepared;
+  const std::lock_guard lock(mutex);
+  if (!device.is_cuda() || prepared.count(device.index()) > 0) {
+    return;
+  }
+  try {
+    on_memory_of_its_own(device, [&] {
+      const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
+      static_cast<void>(at::linear(little, little));
+    });
+  } catch (const LaneOverflow&) { // whoever finds the device full will say so
+    return;
+  }
+  prepared.insert(device.index());
+}
+
+MachineProfile measure_machine(c10::Device device) {
+  MachineProfile profile;
+  on_memory_of_its_own(device, [&] { profile = measure_here(device); });
+  return profile;
+}
+
+namespace {
 
 /// Of this process and this thread: threads may measure at once.
 std::string draft_of(const std::string& path) {

@@ -44,8 +44,9 @@ class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
   /// A call may be larger than any before: it makes room for itself. Throws InputError for arguments that do not fit
-  /// the signature, and where the model differentiates without gradients (Options::gradients), BudgetError when the call fits the budget in no way, Error when the device has less than the budget
-  /// or a copy fails, and whatever the model raises. After any of them the module works on.
+  /// the signature, and where the model differentiates without gradients (Options::gradients), BudgetError when the
+  /// call fits the budget in no way, Error when the device has less than the budget or a copy fails, and whatever the
+  /// model raises. After any of them the module works on.
   c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// The same for any method of the TorchScript module.

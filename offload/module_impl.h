@@ -11,6 +11,7 @@
 #include <offload/lane_gate.h>
 #include <offload/module.h>
 #include <offload/plan/planner.h>
+#include <offload/state.h>
 #include <offload/stream/engine.h>
 
 namespace offload {
@@ -77,12 +78,13 @@ class Module::Impl {
   struct Made {
     std::optional<c10::IValue> output;
     CallMemory memory;
+    bool ended = false; ///< what it takes is known to its end
   };
   Made run_on(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
   Made run_here(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
   std::optional<c10::IValue> call_in_turn(Request& request);
   std::optional<c10::IValue> call_alone(Request& request);
-  bool may_take_more(const Request& request) const;
+  std::optional<StateSnapshot> state_before(const Request& request) const;
   void note_memory(const Request& request, const CallMemory& memory, bool ended);
   c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
                        const GradientBoundary& boundary);
@@ -92,7 +94,7 @@ class Module::Impl {
   c10::IValue find(const std::string& name) const;
   at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum() const;
-  [[noreturn]] void refuse(const Request& request, const CallMemory& memory);
+  [[noreturn]] void refuse(const Request& request, const Made& made);
   void refuse_again(const Request& request) const;
 
   void take_over_weights(Owner owner, const Progress& progress);

@@ -54,7 +54,7 @@ c10::IValue Module::Impl::measure(const Request& request) {
       return std::move(*made.output);
     }
     if (is_last || made.memory.by_device) {
-      refuse(request, made.memory);
+      refuse(request, made);
     }
   }
   throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
@@ -75,30 +75,32 @@ void Module::Impl::require_minimum() const {
                     least);
 }
 
-/// A call that does not fit, whatever gives way to it.
-void Module::Impl::refuse(const Request& request, const CallMemory& memory) {
+/// A call that does not fit, whatever gives way to it. It leaves nothing behind that calls to come are planned with.
+void Module::Impl::refuse(const Request& request, const Made& made) {
   const std::lock_guard lock(mutex_);
-  if (memory.by_device) {
-    throw Error("the device has less than the " + format_bytes(memory.bytes) +
+  const std::uint64_t least = minimum();
+  activations_.remove(request.shape);
+  placement_.reset();
+  if (made.memory.by_device) {
+    throw Error("the device has less than the " + format_bytes(made.memory.bytes) +
                 " that activations and workspaces of this call take, and a vram_budget of " + format_bytes(vram_) +
                 " has room for: free device memory, or lower vram_budget");
   }
-  const std::uint64_t least = minimum();
-  if (may_overflow_) {
+  if (made.ended) {
     refused_[request.shape] = least;
   }
-  throw BudgetError("activations and workspaces of this call take " + std::string(may_overflow_ ? "" : "more than ") +
-                        format_bytes(memory.bytes) + ": vram_budget " + format_bytes(vram_) + " (" +
+  throw BudgetError("activations and workspaces of this call take " + std::string(made.ended ? "" : "more than ") +
+                        format_bytes(made.memory.bytes) + ": vram_budget " + format_bytes(vram_) + " (" +
                         std::to_string(vram_) + " bytes) is too small: the smallest that works is " +
-                        (may_overflow_ ? "" : "over ") + std::to_string(least) + " bytes",
+                        (made.ended ? "" : "over ") + std::to_string(least) + " bytes",
                     least);
 }
 
-/// Calls that are known not to fit are told so without being made.
+/// A call that did not find room in turn, and is known to fit in no way, is told so without being measured again.
 void Module::Impl::refuse_again(const Request& request) const {
   const std::lock_guard lock(mutex_);
   const auto refused = refused_.find(request.shape);
-  if (refused != refused_.end()) {
+  if (refused != refused_.end() && request.too_little > 0) {
     throw BudgetError("activations and workspaces of this call are known not to fit vram_budget " +
                           format_bytes(vram_) + " (" + std::to_string(vram_) + " bytes): the smallest that works is " +
                           std::to_string(refused->second) + " bytes",
@@ -110,7 +112,7 @@ void Module::Impl::refuse_again(const Request& request) const {
 void Module::Impl::measure_example(const ExampleCall& call) {
   std::optional<StateSnapshot> before;
   if (program_.writes_state) {
-    before.emplace(program_.holders);
+    before.emplace(program_.holders, [](const at::Tensor&) { return false; });
   }
   try {
     Request request{call.method, make_stack(method(call.method), call.inputs, call.kwargs), 0};

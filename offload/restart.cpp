@@ -1,5 +1,8 @@
 #include <offload/restart.h>
 
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
 #include <mutex>
 
 #include <offload/error.h>
@@ -7,43 +10,22 @@
 
 namespace offload {
 
-namespace {
-
-/// The elements of a list or dict, in one of their own.
-c10::IValue copy_of(const c10::IValue& container) {
-  return container.isGenericDict() ? c10::IValue(container.toGenericDict().copy())
-                                   : c10::IValue(container.toList().copy());
-}
-
-/// Puts the elements of `before` into `container`.
-void refill(const c10::IValue& container, const c10::IValue& before) {
-  if (container.isGenericDict()) {
-    auto dict = container.toGenericDict();
-    dict.clear();
-    for (const auto& entry : before.toGenericDict()) {
-      dict.insert(entry.key(), entry.value());
-    }
-    return;
-  }
-  auto list = container.toList();
-  list.clear();
-  list.append(before.toList());
-}
-
-} // namespace
-
-Restart::Restart(const std::vector<c10::IValue>& inputs, const Holders* state,
-                 const std::vector<at::Generator>& generators) {
-  for (const c10::IValue& input : inputs) {
-    if (input.isObject()) {
-      continue; // the module that holds constants
-    }
-    visit_tensors("", input, [&](const std::string&, const at::Tensor& tensor) {
-      if (tensor.defined() && !tensor.is_inference()) { // those of InferenceMode have no version
+Restart::Restart(const std::vector<c10::IValue>& arguments, std::optional<StateSnapshot> state,
+                 const std::vector<at::Generator>& generators)
+    : state_(std::move(state)) {
+  for (const c10::IValue& argument : arguments) {
+    visit_objects(argument, [&](const c10::IValue&) { has_objects_ = true; });
+    visit_tensors("", argument, [&](const std::string&, const at::Tensor& tensor) {
+      if (!tensor.defined()) {
+        return;
+      }
+      if (tensor.is_inference()) {
+        copies_.emplace_back(tensor, tensor.clone());
+      } else {
         versions_.emplace_back(tensor, tensor._version());
       }
     });
-    visit_containers(input,
+    visit_containers(argument,
                      [&](const c10::IValue& container) { containers_.emplace_back(container, copy_of(container)); });
   }
   for (const at::Generator& generator : generators) {
@@ -51,19 +33,9 @@ Restart::Restart(const std::vector<c10::IValue>& inputs, const Holders* state,
     const std::lock_guard lock(own.mutex());
     generators_.emplace_back(own, own.get_state());
   }
-  if (state) {
-    state_.emplace(*state);
-  }
 }
 
 void Restart::restore() {
-  for (const auto& [tensor, version] : versions_) {
-    if (tensor._version() != version) {
-      throw Error(
-          "the call needed more memory than it could have after it had written to one of its arguments: it can "
-          "not be made again unseen. Name such a call in example_calls, or raise vram_budget");
-    }
-  }
   for (const auto& [container, before] : containers_) {
     refill(container, before);
   }
@@ -73,6 +45,20 @@ void Restart::restore() {
   }
   if (state_) {
     state_->restore();
+  }
+  {
+    const c10::InferenceMode writes_what_has_no_version;
+    for (const auto& [tensor, before] : copies_) {
+      tensor.copy_(before);
+    }
+  }
+  const bool written = std::any_of(versions_.begin(), versions_.end(),
+                                   [](const auto& seen) { return seen.first._version() != seen.second; });
+  if (written || has_objects_) {
+    throw Error(
+        std::string("the call needed more memory than it could have, and ") +
+        (written ? "had written to one of its arguments" : "may have written to an object among its arguments") +
+        ": it can not be made again unseen. Name such a call in example_calls, or raise vram_budget");
   }
 }
 

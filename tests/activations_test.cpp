@@ -50,13 +50,33 @@ TEST(Activations, ForgetWhatDidNotComeAgain) {
   seen.note(1, 1000);
   seen.note(2, 900);
   seen.keep(2);
-  for (std::uint64_t call = 0; call < 2 * Activations::kCallsRemembered; ++call) {
-    EXPECT_EQ(seen.largest(), call < Activations::kCallsRemembered / 2 ? 1000 : seen.largest());
+  for (std::uint64_t call = 0; call < 2 * Activations::kPeriod; ++call) {
+    if (call < Activations::kPeriod - 2) {
+      ASSERT_EQ(seen.largest(), 1000);
+    }
     seen.note(3, 10);
   }
   EXPECT_EQ(seen.largest(), 900) << "it was named in advance";
   EXPECT_FALSE(seen.knows(1));
   EXPECT_TRUE(seen.knows(2));
+}
+
+TEST(Activations, ForgetWhatAShapeTookOnce) {
+  Activations seen;
+  seen.note(1, 1000); // it depends on values
+  for (std::uint64_t call = 0; call < 2 * Activations::kPeriod; ++call) {
+    seen.note(1, 10);
+  }
+  EXPECT_EQ(seen.largest(), 10);
+}
+
+TEST(Activations, KeepNothingOfACallThatWasRefused) {
+  Activations seen;
+  seen.note(1, 100);
+  seen.note_at_least(2, 10'000);
+  seen.remove(2);
+  EXPECT_EQ(seen.largest(), 100);
+  EXPECT_FALSE(seen.differ());
 }
 
 } // namespace

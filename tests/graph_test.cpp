@@ -1,5 +1,6 @@
 // Weights found, traced and lowered, as text: IR in, IR out.
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
@@ -7,6 +8,7 @@
 #include <offload/graph/lower.h>
 #include <offload/graph/program.h>
 #include <offload/graph/trace_weights.h>
+#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
 
 #include "ir.h"
@@ -356,6 +358,16 @@ def forward(self, x):
   const auto graph = place_weights(*lowered.program.methods.at("forward").graph, {false, false, false, true});
   check(graph->toString(false),
         [](FileCheck& c) { c.check("aten::linear[placement=\"resident\"")->check("placement=\"streamed\""); });
+}
+
+TEST(MapTensors, ATupleMayHoldATensorThatIsUndefined) {
+  const c10::IValue tuple = c10::ivalue::Tuple::create(at::Tensor(), at::arange(2.0));
+  const c10::IValue outer = c10::ivalue::Tuple::create(tuple, 3);
+  const c10::IValue mapped = map_tensors(
+      outer, [](const at::Tensor& tensor) { return tensor.mul(2); }, [](const c10::IValue&) { return false; });
+  const auto& elements = mapped.toTupleRef().elements()[0].toTupleRef().elements();
+  EXPECT_FALSE(elements[0].toTensor().defined());
+  EXPECT_TRUE(elements[1].toTensor().equal(at::arange(2.0).mul(2)));
 }
 
 } // namespace

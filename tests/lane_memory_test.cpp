@@ -7,8 +7,11 @@
 #include <vector>
 
 #include <offload/bytes.h>
+#include <offload/lane_gate.h>
 #include <offload/stream/lane_memory.h>
 #include <offload/stream/memory.h>
+
+#include "threads.h"
 
 namespace offload::test {
 namespace {
@@ -144,7 +147,7 @@ TEST_F(LaneMemoryTest, GivesBackPagesBehindTheLastPart) {
   memory_.free(memory_.allocate(6 * kUnit));
   memory_.end_call();
   bool waited = false;
-  memory_.trim([&] { waited = true; });
+  memory_.trim([&] { waited = true; }); // nobody grows meanwhile
   EXPECT_TRUE(waited) << "the device may still use them";
   EXPECT_EQ(memory_.held(), kUnit);
   memory_.free(stays);
@@ -199,6 +202,66 @@ TEST_F(LaneMemoryTest, GivesEachThreadItsOwn) {
   }
   memory_.end_call();
   EXPECT_TRUE(memory_.empty());
+}
+
+/// Lanes that keep more pages than there is room for, and grow beside each other: all of them get on, and together they
+/// never hold more than the room.
+TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
+  constexpr int kLanes = 4;
+  constexpr std::uint64_t kRoom = 16;
+  LaneGate gate(kLanes);
+  gate.set_room(kRoom * kUnit);
+  const auto growth = std::make_shared<std::mutex>();
+  std::vector<std::unique_ptr<LaneMemory>> lanes;
+  const auto held = [&] {
+    std::uint64_t bytes = 0;
+    for (const auto& lane : lanes) {
+      bytes += lane->held();
+    }
+    return bytes;
+  };
+  for (int lane = 0; lane < kLanes; ++lane) {
+    LaneMemory::Callbacks callbacks;
+    callbacks.growth = growth;
+    callbacks.may_hold = [&, lane](std::uint64_t bytes) {
+      const auto fits = [&] { return held() - lanes[lane]->held() + bytes <= gate.room(); };
+      for (int other = 0; other < kLanes && !fits(); ++other) {
+        if (other != lane) {
+          lanes[other]->trim([] { std::this_thread::yield(); });
+        }
+      }
+      return gate.extend(lane, bytes) && fits();
+    };
+    callbacks.lend = [](std::uint64_t) -> void* { return nullptr; };
+    lanes.push_back(std::make_unique<LaneMemory>(std::make_unique<FakePages>(64 * kUnit), std::move(callbacks)));
+  }
+  std::atomic<int> too_much = 0;
+  std::atomic<int> overflows = 0;
+  in_parallel(6, [&](int thread) {
+    std::mt19937 random(static_cast<unsigned>(thread));
+    for (int call = 0; call < 300; ++call) {
+      const std::uint64_t units = 1 + random() % 7;
+      const LaneVisit visit(gate, nullptr, units * kUnit);
+      LaneMemory& memory = *lanes[visit.lane()];
+      memory.begin_call(LaneMemory::Overflow::stop);
+      std::vector<void*> parts;
+      try {
+        for (std::uint64_t unit = 0; unit < units; ++unit) {
+          parts.push_back(memory.allocate(kUnit));
+          const std::lock_guard lock(*growth);
+          too_much += held() > kRoom * kUnit ? 1 : 0;
+        }
+      } catch (const LaneOverflow&) {
+        ++overflows;
+      }
+      for (void* part : parts) {
+        memory.free(part);
+      }
+      memory.end_call();
+    }
+  });
+  EXPECT_EQ(too_much, 0);
+  EXPECT_EQ(overflows, 0) << "each claimed what it took";
 }
 
 } // namespace

@@ -62,8 +62,7 @@ void print_into(const c10::IValue& value, Print& print) {
     print.push_back(tensor.numel());
     if (tensor.numel() > 0) {
       const at::Tensor values = tensor.detach().contiguous().flatten();
-      const at::Tensor bits =
-          values.nbytes() % 8 == 0 ? values.view(at::kLong) : values.view(at::kByte).to(at::kLong);
+      const at::Tensor bits = values.nbytes() % 8 == 0 ? values.view(at::kLong) : values.view(at::kByte).to(at::kLong);
       print.push_back(bits.sum().item<std::int64_t>());
       print.push_back(bits.mul(at::arange(1, bits.numel() + 1, bits.options())).sum().item<std::int64_t>());
     }
@@ -150,7 +149,7 @@ class Load {
         if (const auto now = device_.is_cuda() ? driver_bytes(device_) : std::nullopt) {
           peak = std::max(peak, *now - std::min(*now, outside));
         }
-        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        std::this_thread::sleep_for(std::chrono::milliseconds(20)); // asking the driver slows down all others
       }
     });
     on_threads(arguments_.threads, [&](int thread, const std::optional<c10::Stream>& stream) {
@@ -171,8 +170,8 @@ class Load {
       tell("the driver gave " + format_bytes(peak) + ", by our own figure " + format_bytes(stats.peak_device_bytes));
     }
     std::cout << lanes << " lanes, " << format_bytes(budget) << ": " << done << " calls in " << since_s(begin) << " s, "
-              << stats.calls_repeated << " made twice, driver " << format_bytes(peak) << ", own figure "
-              << format_bytes(stats.peak_device_bytes) << ", longest call " << longest_
+              << stats.calls_repeated << " made twice, driver " << peak / 1_MiB << " MiB, own figure "
+              << stats.peak_device_bytes / 1_MiB << " MiB" << ", longest call " << longest_
               << " of what it may take, failures " << failures_ << std::endl;
     return failures_;
   }
@@ -301,6 +300,9 @@ int run(const Arguments& arguments) {
     options.vocab = tools::parse_input("int64[1]" + arguments.input.substr(arguments.input.find(']') + 1)).bound;
     models::transformer(models::transformer_of_size(parse_bytes(arguments.transformer), options)).save(file.path());
     path = file.path();
+  }
+  if (arguments.sizes.size() > 2 && arguments.sizes[2] < 1) {
+    throw InputError("the step of --sizes is " + std::to_string(arguments.sizes[2]) + ": give 1 or more");
   }
   Load load(arguments, path);
   int failures = 0;

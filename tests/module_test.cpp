@@ -54,9 +54,7 @@ TEST(Module, TheMinimumOfABudgetErrorIsExact) {
   } catch (const BudgetError& error) {
     minimum = error.minimum_bytes();
   }
-  // What activations take on a GPU is assumed until a call has shown it, and no reason to refuse.
-  const std::uint64_t assumed = kDevice.is_cuda() ? 64_MiB : 0;
-  EXPECT_THROW(wrap(module.deepcopy(), options_for(minimum - assumed - 1)), BudgetError);
+  EXPECT_THROW(wrap(module.deepcopy(), options_for(minimum - assumed() - 1)), BudgetError);
   Pair pair(module, options_for(minimum));
   pair.expect_same({rows()});
   pair.expect_same({rows()});

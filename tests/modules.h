@@ -29,6 +29,9 @@ inline std::uint64_t budget(std::uint64_t weights, int lanes = 1) {
   return weights * kWeightBytes + (kDevice.is_cuda() ? each * 64_MiB + kGranularity : 4096);
 }
 
+/// What a smallest budget counts for activations before a call has shown what they take: no reason to refuse.
+inline std::uint64_t assumed() { return kDevice.is_cuda() ? 64_MiB : 0; }
+
 /// `count` weights w0, w1, ... and the methods of `source`.
 inline torch::jit::Module make(int count, const std::string& source, at::ScalarType dtype = at::kFloat,
                                const std::function<void(torch::jit::Module&)>& add_attributes = {}) {

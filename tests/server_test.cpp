@@ -118,18 +118,17 @@ def forward(self, x, wrong: bool):
 }
 
 TEST_F(Server, CallsThatWriteStateAreEachMadeOnce) {
-  torch::jit::Module module = make(
-      4, R"(
+  torch::jit::Module module = make(4, R"(
 def forward(self, x):
   self.calls += 1
   self.sums.add_(x.sum(0))
   x = torch.relu(torch.linear(torch.linear(x, self.w0), self.w1))
   return torch.linear(torch.linear(x, self.w2), self.w3), self.calls
 )",
-      at::kFloat, [](torch::jit::Module& with) {
-        with.register_attribute("calls", c10::IntType::get(), 0);
-        with.register_buffer("sums", at::zeros({kWidth}));
-      });
+                                   at::kFloat, [](torch::jit::Module& with) {
+                                     with.register_attribute("calls", c10::IntType::get(), 0);
+                                     with.register_buffer("sums", at::zeros({kWidth}));
+                                   });
   Reference reference(module.deepcopy(), kDevice);
   Module offloaded = wrap(module.deepcopy(), options_for(budget(2)));
   std::map<std::int64_t, at::Tensor> expected;

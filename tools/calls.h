@@ -20,8 +20,8 @@ struct CallArguments : ModelArguments {
   /// True when calls are given, by --input or by --inputs.
   bool give_calls() const;
 
-  /// The calls that are given, or one without arguments; tensors are on `on`. Throws InputError when there is no such method, or when it
-  /// needs inputs.
+  /// The calls that are given, or one without arguments; tensors are on `on`. Throws InputError when there is no such
+  /// method, or when it needs inputs.
   std::vector<Call> make_calls(const torch::jit::Module& module, c10::Device on) const;
 
   /// One call of each shape: what differs in what activations it takes.

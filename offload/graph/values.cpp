@@ -2,8 +2,10 @@
 
 #include <ATen/core/Dict.h>
 #include <ATen/core/List.h>
+#include <ATen/core/class_type.h>
 #include <ATen/core/jit_type.h>
 
+#include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -14,6 +16,15 @@ namespace offload {
 namespace {
 
 bool holds_scalars(const c10::IValue& list) { return list.isIntList() || list.isDoubleList() || list.isBoolList(); }
+
+/// Asking a tuple for its type looks at its tensors, and does not bear undefined ones.
+bool holds_undefined(const c10::IValue& value) {
+  if (value.isTuple()) {
+    const auto& elements = value.toTupleRef().elements();
+    return std::any_of(elements.begin(), elements.end(), holds_undefined);
+  }
+  return value.isTensor() && !value.toTensor().defined();
+}
 
 class Visitor {
  public:
@@ -93,9 +104,9 @@ class Mapper {
     for (const c10::IValue& element : value.toTupleRef().elements()) {
       elements.push_back(map(element));
     }
-    const auto type = value.toTupleRef().type<c10::TupleType>();
-    const c10::IValue tuple = type->schema() ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
-                                             : c10::ivalue::Tuple::create(std::move(elements));
+    const auto type = holds_undefined(value) ? nullptr : value.toTupleRef().type<c10::TupleType>();
+    const c10::IValue tuple = type && type->schema() ? c10::ivalue::Tuple::createNamed(std::move(elements), type)
+                                                     : c10::ivalue::Tuple::create(std::move(elements));
     mapped_[identity] = tuple;
     return tuple;
   }

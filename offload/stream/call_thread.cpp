@@ -1,7 +1,6 @@
 #include <offload/stream/call_thread.h>
 
 #include <ATen/ThreadLocalState.h>
-#include <ATen/autocast_mode.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -27,14 +26,10 @@ void CallThread::run(c10::Device device, const std::function<void()>& work) {
   const at::ThreadLocalState state; // gradients, inference mode, dispatch, profilers
   const c10::DeviceIndex current = c10::cuda::current_device();
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(device.index());
-  const at::ScalarType autocast_dtype = at::autocast::get_autocast_dtype(at::kCUDA);
-  const bool autocast_caches = at::autocast::is_autocast_cache_enabled();
   const std::function<void()> with_state = [&] {
     const at::ThreadLocalStateGuard same_state(state);
     const c10::cuda::CUDAStreamGuard same_stream(stream);
     const c10::cuda::CUDAGuard same_device(current);
-    at::autocast::set_autocast_dtype(at::kCUDA, autocast_dtype);
-    at::autocast::set_autocast_cache_enabled(autocast_caches);
     work();
   };
   work_ = &with_state;

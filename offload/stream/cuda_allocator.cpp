@@ -29,11 +29,6 @@ struct ScopeInfo final : c10::DebugInfoBase {
 
 constexpr auto kScope = c10::DebugInfoKind::INFERENCE_CONTEXT; // PyTorch itself has no use for it
 
-template <typename Entries, typename Condition>
-auto find(Entries& entries, Condition condition) {
-  return std::find_if(entries.begin(), entries.end(), condition);
-}
-
 /// Memory that the process knows, whether its owner lives or not.
 class Registry {
  public:
@@ -44,39 +39,26 @@ class Registry {
 
   void add(std::shared_ptr<LaneMemory> memory) {
     const std::unique_lock lock(mutex_);
-    known_.push_back({std::move(memory), false});
+    known_.push_back(std::move(memory));
   }
 
-  void remove(const LaneMemory& memory) {
-    const std::unique_lock lock(mutex_);
-    const auto entry = find(known_, [&](const Entry& known) { return known.memory.get() == &memory; });
-    entry->orphan = true;
-    forget_if_empty(entry);
+  void abandon(LaneMemory& memory) {
+    memory.abandon();
+    forget_if_empty(memory);
   }
 
-  bool contains(const void* data) const {
-    const std::shared_lock lock(mutex_);
-    return find(known_, [&](const Entry& known) { return known.memory->contains(data); }) != known_.end();
-  }
+  bool contains(const void* data) const { return find(data) != nullptr; }
 
   /// False when it is none of ours.
   bool free(void* data) {
-    std::shared_ptr<LaneMemory> memory;
-    bool orphan = false;
-    {
-      const std::shared_lock lock(mutex_);
-      const auto entry = find(known_, [&](const Entry& known) { return known.memory->contains(data); });
-      if (entry == known_.end()) {
-        return false;
-      }
-      memory = entry->memory;
-      orphan = entry->orphan;
+    const std::shared_ptr<LaneMemory> memory = find(data);
+    if (!memory) {
+      return false;
     }
     wait_for_recorded_streams(data);
     memory->free(data);
-    if (orphan) {
-      const std::unique_lock lock(mutex_);
-      forget_if_empty(find(known_, [&](const Entry& known) { return known.memory == memory; }));
+    if (memory->abandoned()) {
+      forget_if_empty(*memory);
     }
     return true;
   }
@@ -88,14 +70,23 @@ class Registry {
   }
 
  private:
-  struct Entry {
-    std::shared_ptr<LaneMemory> memory;
-    bool orphan;
-  };
+  std::shared_ptr<LaneMemory> find(const void* data) const {
+    const std::shared_lock lock(mutex_);
+    const auto known =
+        std::find_if(known_.begin(), known_.end(), [&](const auto& memory) { return memory->contains(data); });
+    return known == known_.end() ? nullptr : *known;
+  }
 
-  void forget_if_empty(std::vector<Entry>::iterator entry) {
-    if (entry != known_.end() && entry->orphan && entry->memory->empty()) {
-      known_.erase(entry);
+  /// What was allocated last may still be in use on the device, by somebody whom no lane knows.
+  void forget_if_empty(const LaneMemory& gone) {
+    const std::unique_lock lock(mutex_);
+    const auto known =
+        std::find_if(known_.begin(), known_.end(), [&](const auto& memory) { return memory.get() == &gone; });
+    if (known != known_.end() && gone.empty()) {
+      if (cudaDeviceSynchronize() != cudaSuccess) {
+        static_cast<void>(cudaGetLastError()); // the driver is gone
+      }
+      known_.erase(known);
     }
   }
 
@@ -113,14 +104,17 @@ class Registry {
       }
       streams = std::move(recorded->second);
       recorded_.erase(recorded);
+      any_recorded_ = !recorded_.empty();
     }
     for (cudaStream_t const stream : streams) {
-      static_cast<void>(cudaStreamSynchronize(stream)); // one that is gone has nothing left to do
+      if (cudaStreamSynchronize(stream) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError()); // a stream that is gone has nothing left to do
+      }
     }
   }
 
   mutable std::shared_mutex mutex_;
-  std::vector<Entry> known_;
+  std::vector<std::shared_ptr<LaneMemory>> known_;
   std::unordered_map<const void*, std::vector<cudaStream_t>> recorded_;
   std::atomic<bool> any_recorded_ = false;
 };
@@ -299,6 +293,6 @@ KnownMemory::KnownMemory(std::shared_ptr<LaneMemory> memory) : memory_(std::move
   Registry::get().add(memory_);
 }
 
-KnownMemory::~KnownMemory() { Registry::get().remove(*memory_); }
+KnownMemory::~KnownMemory() { Registry::get().abandon(*memory_); }
 
 } // namespace offload

@@ -1,3 +1,4 @@
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -25,8 +26,8 @@ namespace {
 
 /// The geometry of a tensor, or of its contiguous copy where it overlaps itself or has holes.
 at::Tensor empty_as(const at::Tensor& tensor) {
-  const bool dense = tensor.is_non_overlapping_and_dense();
-  return at::empty_strided(tensor.sizes(), dense ? tensor.strides() : tensor.contiguous().strides(), tensor.options());
+  return tensor.is_non_overlapping_and_dense() ? at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options())
+                                               : at::empty(tensor.sizes(), tensor.options());
 }
 
 void* lend_host_memory(std::uint64_t bytes) {
@@ -38,10 +39,16 @@ void* lend_host_memory(std::uint64_t bytes) {
   return data;
 }
 
-void take_back_host_memory(void* data) { static_cast<void>(cudaFreeHost(data)); } // fails when the driver is gone
+void take_back_host_memory(void* data) {
+  if (cudaFreeHost(data) != cudaSuccess) { // the driver is gone
+    static_cast<void>(cudaGetLastError());
+  }
+}
 
-std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::function<bool(std::uint64_t)> may_hold) {
+std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr<std::mutex> growth,
+                                        std::function<bool(std::uint64_t)> may_hold) {
   LaneMemory::Callbacks callbacks;
+  callbacks.growth = std::move(growth);
   callbacks.may_hold = std::move(may_hold);
   callbacks.make_free = [] { c10::cuda::CUDACachingAllocator::emptyCache(); };
   callbacks.lend = lend_host_memory;
@@ -59,9 +66,14 @@ class CudaLane {
   LaneMemory& memory() const { return *memory_; }
   CallThread& thread() { return thread_; }
 
-  /// Gives back pages that are not given out, those of workspaces too where no call is under way.
-  void trim() {
+  /// Gives back pages that are not given out. A lane that rests gives those of its workspaces as well, and does nothing
+  /// when asked for what one in a call has. The caller holds the mutex of growth.
+  enum class Which { resting, in_call };
+  void trim(Which which) {
     const std::unique_lock rests(in_use_, std::try_to_lock);
+    if (rests.owns_lock() != (which == Which::resting)) {
+      return;
+    }
     if (rests.owns_lock()) {
       workspaces_.drop();
     }
@@ -86,10 +98,10 @@ class CudaLane {
           call_(lane.calls_.begin(lane.number_, caller_.stream())),
           overflow_(overflow),
           first_(first) {
-      lane_.memory_->begin_call(overflow, first ? &trace_ : nullptr);
-      state_->begin_call(Lanes::Overflow::stop);
-      scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
       try {
+        lane_.memory_->begin_call(overflow, first ? &trace_ : nullptr);
+        state_->begin_call(Lanes::Overflow::stop);
+        scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
         lane_.workspaces_.bring(caller_.stream(), lane_.wanted_, *lane_.memory_);
       } catch (const LaneOverflow&) { // known to overflowed(), and told as the call goes on
       } catch (...) {
@@ -133,8 +145,8 @@ class CudaLane {
       lane_.workspaces_.take_back(caller_.stream(), *lane_.memory_);
       scope_.reset();
       call_->end();
-      if (lane_.memory_->overflowed()) { // it may have been lent what goes now
-        static_cast<void>(cudaStreamSynchronize(caller_.stream()));
+      if (lane_.memory_->overflowed() && cudaStreamSynchronize(caller_.stream()) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError()); // it may have been lent what goes now, but the device is gone
       }
       memory_ = lane_.memory_->end_call();
       const CallMemory state = state_->end_call();
@@ -204,11 +216,12 @@ class CudaLanes final : public Lanes {
     const c10::cuda::CUDAGuard guard(device_);
     for (int lane = 0; lane < count; ++lane) {
       lanes_.push_back(std::make_unique<CudaLane>(
-          lane, device.index(), *calls_,
-          make_memory(device.index(), [this, lane](std::uint64_t bytes) { return may_hold(lane, bytes); })));
+          lane, device.index(), *calls_, make_memory(device.index(), growth_, [this, lane](std::uint64_t bytes) {
+            return gate_->extend(lane, bytes) && make_room(lanes_[lane]->memory().held(), bytes, lane);
+          })));
     }
-    state_ = make_memory(device.index(), [this](std::uint64_t bytes) {
-      return gate_->set_state(std::max(bytes, state_->held())) && make_room(state_->held(), bytes);
+    state_ = make_memory(device.index(), growth_, [this](std::uint64_t bytes) { // in a call of the only lane
+      return gate_->set_state(std::max(bytes, state_->held())) && make_room(state_->held(), bytes, 0);
     });
     known_state_.emplace(state_);
   }
@@ -243,9 +256,10 @@ class CudaLanes final : public Lanes {
 
   void release() override {
     const c10::cuda::CUDAGuard guard(device_);
+    const std::lock_guard growth(*growth_);
     for (const auto& lane : lanes_) {
       lane->want_as(*lanes_.front());
-      lane->trim();
+      lane->trim(CudaLane::Which::resting);
     }
     state_->trim([this] { calls_->synchronize(); });
     gate_->set_state(state_->held());
@@ -282,16 +296,14 @@ class CudaLanes final : public Lanes {
     return !others_came_;
   }
 
-  bool may_hold(int lane, std::uint64_t bytes) {
-    return gate_->extend(lane, bytes) && make_room(lanes_[lane]->memory().held(), bytes, lane);
-  }
-
-  /// What lanes keep from calls that have ended gives way. `now` of `bytes` are held already, by `lane` if it is one.
-  bool make_room(std::uint64_t now, std::uint64_t bytes, int lane = -1) {
+  /// What other lanes keep and do not use gives way, first that of lanes that rest. `now` of `bytes` are held already.
+  bool make_room(std::uint64_t now, std::uint64_t bytes, int lane) {
     const auto fits = [&] { return held() - now + bytes <= gate_->room(); };
-    for (std::size_t other = 0; other < lanes_.size() && !fits(); ++other) {
-      if (static_cast<int>(other) != lane) {
-        lanes_[other]->trim();
+    for (const CudaLane::Which which : {CudaLane::Which::resting, CudaLane::Which::in_call}) {
+      for (int other = 0; other < static_cast<int>(lanes_.size()) && !fits(); ++other) {
+        if (other != lane) {
+          lanes_[other]->trim(which);
+        }
       }
     }
     return fits();
@@ -300,6 +312,7 @@ class CudaLanes final : public Lanes {
   const c10::Device device_;
   const std::shared_ptr<LaneGate> gate_;
   const std::shared_ptr<CudaCalls> calls_;
+  const std::shared_ptr<std::mutex> growth_ = std::make_shared<std::mutex>(); // of all their memory
   std::vector<std::unique_ptr<CudaLane>> lanes_;
   std::shared_ptr<LaneMemory> state_; // what calls have written into the module; there is one lane then
   std::optional<KnownMemory> known_state_;

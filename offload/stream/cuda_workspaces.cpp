@@ -75,17 +75,28 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Lane
 }
 
 void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
+  const auto is_ours = [&](const auto& entry) {
+    return std::get<1>(entry.first) == stream && memory.contains(entry.second.get());
+  };
+  void*& handle = handle_of_thread();
+  if (!handle) { // this thread or one of autograd's has made one in the call
+    bool any = false;
+    for (std::size_t kind = 0; kind < kKinds; ++kind) {
+      const std::unique_lock lock(map_of(kind).mutex);
+      any = any || std::any_of(map_of(kind).map.begin(), map_of(kind).map.end(), is_ours);
+    }
+    handle = any ? at::cuda::getCurrentCUDABlasHandle() : nullptr;
+    handle_ = handle;
+  }
   for (std::size_t kind = 0; kind < kKinds; ++kind) {
     Map& map = map_of(kind);
     const std::unique_lock lock(map.mutex);
     for (auto entry = map.map.begin(); entry != map.map.end();) {
-      const bool ours = std::get<1>(entry->first) == stream && memory.contains(entry->second.get());
-      if (ours) {
-        handle_ = std::get<0>(entry->first);
-        handle_of_thread() = handle_;
+      const bool ours = is_ours(*entry);
+      if (ours && std::get<0>(entry->first) == handle) {
         ours_[kind] = std::move(entry->second);
       }
-      entry = ours ? map.map.erase(entry) : std::next(entry);
+      entry = ours ? map.map.erase(entry) : std::next(entry); // those of other handles are freed
     }
     if (callers_[kind]) {
       map.map.emplace(Key(handle_, stream), std::move(callers_[kind]));

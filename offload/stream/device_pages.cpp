@@ -1,5 +1,6 @@
 #include <offload/stream/device_pages.h>
 
+#include <ATen/cuda/CUDAContextLight.h>
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -59,9 +60,7 @@ struct Driver {
 class DevicePages final : public Pages {
  public:
   explicit DevicePages(int device) : device_(device), driver_(Driver::get()) {
-    cudaDeviceProp properties{};
-    check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
-    addresses_ = align_up(properties.totalGlobalMem, kDeviceGranularity);
+    addresses_ = align_up(at::cuda::getDeviceProperties(device)->totalGlobalMem, kDeviceGranularity);
     if (driver_.reserve(&begin_, addresses_, kDeviceGranularity, 0, 0) != CUDA_SUCCESS) {
       throw Error("the CUDA driver has no " + format_bytes(addresses_) + " of addresses for activations");
     }

@@ -26,29 +26,39 @@ void* LaneMemory::allocate(std::uint64_t bytes) {
   // The part is taken from here on, whether there are pages behind it or not.
   const std::uint64_t offset = arena_.take(bytes);
   const std::uint64_t end = offset + align_up(bytes, Arena::kUnit);
-  void* data = pages_->data() + offset;
-  if (refused || end > held_) {
-    lock.unlock();
-    const bool granted = !refused && grow(end);
-    lock.lock();
-    if (!granted) {
-      overflowed_ = true;
-      data = overflow_ == Overflow::lend ? lend(bytes) : nullptr;
-      if (!data) {
-        arena_.give_back(offset);
-        throw LaneOverflow("no room for " + format_bytes(bytes) + " of activations or workspace");
-      }
-      loans_[static_cast<const std::byte*>(data)] = {offset, bytes};
-    }
-  }
   if (trace_) {
     trace_->push_back({offset, static_cast<std::int64_t>(bytes)});
   }
+  void* data = pages_->data() + offset;
+  if (!refused && end <= held_) {
+    return data;
+  }
+  lock.unlock();
+  bool granted = false;
+  try {
+    granted = !refused && grow(end);
+  } catch (...) {
+    lock.lock();
+    give_back(offset);
+    throw;
+  }
+  lock.lock();
+  if (granted) {
+    return data;
+  }
+  overflowed_ = true;
+  data = overflow_ == Overflow::lend ? lend(bytes) : nullptr;
+  if (!data) {
+    give_back(offset);
+    throw LaneOverflow("no room for " + format_bytes(bytes) + " of activations or workspace");
+  }
+  loans_[static_cast<const std::byte*>(data)] = {offset, bytes};
+  has_loans_ = true;
   return data;
 }
 
 bool LaneMemory::grow(std::uint64_t bytes) {
-  const std::lock_guard lock(growing_);
+  const std::lock_guard lock(*callbacks_.growth);
   if (bytes <= held_) {
     return true; // another thread of the call was first
   }
@@ -78,16 +88,20 @@ void* LaneMemory::lend(std::uint64_t bytes) {
 
 void LaneMemory::free(void* data) {
   const std::lock_guard lock(mutex_);
-  std::uint64_t offset = 0;
   if (in_pages(data)) {
-    offset = static_cast<std::uint64_t>(static_cast<std::byte*>(data) - pages_->data());
-  } else {
-    const auto loan = loans_.find(static_cast<std::byte*>(data));
-    offset = loan->second.offset;
-    returned_.emplace(loan->second.bytes, data);
-    loans_.erase(loan);
+    give_back(static_cast<std::uint64_t>(static_cast<std::byte*>(data) - pages_->data()));
+    return;
   }
+  const auto loan = loans_.find(static_cast<std::byte*>(data));
+  give_back(loan->second.offset);
+  returned_.emplace(loan->second.bytes, data);
+  loans_.erase(loan);
+  has_loans_ = !loans_.empty();
+}
+
+void LaneMemory::give_back(std::uint64_t offset) {
   arena_.give_back(offset);
+  ++frees_;
   if (trace_) {
     trace_->push_back({offset, -1});
   }
@@ -99,8 +113,8 @@ bool LaneMemory::in_pages(const void* data) const {
 }
 
 bool LaneMemory::contains(const void* data) const {
-  if (in_pages(data)) {
-    return true;
+  if (in_pages(data) || !has_loans_) {
+    return in_pages(data);
   }
   const std::lock_guard lock(mutex_);
   const auto* byte = static_cast<const std::byte*>(data);
@@ -139,10 +153,26 @@ CallMemory LaneMemory::end_call() {
 }
 
 void LaneMemory::trim(const std::function<void()>& wait) {
-  const std::scoped_lock lock(growing_, mutex_);
-  wait();
-  pages_->shrink(arena_.end());
-  held_ = pages_->bytes();
+  std::uint64_t freed_before = 0;
+  const auto frees = [&] {
+    const std::lock_guard lock(mutex_);
+    return frees_;
+  };
+  constexpr int kTries = 3;
+  for (int tries = 1;; ++tries) {
+    freed_before = frees();
+    wait();
+    const std::lock_guard lock(mutex_);
+    if (frees_ != freed_before && tries < kTries) {
+      continue; // what has been freed meanwhile may still be in use
+    }
+    if (frees_ != freed_before) {
+      wait();
+    }
+    pages_->shrink(arena_.end());
+    held_ = pages_->bytes();
+    return;
+  }
 }
 
 } // namespace offload

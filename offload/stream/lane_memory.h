@@ -16,8 +16,8 @@ namespace offload {
 
 /// What one call took of a LaneMemory.
 struct CallMemory {
-  std::uint64_t bytes = 0; ///< that such a call takes when it is made again, in the units of the device; a lower bound
-                           ///< when it was stopped
+  /// That such a call takes when it is made again, in the units of the device; a lower bound when it was stopped.
+  std::uint64_t bytes = 0;
   bool overflowed = false; ///< it wanted more than it could have
   bool by_device = false;  ///< it was the device that had no more, though there was room for it
 };
@@ -36,6 +36,10 @@ class LaneOverflow : public Error {
 class LaneMemory {
  public:
   struct Callbacks {
+    /// Held while this memory grows. Memories that share a budget share it, so that what one of them was granted is
+    /// taken before another asks.
+    std::shared_ptr<std::mutex> growth = std::make_shared<std::mutex>();
+
     /// Whether the arena may hold `bytes` in all from now on.
     std::function<bool(std::uint64_t bytes)> may_hold;
 
@@ -71,6 +75,10 @@ class LaneMemory {
   /// How many addresses it has: the memory of the device.
   std::uint64_t addresses() const { return pages_->addresses(); }
 
+  /// Nobody makes calls with it any more; what is given out may outlive that.
+  void abandon() { abandoned_ = true; }
+  bool abandoned() const { return abandoned_; }
+
   /// True when nothing is given out.
   bool empty() const;
 
@@ -86,8 +94,8 @@ class LaneMemory {
   /// Bytes on the device now.
   std::uint64_t held() const { return held_; }
 
-  /// Gives back to the device what is not given out, after `wait`: it waits until the device is done with what has been
-  /// enqueued.
+  /// Gives back to the device what is not given out. `wait` returns when the device is done with what has been enqueued
+  /// so far. The caller holds the mutex of growth.
   void trim(const std::function<void()>& wait);
 
   /// For tests: from the n-th allocation of the next call on, as if nobody had more.
@@ -100,22 +108,25 @@ class LaneMemory {
   };
 
   bool grow(std::uint64_t bytes);
+  void give_back(std::uint64_t offset);
   void* lend(std::uint64_t bytes);
   bool in_pages(const void* data) const;
 
   const std::unique_ptr<Pages> pages_;
   const Callbacks callbacks_;
   mutable std::mutex mutex_; // what follows
-  std::mutex growing_;
   Arena arena_;
   AllocationTrace* trace_ = nullptr;
   std::map<const std::byte*, Loan> loans_;       // by address
   std::multimap<std::uint64_t, void*> returned_; // loans that this call has given back already, by size
   Overflow overflow_ = Overflow::stop;
   std::uint64_t allocations_ = 0;
-  bool by_device_ = false;
+  std::uint64_t frees_ = 0;
+  std::atomic<bool> by_device_ = false;
+  std::atomic<bool> has_loans_ = false;
   std::atomic<bool> overflowed_ = false;
   std::atomic<std::uint64_t> held_ = 0;
+  std::atomic<bool> abandoned_ = false;
   std::atomic<std::uint64_t> refuse_from_ = ~std::uint64_t{0};
 };
 
