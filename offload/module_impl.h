@@ -95,7 +95,7 @@ class Module::Impl {
   at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum() const;
   [[noreturn]] void refuse(const Request& request, const Made& made);
-  void refuse_again(const Request& request) const;
+  void refuse_again(const Request& request);
 
   void take_over_weights(Owner owner, const Progress& progress);
   void divide_host_memory(const Options& options);

@@ -97,10 +97,12 @@ void Module::Impl::refuse(const Request& request, const Made& made) {
 }
 
 /// A call that did not find room in turn, and is known to fit in no way, is told so without being measured again.
-void Module::Impl::refuse_again(const Request& request) const {
+void Module::Impl::refuse_again(const Request& request) {
   const std::lock_guard lock(mutex_);
   const auto refused = refused_.find(request.shape);
   if (refused != refused_.end() && request.too_little > 0) {
+    activations_.remove(request.shape);
+    placement_.reset();
     throw BudgetError("activations and workspaces of this call are known not to fit vram_budget " +
                           format_bytes(vram_) + " (" + std::to_string(vram_) + " bytes): the smallest that works is " +
                           std::to_string(refused->second) + " bytes",
