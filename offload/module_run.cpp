@@ -141,7 +141,7 @@ void Module::Impl::note_memory(const Request& request, const CallMemory& memory,
   if (ended) {
     activations_.note(request.shape, memory.bytes);
   } else {
-    activations_.note_at_least(request.shape, memory.bytes);
+    activations_.note_at_least(request.shape, std::min(memory.bytes, gate_->room())); // no plan leaves it more
   }
   if (activations_.largest() + state_ != before) {
     placement_.reset();

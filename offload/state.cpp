@@ -64,8 +64,9 @@ void StateSnapshot::restore() const {
   for (const auto& [tensor, before, copy] : values_) {
     const bool is_bytes = is_weight_like(before);
     (is_bytes ? bytes_of(before) : before).copy_(copy);
-    if (is_bytes && !(tensor.is_alias_of(before) && tensor.sizes() == before.sizes() &&
-                      tensor.strides() == before.strides() && tensor.storage_offset() == before.storage_offset())) {
+    const bool same = tensor.is_alias_of(before) && tensor.sizes() == before.sizes() &&
+                      tensor.strides() == before.strides() && tensor.storage_offset() == before.storage_offset();
+    if (is_bytes && !same) {
       tensor.set_(before.storage(), before.storage_offset(), before.sizes(), before.strides());
     }
   }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -257,13 +258,13 @@ CUresult map(CUdeviceptr at, std::size_t bytes, std::size_t offset, CUmemGeneric
   }
   const CUresult got = real_driver.map(at, bytes, offset, piece, flags);
   if (got == CUDA_SUCCESS) {
-    faults::note_taken("cuMemMap", reinterpret_cast<const void*>(at), caller);
+    faults::note_taken("cuMemMap", std::bit_cast<const void*>(at), caller);
   }
   return got;
 }
 
 CUresult unmap(CUdeviceptr at, std::size_t bytes) {
-  faults::note_given_back("cuMemMap", reinterpret_cast<const void*>(at));
+  faults::note_given_back("cuMemMap", std::bit_cast<const void*>(at));
   return real_driver.unmap(at, bytes);
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests bench models file sanitizer; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load bench models file sanitizer; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests bench models file sanitizer}
+parts=${*:-tests load bench models file sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 OFFLOAD_BENCH_COMMIT=$(cat "$binaries/commit")
@@ -37,6 +37,21 @@ tests() {
   for name in TenModules AThousand AProcess AModule AThread; do # each in a process that has not used the device yet
     "$binaries/device_life_test" --gtest_filter="*$name*" || status=1
   done
+  return "$status"
+}
+
+# Threads that call with sizes drawn at random: a language model of 2 GiB, images, sequences; then the plain model's time.
+load() {
+  local status=0
+  "$binaries/load" --device cuda:0 --calls 200 --budgets 1GiB,2GiB,8GiB || status=1
+  "$binaries/load" --device cuda:0 --calls 20 --lanes 4 --budgets 8GiB --plain || status=1
+  python3 "$project/models/export.py" resnet vit lstm "$made/load" || status=1
+  "$binaries/load" --device cuda:0 --model "$made/load/resnet.pt" --input 'float32[2,3,*,*]' --sizes 64,256,8 --calls 50 \
+    --lanes 1,4 --budgets 192MiB,1GiB || status=1
+  "$binaries/load" --device cuda:0 --model "$made/load/lstm.pt" --input 'int64[2,*]<3000' --sizes 4,64 --calls 50 \
+    --lanes 1,4 --budgets 192MiB,1GiB || status=1
+  "$binaries/load" --device cuda:0 --model "$made/load/vit.pt" --input 'float32[*,3,64,64]' --sizes 1,16 --calls 50 \
+    --lanes 1,4 --budgets 192MiB,1GiB || status=1
   return "$status"
 }
 
@@ -122,6 +137,7 @@ if [[ " $parts " == *" models "* || " $parts " == *" bench "* ]]; then
 fi
 part tests tests
 [[ -z ${making:-} ]] || wait "$making" || { cat "$out/made.log"; failed=1; }
+part load load
 part bench bench
 part file file
 (part models models; exit "$failed") &

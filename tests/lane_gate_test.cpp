@@ -193,7 +193,7 @@ TEST(LaneGate, NeverLetsInMoreThanItHasLanesOrMemory) {
         wrong += inside[0] + inside[1] == 0 ? 0 : 1;
         alone = false;
       } else {
-        const std::uint64_t bytes = 10 * (1 + (i + thread) % 9);
+        const std::uint64_t bytes = 10ULL * static_cast<unsigned>(1 + (i + thread) % 9);
         const LaneVisit visit(gate, nullptr, bytes);
         wrong += inside[visit.lane()]++ == 0 && !alone ? 0 : 1;
         wrong += (claimed += bytes) <= 100 ? 0 : 1;

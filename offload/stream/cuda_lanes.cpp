@@ -110,7 +110,12 @@ class CudaLane {
       }
     }
 
-    ~Call() override { end(); }
+    ~Call() override {
+      try {
+        end();
+      } catch (const std::exception&) { // the device is gone
+      }
+    }
 
     std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> kept;

@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <vector>
 
@@ -73,7 +74,7 @@ class DevicePages final : public Pages {
   DevicePages(const DevicePages&) = delete;
   DevicePages& operator=(const DevicePages&) = delete;
 
-  std::byte* data() const override { return reinterpret_cast<std::byte*>(begin_); }
+  std::byte* data() const override { return std::bit_cast<std::byte*>(begin_); }
   std::uint64_t addresses() const override { return addresses_; }
   std::uint64_t bytes() const override { return ends_.empty() ? 0 : ends_.back(); }
 
