@@ -27,15 +27,18 @@ void LaneGate::leave(int lane) {
 
 void LaneGate::enter_alone() {
   std::unique_lock lock(mutex_);
-  const auto first_call =
-      std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.alone; });
-  wait(lock, waiters_.emplace(first_call, true, nullptr, 0));
+  const auto place = std::find_if(waiters_.begin(), waiters_.end(),
+                                  [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
+  wait(lock, waiters_.emplace(place, true, nullptr, 0));
 }
 
 void LaneGate::leave_alone() {
   const std::lock_guard lock(mutex_);
   alone_ = false;
   claims_[0] = 0;
+  for (Waiter& waiter : waiters_) {
+    waiter.overtaken = true;
+  }
   admit();
 }
 

@@ -26,7 +26,8 @@ class LaneGate {
   /// Ends the call and its claim.
   void leave(int lane);
 
-  /// Waits until no call is in flight, and admits none until leave_alone(). Lane 0 is his meanwhile.
+  /// Waits until no call is in flight, and admits none until leave_alone(). Lane 0 is his meanwhile. Calls that wait
+  /// while somebody is alone go before whoever wants to be alone after that, so that nobody is overtaken for ever.
   void enter_alone();
   void leave_alone();
 
@@ -51,6 +52,7 @@ class LaneGate {
     std::uint64_t bytes;
     std::condition_variable admitted;
     int lane = kNone; // kAlone for somebody who is alone
+    bool overtaken = false;
   };
 
   int wait(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);
@@ -60,7 +62,7 @@ class LaneGate {
   std::uint64_t claimed() const;
 
   mutable std::mutex mutex_;
-  std::list<Waiter> waiters_; // those who want to be alone come first
+  std::list<Waiter> waiters_;
   std::vector<int> free_;
   std::vector<const void*> visitors_; // by lane, the last
   std::vector<std::uint64_t> claims_; // by lane; 0 for those that are free

@@ -121,6 +121,60 @@ TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
   EXPECT_EQ(order, std::vector<std::string>({"alone", "second", "call"}));
 }
 
+TEST(LaneGate, LetsACallBeOvertakenOnce) {
+  LaneGate gate(1);
+  std::mutex mutex;
+  std::vector<std::string> order;
+  const auto note = [&](const char* what) {
+    const std::lock_guard lock(mutex);
+    order.emplace_back(what);
+  };
+  gate.enter_alone();
+  BlockedThread call([&] {
+    const int lane = gate.enter();
+    note("call");
+    gate.leave(lane);
+  });
+  call.await_blocked();
+  BlockedThread waiting([&] { // before the first one leaves
+    const LoneVisit visit(gate);
+    note("waiting");
+  });
+  waiting.await_blocked();
+  gate.leave_alone();
+  waiting.join();
+  call.join();
+  EXPECT_EQ(order, std::vector<std::string>({"waiting", "call"}));
+
+  order.clear();
+  const int lane = gate.enter();
+  BlockedThread overtaken([&] {
+    const LaneVisit visit(gate);
+    note("overtaken");
+  });
+  overtaken.await_blocked();
+  BlockedThread first([&] {
+    gate.enter_alone();
+    note("first");
+    BlockedThread last([&] {
+      const LaneVisit visit(gate);
+      note("last");
+    });
+    last.await_blocked();
+    gate.leave_alone(); // both calls have been overtaken now
+    {
+      const LoneVisit again(gate);
+      note("again");
+    }
+    last.join();
+  });
+  first.await_blocked();
+  gate.leave(lane);
+  first.join();
+  overtaken.join();
+  EXPECT_EQ(order, std::vector<std::string>({"first", "overtaken", "last", "again"}));
+}
+
 TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {
   LaneGate gate(3);
   gate.enter_alone();
