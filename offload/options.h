@@ -58,8 +58,8 @@ struct Options {
   /// Page-locked bytes, staging buffers included. Default: what `host_budget` allows.
   std::optional<std::uint64_t> pinned_budget;
 
-  /// The most calls in flight at once; more callers wait their turn. Each has workspaces and activations of its own, and
-  /// begins when there is room for them: on a GPU fewer may be in flight under a small budget.
+  /// The most calls in flight at once; more callers wait their turn. Each has workspaces and activations of its own,
+  /// and begins when there is room for them: on a GPU fewer may be in flight under a small budget.
   int concurrency = 1;
 
   std::vector<ExampleCall> example_calls;
