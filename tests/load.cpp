@@ -185,9 +185,9 @@ class Load {
     if (stats.calls_repeated > repeated_first) {
       tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first 50");
     }
-    // Threads that use a device for the first time take something of it: 12 MiB for eight of them on an H200.
-    const std::uint64_t of_threads = 2_MiB * static_cast<std::uint64_t>(arguments_.threads);
-    if (peak > budget + of_threads || stats.peak_device_bytes > budget) {
+    // With eight threads the driver gave 12 MiB beside our own figure on an H200, whatever the budget: not explained yet.
+    const std::uint64_t unexplained = 2_MiB * static_cast<std::uint64_t>(arguments_.threads);
+    if (peak > budget + unexplained || stats.peak_device_bytes > budget) {
       tell("the driver gave " + format_bytes(peak) + ", by our own figure " + format_bytes(stats.peak_device_bytes));
     }
     std::cout << lanes << " lanes, " << format_bytes(budget) << ": " << done << " calls in " << since_s(begin) << " s, "
