@@ -185,7 +185,8 @@ class Load {
     if (stats.calls_repeated > repeated_first) {
       tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first 50");
     }
-    // With eight threads the driver gave 12 MiB beside our own figure on an H200, whatever the budget: not explained yet.
+    // With eight threads the driver gave 12 MiB beside our own figure on an H200, whatever the budget: not explained
+    // yet.
     const std::uint64_t unexplained = 2_MiB * static_cast<std::uint64_t>(arguments_.threads);
     if (peak > budget + unexplained || stats.peak_device_bytes > budget) {
       tell("the driver gave " + format_bytes(peak) + ", by our own figure " + format_bytes(stats.peak_device_bytes));
