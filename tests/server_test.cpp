@@ -62,6 +62,20 @@ struct Resolver : torch::jit::NativeResolver {
   }
 };
 
+/// A call of it stays inside for as long as the latch is held, if it `waits`.
+torch::jit::Module holding_module() {
+  torch::jit::Module module = make(4, "def unused(self, x):\n  return x\n");
+  module.define(R"(
+def forward(self, x, waits: bool):
+  x = torch.linear(torch.linear(x, self.w0), self.w1)
+  if waits:
+    x = server_test.hold(x)
+  return torch.linear(torch.linear(x, self.w2), self.w3)
+)",
+                std::make_shared<Resolver>());
+  return module;
+}
+
 constexpr int kThreads = 8;
 constexpr int kCalls = 25;
 
@@ -156,15 +170,7 @@ def forward(self, x):
 }
 
 TEST_F(Server, QuestionsWaitForNoCallAndHoldNoneUp) {
-  torch::jit::Module module = make(4, "def unused(self, x):\n  return x\n");
-  module.define(R"(
-def forward(self, x, waits: bool):
-  x = torch.linear(torch.linear(x, self.w0), self.w1)
-  if waits:
-    x = server_test.hold(x)
-  return torch.linear(torch.linear(x, self.w2), self.w3)
-)",
-                std::make_shared<Resolver>());
+  const torch::jit::Module module = holding_module();
   Options options = options_for(budget(4, 2));
   options.concurrency = 2;
   Module offloaded = wrap(module.deepcopy(), options);
@@ -183,15 +189,7 @@ def forward(self, x, waits: bool):
 }
 
 TEST_F(Server, ANewBudgetGoesBeforeCallersThatWait) {
-  torch::jit::Module module = make(4, "def unused(self, x):\n  return x\n");
-  module.define(R"(
-def forward(self, x, waits: bool):
-  x = torch.linear(torch.linear(x, self.w0), self.w1)
-  if waits:
-    x = server_test.hold(x)
-  return torch.linear(torch.linear(x, self.w2), self.w3)
-)",
-                std::make_shared<Resolver>());
+  const torch::jit::Module module = holding_module();
   Module offloaded = wrap(module.deepcopy(), options_for(budget(4)));
   offloaded.forward({rows(), false});
   latch.hold();
