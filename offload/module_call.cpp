@@ -173,7 +173,7 @@ std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
   c10::IValue output;
   try {
     output = measure(request);
-    require_minimum();
+    require_minimum(vram_);
   } catch (...) {
     const std::lock_guard lock(mutex_);
     std::tie(activations_, measured_, planned_method_) = before;

@@ -147,20 +147,22 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   }
   if (options.example_calls.empty() ||
       vram_ < minimum() - least_reserve()) { // else examples show what activations take
-    require_minimum();
+    require_minimum(vram_);
   }
   if (purpose == Purpose::run || !options.example_calls.empty()) {
     take_over_weights(owner, options.progress);
     for (const ExampleCall& call : options.example_calls) {
       measure_example(call);
     }
-    require_minimum();
+    require_minimum(vram_);
   }
   if (purpose == Purpose::plan) {
     engine_.reset();
   }
   if (purpose == Purpose::plan || !options.example_calls.empty()) {
     settle();
+  } else {
+    plan_ = best_plan(); // what is known so far
   }
 }
 

@@ -93,7 +93,7 @@ class Module::Impl {
   void measure_example(const ExampleCall& call);
   c10::IValue find(const std::string& name) const;
   at::Tensor host_copy(const at::Tensor& placeholder) const;
-  void require_minimum() const;
+  void require_minimum(std::uint64_t vram) const;
   [[noreturn]] void refuse(const Request& request, const Made& made);
   void refuse_again(const Request& request);
 

@@ -60,17 +60,17 @@ c10::IValue Module::Impl::measure(const Request& request) {
   throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
 }
 
-/// Refuses the budget if the calls that were measured do not fit it. What no call has shown yet is no reason.
-void Module::Impl::require_minimum() const {
+/// Refuses a budget if the calls that were measured do not fit it. What no call has shown yet is no reason.
+void Module::Impl::require_minimum(std::uint64_t vram) const {
   const std::uint64_t least = minimum();
   const std::uint64_t assumed = activations_.empty() ? least_reserve() : 0;
-  if (vram_ + assumed >= least) {
+  if (vram + assumed >= least) {
     return;
   }
   throw BudgetError((measured_.empty() || least_reserve() == 0
                          ? ""
                          : "activations and workspaces take " + format_bytes(least_reserve()) + ": ") +
-                        "vram_budget " + format_bytes(vram_) + " (" + std::to_string(vram_) +
+                        "vram_budget " + format_bytes(vram) + " (" + std::to_string(vram) +
                         " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
                     least);
 }

@@ -255,19 +255,14 @@ void Module::Impl::note_peak() {
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   const LoneVisit alone(*gate_);
+  require_minimum(bytes);
   const std::uint64_t before = vram_;
   const auto set = [&](std::uint64_t budget) {
     const std::lock_guard lock(mutex_);
     vram_ = budget;
     placement_.reset();
   };
-  set(bytes);
-  try {
-    require_minimum();
-  } catch (...) {
-    set(before);
-    throw;
-  }
+  set(bytes); // from here on others see it
   {
     const std::lock_guard lock(mutex_);
     peak_ = 0;
@@ -276,6 +271,10 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   if (readiness_ == Readiness::unknown) {
     put_placeholders_back();
     engine_->clear();
+    Plan best = best_plan();
+    const std::lock_guard lock(mutex_);
+    plan_ = std::move(best);
+    placement_.reset();
     return; // the next call measures, and plans
   }
   try {

@@ -28,10 +28,6 @@ Placement Module::Impl::describe() const {
   placement.rewritten = program_.rewritten;
   placement.unseen = program_.unseen;
   placement.writes_state = program_.writes_state;
-  Plan planned = plan_;
-  if (planned.residency.resident.empty()) { // not settled yet: what is known so far
-    planned = plan(planned_pass(), capacity(vram_), machine_);
-  }
   std::vector<bool> rows_only(bytes_.size(), true); // read by nothing else, where it can be read in place
   for (const auto& [name, lowered] : program_.methods) {
     for (const PlanStep& step : pass_of(static_steps(name)).steps) {
@@ -47,7 +43,7 @@ Placement Module::Impl::describe() const {
       placement.resident_because.push_back({weights[id].name, weights[id].bytes(), program_.stays_because[id]});
       continue;
     }
-    const bool resident = planned.residency.resident[id];
+    const bool resident = plan_.residency.resident[id];
     budget.resident += resident ? bytes_[id] : 0;
     placement.weights.push_back({weights[id].name,
                                  weights[id].aliases,
@@ -65,7 +61,7 @@ Placement Module::Impl::describe() const {
   budget.vram = vram_;
   budget.minimum = minimum();
   budget.fixed = fixed_;
-  budget.ring = planned.residency.ring_bytes;
+  budget.ring = plan_.residency.ring_bytes;
   budget.reserve = reserve();
   budget.reserve_measured = !measured_.empty();
   budget.host = host_bytes_;
@@ -74,9 +70,9 @@ Placement Module::Impl::describe() const {
     budget.file += in_file_[id] ? bytes_[id] : 0;
   }
   placement.predicted = {
-      planned.predicted.time_us,
-      fixed_ + align_up(Engine::slab_bytes_of(planned.residency, bytes_), granularity(device_)) + reserve(),
-      planned.predicted.streamed_bytes, planned.predicted.period};
+      plan_.predicted.time_us,
+      fixed_ + align_up(Engine::slab_bytes_of(plan_.residency, bytes_), granularity(device_)) + reserve(),
+      plan_.predicted.streamed_bytes, plan_.predicted.period};
   return placement;
 }
 
@@ -94,7 +90,7 @@ Stats Module::Impl::stats() const {
   stats.peak_device_bytes = peak_;
   stats.bytes_resident = fixed_;
   for (WeightId id = 0; id < bytes_.size(); ++id) {
-    stats.bytes_resident += !plan_.residency.resident.empty() && plan_.residency.resident[id] ? bytes_[id] : 0;
+    stats.bytes_resident += readiness_ != Readiness::unknown && plan_.residency.resident[id] ? bytes_[id] : 0;
   }
   stats.misses = engine_->misses();
   return stats;

@@ -211,5 +211,33 @@ TEST_F(Server, ANewBudgetGoesBeforeCallersThatWait) {
   EXPECT_EQ(seen, least) << "the call waited before the budget came, and went first";
 }
 
+TEST_F(Server, ARefusedBudgetIsSeenByNobody) {
+  const std::uint64_t given = budget(3);
+  Module offloaded = wrap(holding_module(), options_for(given));
+  const Budget known = offloaded.placement().budget;
+  std::atomic<bool> asked = false;
+  std::atomic<int> refused = 0;
+  std::thread refusals([&] {
+    while (!asked) {
+      try {
+        offloaded.set_vram_budget(known.minimum / 2);
+      } catch (const BudgetError&) {
+        ++refused;
+      }
+    }
+  });
+  std::set<std::uint64_t> budgets;
+  std::set<std::uint64_t> rings;
+  for (int i = 0; i < 2000 || refused < 2000; ++i) {
+    const Budget seen = offloaded.placement().budget;
+    budgets.insert(seen.vram);
+    rings.insert(seen.ring);
+  }
+  asked = true;
+  refusals.join();
+  EXPECT_EQ(budgets, std::set<std::uint64_t>{given});
+  EXPECT_EQ(rings, std::set<std::uint64_t>{known.ring});
+}
+
 } // namespace
 } // namespace offload::test
