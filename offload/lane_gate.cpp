@@ -36,8 +36,9 @@ void LaneGate::leave_alone() {
   const std::lock_guard lock(mutex_);
   alone_ = false;
   claims_[0] = 0;
-  for (Waiter& waiter : waiters_) {
-    waiter.overtaken = true;
+  const auto first = std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.alone; });
+  if (first != waiters_.end()) {
+    first->overtaken = true;
   }
   admit();
 }

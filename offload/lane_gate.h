@@ -26,8 +26,9 @@ class LaneGate {
   /// Ends the call and its claim.
   void leave(int lane);
 
-  /// Waits until no call is in flight, and admits none until leave_alone(). Lane 0 is his meanwhile. Calls that wait
-  /// while somebody is alone go before whoever wants to be alone after that, so that nobody is overtaken for ever.
+  /// Waits until no call is in flight, and admits none until leave_alone(). Lane 0 is his meanwhile. When he leaves,
+  /// the call that has waited longest is not overtaken any more: so one of them is made between any two who want to be
+  /// alone, and those wait for no more than that beside the calls in flight.
   void enter_alone();
   void leave_alone();
 
@@ -51,8 +52,8 @@ class LaneGate {
     const void* visitor;
     std::uint64_t bytes;
     std::condition_variable admitted;
-    int lane = kNone; // kAlone for somebody who is alone
-    bool overtaken = false;
+    int lane = kNone;       // kAlone for somebody who is alone
+    bool overtaken = false; // and not again
   };
 
   int wait(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);

@@ -1,5 +1,6 @@
 """Kinds of models that are used in the field and are hard on a streamer: they differentiate, read lengths on the host, were traced
-with tables that are no parameters, or compute each weight from others. Small ones; tests/small_models.py writes them.
+with tables that are no parameters, compute each weight from others, or convolve images and sounds of sizes that change. Small
+ones; tests/small_models.py writes them.
 """
 import torch
 from torch import nn
@@ -108,6 +109,62 @@ class Vocoder(nn.Module):
         return torch.tanh(self.leave(self.mix(x.transpose(1, 2)).transpose(1, 2)))
 
 
+class UNet(nn.Module):
+    """Down by strides, up by transposed convolutions, and what was seen on the way down joins in on the way up."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv2d(3, 32, 3, padding=1)
+        self.down = nn.ModuleList([nn.Conv2d(32 * n, 64 * n, 4, stride=2, padding=1) for n in (1, 2)])
+        self.middle = nn.Conv2d(128, 128, 3, padding=2, dilation=2)
+        self.up = nn.ModuleList([nn.ConvTranspose2d(64 * n, 32 * n, 4, stride=2, padding=1) for n in (2, 1)])
+        self.join = nn.ModuleList([nn.Conv2d(64 * n, 32 * n, 3, padding=1) for n in (2, 1)])
+        self.norms = nn.ModuleList([nn.GroupNorm(8, 32 * n) for n in (2, 1)])
+
+    def forward(self, x):
+        seen = [torch.relu(self.enter(x))]
+        for down in self.down:
+            seen.append(torch.relu(down(seen[-1])))
+        x = torch.relu(self.middle(seen.pop()))
+        for up, join, norm in zip(self.up, self.join, self.norms):
+            x = norm(torch.relu(join(torch.cat([up(x), seen.pop()], 1))))
+        return x
+
+
+class Depthwise(nn.Module):
+    """A long kernel for each channel by itself, then products across channels: as in mobile and in modern networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv2d(3, 96, 4, stride=4)
+        self.apart = nn.ModuleList([nn.Conv2d(96, 96, 7, padding=3 * d, dilation=d, groups=96) for d in (1, 2)])
+        self.wide = nn.ModuleList([nn.Conv2d(96, 384, 1) for _ in range(2)])
+        self.narrow = nn.ModuleList([nn.Conv2d(384, 96, 1) for _ in range(2)])
+        self.grouped = nn.Conv2d(96, 192, 3, groups=4)
+        self.leave = nn.Linear(192, 100)
+
+    def forward(self, x):
+        x = self.enter(x)
+        for apart, wide, narrow in zip(self.apart, self.wide, self.narrow):
+            x = x + narrow(F.gelu(wide(apart(x))))
+        return self.leave(self.grouped(x).mean([2, 3]))
+
+
+class Film(nn.Module):
+    """Convolutions over time, height and width, down and up again."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv3d(3, 24, 3, padding=1)
+        self.apart = nn.Conv3d(24, 48, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.time = nn.Conv3d(48, 48, (3, 1, 1), padding=(2, 0, 0), dilation=(2, 1, 1))
+        self.up = nn.ConvTranspose3d(48, 24, (1, 2, 2), stride=(1, 2, 2))
+
+    def forward(self, x):
+        seen = torch.relu(self.enter(x))
+        return seen + self.up(F.silu(self.time(F.silu(self.apart(seen)))))
+
+
 class Stale(nn.Module):
     """A convolution reads what its hook computed last: scripting knows no hooks. Norm and direction lie beside it, unread."""
 
@@ -132,7 +189,12 @@ def models():
     """Name, what makes it, and calls."""
     rows = in_every_order([[torch.randn(count, W)] for count in (3, 1, 8)])
     sounds = in_every_order([[torch.randn(batch, 40, length)] for batch, length in ((1, 6), (2, 3), (1, 15))])
+    images = in_every_order([[torch.randn(batch, 3, *size)] for batch, size in ((2, (16, 16)), (1, (24, 8)), (3, (8, 40)))])
+    films = in_every_order([[torch.randn(batch, 3, *size)] for batch, size in ((1, (4, 8, 8)), (2, (3, 4, 6)), (1, (7, 10, 8)))])
     return {
+        "convolutions_unet": (UNet, images),
+        "convolutions_depthwise": (Depthwise, [[F.pad(image, (0, 8, 0, 8))] for image, in images]),
+        "convolutions_film": (Film, films),
         "forces": (Forces, in_every_order([atoms(5), atoms(2), atoms(12)])),
         "lengths": (Lengths, in_every_order([words(5, 3, 7), words(1), words(4, 9, 2, 12)])),
         "norms": (lambda: traced(Vocoder(nn.utils.weight_norm, nn.utils.spectral_norm), sounds[0]), sounds),

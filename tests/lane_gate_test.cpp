@@ -121,7 +121,7 @@ TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
   EXPECT_EQ(order, std::vector<std::string>({"alone", "second", "call"}));
 }
 
-TEST(LaneGate, LetsACallBeOvertakenOnce) {
+TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   LaneGate gate(1);
   std::mutex mutex;
   std::vector<std::string> order;
@@ -161,7 +161,7 @@ TEST(LaneGate, LetsACallBeOvertakenOnce) {
       note("last");
     });
     last.await_blocked();
-    gate.leave_alone(); // both calls have been overtaken now
+    gate.leave_alone();
     {
       const LoneVisit again(gate);
       note("again");
@@ -172,7 +172,7 @@ TEST(LaneGate, LetsACallBeOvertakenOnce) {
   gate.leave(lane);
   first.join();
   overtaken.join();
-  EXPECT_EQ(order, std::vector<std::string>({"first", "overtaken", "last", "again"}));
+  EXPECT_EQ(order, std::vector<std::string>({"first", "overtaken", "again", "last"}));
 }
 
 TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {

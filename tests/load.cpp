@@ -4,6 +4,7 @@
 //
 // usage: load [--device cpu|cuda:0] [--seed N] [--threads N] [--calls N] [--lanes N,...] [--budgets BYTES,...]
 //             [--transformer BYTES | --model FILE.pt] [--input 'int64[1,*]<32000'] [--sizes FROM,TO[,STEP]] [--waits]
+//             [--changes N]  the budget changes so often meanwhile, to half and back; says how long that took
 //             [--plain]      the plain model instead, for its time: on a GPU that holds it
 // --waits, on a machine that does nothing else: no call takes longer than those ahead of it take alone, and four times
 // what the largest does. A failure names the seed; --seed repeats its sizes.
@@ -57,6 +58,7 @@ struct Arguments {
   std::string input = "int64[1,*]<32000";
   std::vector<std::int64_t> sizes = {16, 1024};
   bool waits = false;
+  int changes = 0;
   bool plain = false;
 };
 
@@ -171,6 +173,8 @@ class Load {
         std::this_thread::sleep_for(std::chrono::milliseconds(20)); // asking the driver slows down all others
       }
     });
+    std::vector<double> changes;
+    std::thread owner([&] { changes = change_budget(module, budget, calling); });
     on_threads(arguments_.threads, [&](int thread, const std::optional<c10::Stream>& stream) {
       for (const std::int64_t size : drawn_[thread]) {
         call(forward, size, stream);
@@ -181,8 +185,9 @@ class Load {
     });
     calling = false;
     watcher.join();
+    owner.join();
     const Stats stats = module.stats();
-    if (stats.calls_repeated > repeated_first) {
+    if (stats.calls_repeated > repeated_first && arguments_.changes == 0) {
       tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first 50");
     }
     // With eight threads the driver gave 12 MiB beside our own figure on an H200, whatever the budget: not explained
@@ -195,6 +200,11 @@ class Load {
               << stats.calls_repeated << " made twice, driver " << peak / 1_MiB << " MiB, own figure "
               << stats.peak_device_bytes / 1_MiB << " MiB" << ", longest call " << longest_took_ << " s, or "
               << longest_ << " of what it may take, failures " << failures_ << std::endl;
+    if (!changes.empty()) {
+      std::sort(changes.begin(), changes.end());
+      std::cout << changes.size() << " changes of the budget took " << changes[changes.size() / 2]
+                << " s in the median, the longest " << changes.back() << " s" << std::endl;
+    }
     return failures_;
   }
 
@@ -247,6 +257,26 @@ class Load {
       alone_[size] = since_s(begin);
     }
     std::cout << "alone, a call of size " << sizes_.back() << " takes " << alone_[sizes_.back()] << " s" << std::endl;
+  }
+
+  /// To half, or to the smallest, and back, while there are calls. Returns the seconds that each change took.
+  std::vector<double> change_budget(Module& module, std::uint64_t budget, const std::atomic<bool>& calling) {
+    std::vector<double> took;
+    for (int i = 0; i < arguments_.changes && calling; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      const std::uint64_t less = std::max(budget / 2, module.placement().budget.minimum);
+      const auto begin = Clock::now();
+      try {
+        module.set_vram_budget(i % 2 == 0 ? less : budget);
+        took.push_back(since_s(begin));
+      } catch (const std::exception& error) {
+        tell(error.what());
+      }
+    }
+    if (arguments_.changes > 0) {
+      module.set_vram_budget(budget);
+    }
+    return took;
   }
 
   std::uint64_t settled_driver_bytes() const {
@@ -360,6 +390,7 @@ int main(int argc, char** argv) {
   app.add_option("--model", arguments.model, "an archive instead");
   app.add_option("--input", arguments.input, "* stands for the size");
   app.add_option("--sizes", arguments.sizes, "FROM,TO[,STEP]")->delimiter(',')->expected(2, 3);
+  app.add_option("--changes", arguments.changes, "how often the budget changes meanwhile");
   app.add_flag("--plain", arguments.plain, "the plain model, for its time");
   app.add_flag("--waits", arguments.waits, "long waits are failures");
   return offload::tools::run_command(app, argc, argv, [&] { return offload::test::run(arguments); });
