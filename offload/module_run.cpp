@@ -170,7 +170,8 @@ void Module::Impl::keep_state(Lanes::Call& call) {
   if (written.empty()) {
     return;
   }
-  const std::vector<at::Tensor> kept = call.keep(written);
+  const std::vector<at::Tensor> kept =
+      copy_together(written, [&](const std::vector<at::Tensor>& bytes) { return call.keep(bytes); });
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const auto position = positions.find(tensor.unsafeGetTensorImpl());
     return position == positions.end() ? tensor : kept[position->second];

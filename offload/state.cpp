@@ -3,6 +3,9 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+#include <unordered_map>
+
 #include <offload/graph/values.h>
 #include <ops/lease.h>
 
@@ -29,14 +32,49 @@ void refill(const c10::IValue& container, const c10::IValue& before) {
 
 namespace {
 
-/// The bytes that a tensor spans, where they lie: they may be written whatever its strides.
-at::Tensor bytes_of(const at::Tensor& tensor) {
-  const auto [begin, end] = byte_range(tensor);
+using Range = std::pair<std::uint64_t, std::uint64_t>; // first and last byte (exclusive)
+
+/// Some bytes of the storage of a tensor, where they lie.
+at::Tensor bytes_of(const at::Tensor& tensor, const Range& range) {
+  const auto [begin, end] = range;
   return at::empty({0}, at::TensorOptions(at::kByte).device(tensor.device()))
       .set_(tensor.storage(), static_cast<std::int64_t>(begin), {static_cast<std::int64_t>(end - begin)}, {1});
 }
 
+/// Those that it spans: they may be written whatever its strides.
+at::Tensor bytes_of(const at::Tensor& tensor) { return bytes_of(tensor, byte_range(tensor)); }
+
 } // namespace
+
+std::vector<at::Tensor> copy_together(
+    const std::vector<at::Tensor>& tensors,
+    const std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& bytes)>& copy) {
+  std::unordered_map<const c10::StorageImpl*, std::size_t> numbers; // of storages
+  std::vector<std::pair<at::Tensor, Range>> spans;                  // by number: one that lies there, and all of them
+  for (const at::Tensor& tensor : tensors) {
+    const auto [begin, end] = byte_range(tensor);
+    const Range range(begin / kAlignment * kAlignment, end);
+    const auto [known, is_new] = numbers.emplace(tensor.storage().unsafeGetStorageImpl(), spans.size());
+    if (is_new) {
+      spans.emplace_back(tensor, range);
+    } else {
+      Range& span = spans[known->second].second;
+      span = {std::min(span.first, range.first), std::max(span.second, range.second)};
+    }
+  }
+  std::vector<at::Tensor> bytes;
+  for (const auto& [tensor, span] : spans) {
+    bytes.push_back(bytes_of(tensor, span));
+  }
+  const std::vector<at::Tensor> copies = copy(bytes);
+  std::vector<at::Tensor> same;
+  for (const at::Tensor& tensor : tensors) {
+    const std::size_t number = numbers.at(tensor.storage().unsafeGetStorageImpl());
+    same.push_back(tensor_on(copies[number].storage(), tensor.is_leaf() ? tensor : tensor.detach(),
+                             static_cast<std::int64_t>(spans[number].second.first)));
+  }
+  return same;
+}
 
 StateSnapshot::StateSnapshot(const Holders& holders, const std::function<bool(const at::Tensor&)>& never_written) {
   for (const torch::jit::Module& holder : holders) {

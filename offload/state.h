@@ -17,6 +17,12 @@ c10::IValue copy_of(const c10::IValue& container);
 /// Puts the elements of `before` into `container`.
 void refill(const c10::IValue& container, const c10::IValue& before);
 
+/// The same tensors on other memory, where they share what they share now: `copy` is given the bytes that they span,
+/// those of tensors that lie on one storage together, and returns as many on memory of their own.
+std::vector<at::Tensor> copy_together(
+    const std::vector<at::Tensor>& tensors,
+    const std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& bytes)>& copy);
+
 /// What calls may have written in some modules, to be put back: attributes, containers, and the bytes, geometry and
 /// gradients of tensors that stand in them. Placeholders are no state. Calls must have ended on the device, or
 /// restore() comes on the stream where they are made.

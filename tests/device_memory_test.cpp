@@ -180,6 +180,30 @@ def forward(self, x):
   EXPECT_GT(impl.stats().calls_repeated, 2U);
 }
 
+TEST(DeviceMemory, StateThatSharesMemoryGoesOnSharingIt) {
+  torch::jit::Module module("Shared");
+  module.register_parameter("w", at::randn({512, 512}).mul(0.04), false);
+  module.register_buffer("all", at::zeros({4, 512}));
+  module.register_buffer("last", at::zeros({512}));
+  module.register_buffer("across", at::zeros({4}));
+  module.define(R"(
+def forward(self, x):
+  if x.size(0) == 1:
+    self.all = torch.linear(x, self.w).expand(4, 512).clone()
+    self.last = self.all[3]
+    self.across = self.all[:, 7]
+  self.all.add_(1.0)
+  return torch.linear(torch.relu(x), self.w), self.all + 0, self.last * 2, self.across * 3
+)");
+  Reference plain(module.deepcopy(), kCuda);
+  Impl impl = take_in(module, 1_GiB);
+  for (const std::int64_t rows : {1, 3, 2, 1, 5}) {
+    const at::Tensor input = at::randn({rows, 512}).to(kCuda);
+    ASSERT_EQ(tools::first_difference(impl.run_method("forward", {input}, {}), plain.run("forward", {input})), "")
+        << rows << " rows";
+  }
+}
+
 /// A copy of all that is resident would not fit beside it.
 TEST(DeviceMemory, WeightsThatStayAreNoStateOfAModuleThatHasSome) {
   torch::jit::Module module = stack_of(24);
