@@ -1,6 +1,8 @@
 #include <offload/module.h>
 
+#include <condition_variable>
 #include <ostream>
+#include <utility>
 
 #include <offload/load/archive.h>
 #include <offload/module_impl.h>
@@ -8,22 +10,96 @@
 
 namespace offload {
 
-Module::Module(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+/// What the handles of a module share. It ends with the last of them, when no member is at work.
+class Module::Shared {
+ public:
+  explicit Shared(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  ~Shared() {
+    std::unique_lock lock(mutex_);
+    left_.wait(lock, [this] { return inside_ == 0; });
+  }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+
+  Impl& enter() {
+    const std::lock_guard lock(mutex_);
+    ++inside_;
+    return *impl_;
+  }
+  void leave() {
+    const std::lock_guard lock(mutex_);
+    --inside_;
+    left_.notify_all();
+  }
+
+ private:
+  const std::shared_ptr<Impl> impl_;
+  std::mutex mutex_;
+  std::condition_variable left_;
+  int inside_ = 0; // members at work
+};
+
+/// A member at work: its module is there, whatever becomes of the handle. It is no owner, so that modules end on
+/// threads that have handles, and never on one of their own.
+class Module::Visit {
+ public:
+  explicit Visit(const Module& handle) {
+    const std::lock_guard lock(handle.mutex_);
+    if (!handle.shared_) {
+      throw Error("this offload::Module was moved from: assign another to it before it is called");
+    }
+    shared_ = handle.shared_.get();
+    impl_ = &shared_->enter();
+  }
+  ~Visit() { shared_->leave(); }
+  Visit(const Visit&) = delete;
+  Visit& operator=(const Visit&) = delete;
+
+  Impl* operator->() const { return impl_; }
+
+ private:
+  Shared* shared_;
+  Impl* impl_;
+};
+
+Module::Module(std::shared_ptr<Impl> impl) : shared_(std::make_shared<Shared>(std::move(impl))) {}
+
+Module::Module(const Module& other) {
+  const std::lock_guard lock(other.mutex_);
+  shared_ = other.shared_;
+}
+
+Module::Module(Module&& other) noexcept {
+  const std::lock_guard lock(other.mutex_);
+  shared_ = std::move(other.shared_);
+}
+
+Module& Module::operator=(Module other) noexcept {
+  const std::lock_guard lock(mutex_);
+  shared_.swap(other.shared_);
+  return *this;
+}
+
+Module::~Module() {
+  std::shared_ptr<Shared> last;
+  const std::lock_guard lock(mutex_);
+  last = std::move(shared_); // ends without the lock: what the module is waited for may ask this handle
+}
 
 c10::IValue Module::forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
-  return impl_->run_method("forward", std::move(inputs), kwargs);
+  return Visit(*this)->run_method("forward", std::move(inputs), kwargs);
 }
 
 c10::IValue Module::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
-  return impl_->run_method(name, std::move(inputs), kwargs);
+  return Visit(*this)->run_method(name, std::move(inputs), kwargs);
 }
 
-c10::IValue Module::attr(const std::string& name) const { return impl_->attr(name); }
-const c10::FunctionSchema& Module::schema(const std::string& method) const { return impl_->schema(method); }
-c10::Device Module::device() const { return impl_->device(); }
-Placement Module::placement() const { return impl_->placement(); }
-Stats Module::stats() const { return impl_->stats(); }
-void Module::set_vram_budget(std::uint64_t bytes) { impl_->set_vram_budget(bytes); }
+c10::IValue Module::attr(const std::string& name) const { return Visit(*this)->attr(name); }
+const c10::FunctionSchema& Module::schema(const std::string& method) const { return Visit(*this)->schema(method); }
+c10::Device Module::device() const { return Visit(*this)->device(); }
+Placement Module::placement() const { return Visit(*this)->placement(); }
+Stats Module::stats() const { return Visit(*this)->stats(); }
+void Module::set_vram_budget(std::uint64_t bytes) { Visit(*this)->set_vram_budget(bytes); }
 
 std::ostream& operator<<(std::ostream& out, const Stats& stats) {
   return out << "calls " << stats.calls << ", repeated " << stats.calls_repeated << ", streamed "

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <iosfwd>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -35,11 +36,16 @@ OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 
 /// A TorchScript module that runs under a budget of device memory. Called as torch::jit::Module is.
 ///
-/// A handle: copies share weights, ring and statistics. Any thread may call any member at any time. A call
-/// computes on the caller's current CUDA stream, as an operator does: it starts after what was enqueued there before,
-/// and what is enqueued there afterwards starts after it. It does not wait for the device, except where a plan is made
-/// for it: the first call, and one that takes more memory than is left beside the weights. Destroying the last handle
-/// waits for calls in flight.
+/// Any thread may call any member at any time. A call computes on the caller's current CUDA stream, as an operator
+/// does: it starts after what was enqueued there before, and what is enqueued there afterwards starts after it. It does
+/// not wait for the device, except where a plan is made for it: the first call, and one that takes more memory than is
+/// left beside the weights.
+///
+/// A handle: copies share weights, ring and statistics. It may be assigned to, copied and moved from while others call
+/// members through it; each works on the module that the handle had when it began. A module ends with its last handle,
+/// which first waits for members that are at work: so a handle may be destroyed while they are, if no other begins
+/// then, and must not be the last that ends within a call of its own module. A handle that was moved from has no
+/// module: its members throw Error.
 class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
@@ -55,7 +61,7 @@ class OFFLOAD_API Module {
   /// An attribute, or an element of one, by its qualified name, as in "layers.3.weight". Tensors come as host copies.
   c10::IValue attr(const std::string& name) const;
 
-  /// The signature of a method. Throws InputError when there is no such method.
+  /// The signature of a method, for as long as the module lives. Throws InputError when there is no such method.
   const c10::FunctionSchema& schema(const std::string& method) const;
 
   c10::Device device() const;
@@ -66,11 +72,20 @@ class OFFLOAD_API Module {
   /// Throws BudgetError when it is below the minimum; nothing has changed then.
   void set_vram_budget(std::uint64_t bytes);
 
+  Module(const Module& other);
+  Module(Module&& other) noexcept;
+  Module& operator=(Module other) noexcept;
+  ~Module();
+
   class Impl;
   explicit Module(std::shared_ptr<Impl> impl);
 
  private:
-  std::shared_ptr<Impl> impl_;
+  class Shared;
+  class Visit;
+
+  mutable std::mutex mutex_;
+  std::shared_ptr<Shared> shared_; // null when it was moved from
 };
 
 /// Loads a TorchScript archive. What goes to host memory is read beside the first calls, which wait for what they need,

@@ -10,11 +10,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <future>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <set>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include "modules.h"
 #include "threads.h"
@@ -237,6 +242,77 @@ TEST_F(Server, ARefusedBudgetIsSeenByNobody) {
   refusals.join();
   EXPECT_EQ(budgets, std::set<std::uint64_t>{given});
   EXPECT_EQ(rings, std::set<std::uint64_t>{known.ring});
+}
+
+TEST_F(Server, TheLastHandleWaitsForTheCallsThatWereMadeThroughIt) {
+  const torch::jit::Module module = holding_module();
+  const at::Tensor x = rows();
+  const at::Tensor expected = Reference(module.deepcopy(), kDevice).run("forward", {x, false}).toTensor();
+  std::optional<Module> offloaded = wrap(module.deepcopy(), options_for(budget(4)));
+  latch.hold();
+  at::Tensor output;
+  std::thread in_flight([&] {
+    at::set_num_threads(1);
+    output = offloaded->forward({x, true}).toTensor();
+  });
+  latch.await_reached();
+  BlockedThread ends([&] { offloaded.reset(); });
+  ends.await_blocked();
+  EXPECT_FALSE(ends.done());
+  latch.open();
+  in_flight.join();
+  ends.join();
+  EXPECT_TRUE(output.equal(expected));
+}
+
+TEST_F(Server, AHandleIsAssignedToWhileOthersCallThroughIt) {
+  const torch::jit::Module module = make(2, chain(2));
+  const at::Tensor x = rows();
+  const at::Tensor expected = Reference(module.deepcopy(), kDevice).run("forward", {x}).toTensor();
+  Module shared = wrap(module.deepcopy(), options_for(budget(1)));
+  std::atomic<bool> done = false;
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) {
+    callers.emplace_back([&] {
+      at::set_num_threads(1);
+      while (!done) {
+        Module copy = shared;
+        wrong += copy.forward({x}).toTensor().equal(expected) ? 0 : 1;
+        wrong += shared.forward({x}).toTensor().equal(expected) ? 0 : 1;
+        static_cast<void>(shared.placement());
+      }
+    });
+  }
+  for (int i = 0; i < 100; ++i) {
+    shared = wrap(module.deepcopy(), options_for(budget(1 + i % 2)));
+  }
+  done = true;
+  for (std::thread& caller : callers) {
+    caller.join();
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+TEST_F(Server, AHandleThatWasMovedFromSaysSo) {
+  Module offloaded = wrap(make(1, chain(1)), options_for(budget(1)));
+  Module moved = std::move(offloaded);
+  const std::vector<std::function<void(Module&)>> members = {
+      [](Module& module) { module.forward({rows()}); }, [](Module& module) { module.run_method("forward", {rows()}); },
+      [](Module& module) { module.attr("w0"); },        [](Module& module) { module.schema("forward"); },
+      [](Module& module) { module.device(); },          [](Module& module) { static_cast<void>(module.placement()); },
+      [](Module& module) { module.stats(); },           [](Module& module) { module.set_vram_budget(budget(1)); }};
+  for (const auto& member : members) {
+    EXPECT_NO_THROW(member(moved));
+    try {
+      member(offloaded); // NOLINT(bugprone-use-after-move): that is what is tried
+      FAIL() << "it has no module";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("was moved from"), std::string::npos) << error.what();
+    }
+  }
+  offloaded = moved;
+  EXPECT_NO_THROW(offloaded.forward({rows()}));
 }
 
 } // namespace

@@ -30,7 +30,7 @@ struct Use {
   std::string op;    ///< "aten::conv2d"
   std::string taken; ///< "product": inside an operator that multiplies matrices; "leased" before it; "rows" of it
 
-  bool operator==(const Use&) const = default;
+  bool operator==(const Use& other) const { return op == other.op && taken == other.taken; }
 };
 
 struct PlacedWeight {
