@@ -9,10 +9,10 @@
 namespace offload {
 
 /// What this library throws. Exceptions that a model raises itself, and errors of its operators, pass through
-/// unchanged.
+/// unchanged. Messages name what a file or a model names; what could control a terminal is written as \xNN in them.
 class OFFLOAD_API Error : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit Error(const std::string& what);
 };
 
 /// The model does not run in the budget that was given.

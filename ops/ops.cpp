@@ -126,8 +126,10 @@ c10::Storage make_placeholder(std::shared_ptr<Lender> lender, std::uint32_t weig
   c10::Storage storage(c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
                                                              at::DataPtr(nullptr, context, &delete_record, device),
                                                              /*allocator=*/nullptr, /*resizable=*/false));
-  storage.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_("weight " + name +
-                                                                                       " read outside a lease");
+  storage.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_(
+      "weight " + name +
+      " is there only in calls of its offload::Module: call that, and not "
+      "the module that wrap() took");
   return storage;
 }
 

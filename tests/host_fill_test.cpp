@@ -157,6 +157,31 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
   }
 }
 
+TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
+  std::uint64_t come = 0;
+  HostFill::Callbacks callbacks;
+  callbacks.came = [&](std::uint64_t bytes) {
+    come += bytes;
+    if (come == kParts * kPart) {
+      throw std::runtime_error("enough");
+    }
+  };
+  const auto filling = fill(Fault::none, 0, callbacks);
+  expect_all(*filling);
+  std::string told;
+  for (int attempt = 0; attempt < 5000 && told.empty(); ++attempt) {
+    try {
+      filling->retry();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    } catch (const std::runtime_error& error) {
+      told = error.what();
+    }
+  }
+  EXPECT_EQ(told, "enough");
+  EXPECT_NO_THROW(filling->retry()) << "it has been told";
+  expect_all(*filling);
+}
+
 TEST_F(HostFillTest, WhatHasToComeIsNoFreeMemory) {
   ASSERT_EQ(HostFill::promised(), 0U);
   auto filling = fill(Fault::is_held, 2, {}, 1); // the first read of the second part

@@ -80,6 +80,19 @@ TEST(Records, TellsWhyAPathNamesNoFile) {
   }
 }
 
+TEST(Records, TellsWhatElsePyTorchWrites) {
+  expect_refused(
+      {{"package/.data/extern_modules", ""}, {"package/.data/version", "6"}, {"package/model/model.pkl", "x"}},
+      "is what torch.package wrote");
+  const TemporaryFile mobile(std::string("\x1c\0\0\0PTMF", 8) + std::string(100, 'x'));
+  try {
+    const Records records(mobile.path());
+    FAIL() << "it was taken for an archive";
+  } catch (const ArchiveError& error) {
+    EXPECT_NE(std::string(error.what()).find("a flatbuffer"), std::string::npos) << error.what();
+  }
+}
+
 TEST(Records, RefusesArchivesOfBeforePyTorch14) {
   expect_refused({kData, {"a/model.json", "{}"}}, "was written before PyTorch 1.4");
   expect_refused({kData, kConstants, {"a/Model.json", "{}"}}, "was written before PyTorch 1.4");

@@ -13,6 +13,7 @@
 #include <offload/error.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
+#include <offload/printable.h>
 #include <tools/bench_cases.h>
 #include <tools/bench_measure.h>
 #include <tools/bench_models.h>
@@ -173,7 +174,7 @@ int main(int argc, char** argv) {
     }
     const std::string failure = report.first_failure();
     if (!failure.empty()) {
-      std::cerr << "error: " << failure << '\n';
+      std::cerr << "error: " << printable(failure) << '\n';
       return kWrongResult;
     }
     return kDone;

@@ -11,6 +11,7 @@
 
 #include <offload/bytes.h>
 #include <offload/error.h>
+#include <offload/printable.h>
 #include <tools/inputs.h>
 
 namespace offload::tools {
@@ -140,7 +141,7 @@ int tell(const std::string& what, ExitCode code) {
     line.pop_back();
   }
   std::replace(line.begin(), line.end(), '\n', ' ');
-  std::cerr << "error: " << line << '\n';
+  std::cerr << "error: " << printable(line) << '\n';
   return code;
 }
 

@@ -32,6 +32,10 @@ void look_at_beginning(const std::string& path, std::string_view bytes) {
            "that: " +
                std::string(kExport));
   }
+  if (bytes.substr(std::min<std::size_t>(bytes.size(), 4)).starts_with("PTMF")) {
+    refuse(path, "a module for mobile devices, which PyTorch wrote as a flatbuffer",
+           std::string("export the model that it was made of: ") + kExport);
+  }
   if (begins_with("GGUF")) {
     refuse(path, "a GGUF file", into_model);
   }
@@ -131,6 +135,12 @@ void Records::look_at_kind() const {
   if (read("byteorder") == "big") {
     throw ArchiveError(path() + ": was written on a big-endian machine, which this one can not read: export " +
                        "the model on a little-endian one");
+  }
+  if (has(".data/extern_modules")) {
+    refuse(path(), "what torch.package wrote",
+           std::string("load it in Python, torch.package.PackageImporter(path).load_pickle(package, resource), and "
+                       "export the model: ") +
+               kExport);
   }
   if (has("model.json")) {
     throw ArchiveError(path() + ": was written before PyTorch 1.4: bring it up to date in Python, " +

@@ -10,6 +10,7 @@
 #include <ostream>
 
 #include <offload/bytes.h>
+#include <offload/printable.h>
 
 namespace offload {
 
@@ -109,9 +110,9 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
   // Layers that repeat are one line: their numbers are written as a star.
   std::vector<Row> rows;
   for (const PlacedWeight& weight : placement.weights) {
-    Row row{pattern_of(weight.name), 1, weight.bytes, modes_of(weight), uses_of(weight)};
+    Row row{pattern_of(printable(weight.name)), 1, weight.bytes, modes_of(weight), uses_of(weight)};
     for (const std::string& alias : weight.aliases) {
-      row.name += " = " + pattern_of(alias);
+      row.name += " = " + pattern_of(printable(alias));
     }
     const auto same = std::find_if(rows.begin(), rows.end(), [&](const Row& r) {
       return r.name == row.name && r.mode == row.mode && r.uses == row.uses;
@@ -148,18 +149,18 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
   }
   for (std::size_t i = 0; i < because.size(); ++i) {
     out << "  stays: " << counts[i] << (counts[i] == 1 ? " tensor, " : " tensors, ") << format_bytes(because[i].bytes)
-        << ", " << because[i].because << (counts[i] == 1 ? ": " + because[i].name : "") << '\n';
+        << ", " << because[i].because << (counts[i] == 1 ? ": " + printable(because[i].name) : "") << '\n';
   }
   std::map<std::string, int> unseen;
   for (const std::string& type : placement.unseen) {
     ++unseen[type];
   }
   for (const auto& [type, count] : unseen) {
-    out << "  unseen: " << count << (count == 1 ? " object of " : " objects of ") << type
+    out << "  unseen: " << count << (count == 1 ? " object of " : " objects of ") << printable(type)
         << ", whose memory is in no figure here\n";
   }
   for (const std::string& rewritten : placement.rewritten) {
-    out << "  rewritten: " << rewritten << '\n';
+    out << "  rewritten: " << printable(rewritten) << '\n';
   }
   out.flags(flags);
   return out;
@@ -219,7 +220,7 @@ std::string to_json(const Placement& placement) {
         {"period", placement.predicted.period}}},
       {"machine", placement.machine},
   };
-  return json.dump(2);
+  return json.dump(2, ' ', false, Json::error_handler_t::replace); // names may be any bytes
 }
 
 } // namespace offload

@@ -84,13 +84,21 @@ void HostFill::await_bytes(const std::byte* end) {
 }
 
 void HostFill::retry() {
-  if (ready_ == ~std::uintptr_t{0}) {
+  if (all_there() && !refused_) {
     return;
   }
-  const std::lock_guard lock(mutex_);
-  if (failure_ && told_) {
-    failure_ = nullptr;
-    wake_.notify_all();
+  std::exception_ptr untold;
+  {
+    const std::lock_guard lock(mutex_);
+    if (failure_ && (told_ || refused_)) {
+      untold = told_ ? nullptr : failure_;
+      failure_ = nullptr;
+      refused_ = false;
+      wake_.notify_all();
+    }
+  }
+  if (untold) {
+    std::rethrow_exception(untold);
   }
 }
 
@@ -135,11 +143,12 @@ void HostFill::work() {
     }
     if (may_tell()) {
       telling_ = true;
-      call(lock, [&, bytes = std::exchange(untold_, 0)] { callbacks_.came(bytes); });
+      const auto thrown = call(lock, [&, bytes = std::exchange(untold_, 0)] { callbacks_.came(bytes); });
+      refused_ = thrown && thrown == failure_;
       telling_ = false;
     } else if (preparation_ == Preparation::wanted) {
       preparation_ = Preparation::under_way;
-      preparation_ = call(lock, callbacks_.prepare) ? Preparation::done : Preparation::wanted;
+      preparation_ = call(lock, callbacks_.prepare) ? Preparation::wanted : Preparation::done;
       if (preparation_ == Preparation::done) {
         keep_promise(to_come_); // what is page-locked has its memory
       }
@@ -161,8 +170,8 @@ void HostFill::work() {
   }
 }
 
-/// Without the lock. False when it threw.
-bool HostFill::call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback) {
+/// Without the lock. What it threw.
+std::exception_ptr HostFill::call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback) {
   std::exception_ptr failure;
   lock.unlock();
   try {
@@ -176,7 +185,7 @@ bool HostFill::call(std::unique_lock<std::mutex>& lock, const std::function<void
   if (failure) {
     note_failure(failure);
   }
-  return !failure;
+  return failure;
 }
 
 void HostFill::note_failure(std::exception_ptr failure) {

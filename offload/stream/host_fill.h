@@ -31,7 +31,7 @@ class HostFill {
     std::function<void()> prepare;
 
     /// Told how many bytes more have come, one call at a time, also after somebody has used them. What it throws is
-    /// told to those who wait.
+    /// told to those who wait, or to who retries.
     std::function<void(std::uint64_t bytes)> came;
   };
 
@@ -47,8 +47,11 @@ class HostFill {
   /// file's: at once, until it is tried again.
   void await_bytes(const std::byte* end);
 
-  /// Tries again what went wrong and has been told.
+  /// Tries again what went wrong and has been told. Throws what `came` threw, if nobody waited for anything since.
   void retry();
+
+  /// True when nothing is read from the file any more.
+  bool all_there() const { return ready_ == ~std::uintptr_t{0}; }
 
   /// From now on those who wait get an Error.
   void cancel();
@@ -64,7 +67,7 @@ class HostFill {
   bool has_work() const;
   bool may_tell() const { return untold_ > 0 && !telling_; }
   bool finished() const;
-  bool call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback);
+  std::exception_ptr call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback);
   void read(std::size_t piece);
   void end(std::size_t piece, const std::string& error);
   void note_failure(std::exception_ptr failure);
@@ -75,6 +78,7 @@ class HostFill {
   std::vector<Part> pieces_; // of one read each
   const Callbacks callbacks_;
   std::atomic<std::uintptr_t> ready_ = 0; // all places before this address are there
+  std::atomic<bool> refused_ = false;     // failure_ is what callbacks_.came threw
 
   std::mutex mutex_; // what follows, except the threads
   std::condition_variable wake_;

@@ -15,7 +15,8 @@ Thread start_thread(const char* purpose, Work work) {
   try {
     return Thread(std::move(work));
   } catch (const std::system_error& error) {
-    throw Error(std::string("no thread for ") + purpose + ": " + error.what());
+    throw Error(std::string("the system gives no thread for ") + purpose + ": " + error.code().message() +
+                "; it has no memory for one, or the limit of threads is reached (ulimit -v, ulimit -u, pids.max)");
   }
 }
 
