@@ -27,6 +27,7 @@
 
 #include <offload/bytes.h>
 #include <offload/error.h>
+#include <offload/plain_modes.h>
 #include <offload/stream/call_thread.h>
 #include <offload/stream/file_reader.h>
 #include <offload/stream/host_link.h>
@@ -153,11 +154,12 @@ MachineProfile measure_here(c10::Device device) {
   profile.fp32_flops_per_us = flops_per_us(device, at::kFloat, cuda ? 4096 : 512, synchronize);
   profile.half_flops_per_us = flops_per_us(device, at::kBFloat16, cuda ? 4096 : 512, synchronize);
   const std::int64_t wide = cuda ? 8192 : 2048;
-  const at::Tensor matrix = at::randn({wide, wide}, at::TensorOptions(device));
-  const at::Tensor row = at::randn({1, wide}, at::TensorOptions(device));
+  const auto floats = at::TensorOptions(device).dtype(at::kFloat);
+  const at::Tensor matrix = at::randn({wide, wide}, floats);
+  const at::Tensor row = at::randn({1, wide}, floats);
   const double read_us = median_us(5, [&] { static_cast<void>(at::linear(row, matrix)); }, synchronize);
   profile.memory_bytes_per_us = static_cast<double>(matrix.nbytes()) / read_us;
-  const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
+  const at::Tensor little = at::randn({8, 8}, floats);
   constexpr int kNodes = 64;
   profile.node_overhead_us = median_us(
                                  5,
@@ -206,6 +208,7 @@ void prepare_device(c10::Device device) {
 }
 
 MachineProfile measure_machine(c10::Device device) {
+  const PlainModes plain;
   MachineProfile profile;
   on_memory_of_its_own(device, [&] { profile = measure_here(device); });
   return profile;

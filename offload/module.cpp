@@ -6,6 +6,7 @@
 
 #include <offload/load/archive.h>
 #include <offload/module_impl.h>
+#include <offload/plain_modes.h>
 #include <offload/preview.h>
 
 namespace offload {
@@ -117,8 +118,12 @@ Module wrap(torch::jit::Module module, const Options& options) {
 
 Module load(const std::string& path, const Options& options) {
   using Impl = Module::Impl;
-  return Module(std::make_shared<Impl>(read_archive(path, Weights::on_file), options, std::nullopt, Impl::Purpose::run,
-                                       Impl::Owner::sole));
+  torch::jit::Module module = [&] {
+    const PlainModes plain;
+    return read_archive(path, Weights::on_file);
+  }();
+  return Module(
+      std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Impl::Owner::sole));
 }
 
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {

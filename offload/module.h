@@ -51,14 +51,17 @@ class OFFLOAD_API Module {
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
   /// A call may be larger than any before: it makes room for itself. Throws InputError for arguments that do not fit
   /// the signature, and where the model differentiates without gradients (Options::gradients), BudgetError when the
-  /// call fits the budget in no way, Error when the device has less than the budget or a copy fails, and whatever the
-  /// model raises. After any of them the module works on.
+  /// call fits the budget in no way, ArchiveError where a weight comes from a file that has changed or can not be read,
+  /// Error when the device has less than the budget or a copy fails, and whatever the model raises. After any of them
+  /// the module works on, and what is placed stays so.
   c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// The same for any method of the TorchScript module.
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// An attribute, or an element of one, by its qualified name, as in "layers.3.weight". Tensors come as host copies.
+  /// Throws InputError when there is no such, and ArchiveError for a weight that lies on a file which has changed or
+  /// can not be read, and is not resident.
   c10::IValue attr(const std::string& name) const;
 
   /// The signature of a method, for as long as the module lives. Throws InputError when there is no such method.
@@ -69,7 +72,8 @@ class OFFLOAD_API Module {
   Stats stats() const;
 
   /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait.
-  /// Throws BudgetError when it is below the minimum; nothing has changed then.
+  /// Throws BudgetError when it is below the minimum, and ArchiveError when weights are still read from the file and it
+  /// has changed; nothing has changed here then. Error when the device has not so much.
   void set_vram_budget(std::uint64_t bytes);
 
   Module(const Module& other);
@@ -94,9 +98,9 @@ class OFFLOAD_API Module {
 /// contradict each other or the machine, and for a `forward` that calls torch.autograd.grad though gradients are off.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
-/// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on, also
-/// where one of Options::example_calls fails; what else throws leaves it as it was. Throws as load() does, and what
-/// such a call raises.
+/// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on. Throws as
+/// load() does, and what one of Options::example_calls raises or Options::progress throws; then the module is as it
+/// was.
 OFFLOAD_API Module wrap(torch::jit::Module module, const Options& options = {});
 
 } // namespace offload

@@ -10,6 +10,7 @@
 #include <offload/graph/values.h>
 #include <offload/load/file_bytes.h>
 #include <offload/module_impl.h>
+#include <offload/plain_modes.h>
 #include <offload/stream/store.h>
 
 namespace offload {
@@ -25,9 +26,11 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 } // namespace
 
 /// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
-/// as it has been moved, so that there is never more than one of them twice. The module that was given is left with
-/// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
-void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
+/// as it has been moved, so that there is never more than one of them twice; a weight that is a part of its storage, or
+/// that others have, when all is done. The module that was given is left with placeholders; calls work on a copy of its
+/// objects, in which what stays stands as it is.
+void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Displaced& displaced) {
+  const PlainModes plain;
   std::optional<c10::cuda::CUDAGuard> guard;
   if (device_.is_cuda()) {
     guard.emplace(device_);
@@ -61,7 +64,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
       host_bytes += bytes_[id];
     }
   }
-  config.host = HostMemory(host_bytes);
+  config.host = std::make_shared<HostMemory>(host_bytes);
   config.pinned = device_.is_cuda() ? streamed_pinned_ : 0;
 
   std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
@@ -73,15 +76,30 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
     }
   }
   placeholders_.resize(weights.size());
-  std::vector<c10::Storage> placeholder_storages(weights.size());
-  std::vector<c10::Storage> storages(weights.size());  // of what stays
-  std::unordered_map<const void*, at::Tensor> staying; // by placeholder
+  std::vector<c10::Storage> placeholder_storages;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    placeholder_storages.push_back(make_placeholder(config.lender, id, names[id], weights[id].bytes(), device_));
+    for (torch::jit::Node* node : constants[id]) {
+      const at::Tensor& constant = node->t(torch::jit::attr::value);
+      node->t_(torch::jit::attr::value,
+               tensor_on(placeholder_storages[id], constant, static_cast<std::int64_t>(weights[id].begin)));
+    }
+  }
+  displaced.replace(program_.holders, [&](const at::Tensor& tensor) {
+    const WeightId id = program_.weights.id_of(tensor);
+    at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
+    if (bytes_[id] > 0) {
+      placeholders_[id].push_back(placeholder);
+    }
+    return placeholder;
+  });
+  std::vector<c10::Storage> storages(weights.size()); // of what stays
   std::uint64_t fixed_end = 0;
   std::optional<FileReader> reader;
   if (file_) {
     reader.emplace(file_, make_disk(file_, FileReader::kReadsInFlight));
   }
-  const auto take = [&](WeightId id) {
+  for (WeightId id = 0; id < weights.size(); ++id) {
     Weight& weight = weights[id];
     const std::uint64_t bytes = weight.bytes();
     const FileBytes* on_file = file_bytes(weight.storage);
@@ -95,9 +113,13 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
     };
     if (bytes_[id] > 0 && !in_file_[id] && on_file) {
       config.file = file_;
-      config.to_fill.push_back({config.host.data() + offsets_[id], on_file->offset + weight.begin, bytes});
+      config.to_fill.push_back({config.host->data() + offsets_[id], on_file->offset + weight.begin, bytes});
     } else if (bytes_[id] > 0 && !in_file_[id]) {
-      read_into(config.host.data() + offsets_[id]);
+      std::byte* place = config.host->data() + offsets_[id];
+      read_into(place);
+      if (bytes == weight.storage.nbytes()) {
+        displaced.free_bytes(weight.storage, config.host, place);
+      }
     } else if (bytes_[id] == 0 && (device_.is_cuda() || on_file)) {
       at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
       read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
@@ -109,32 +131,20 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress) {
         fixed_end += align_up(bytes, kAlignment);
       }
     }
-    placeholder_storages[id] = make_placeholder(config.lender, id, weight.name, bytes, device_);
+    const bool from_file = on_file && bytes_[id] > 0;
     weight.storage = c10::Storage();
-    if (progress && !in_file_[id] && (bytes_[id] == 0 || !on_file)) { // what comes from the file tells it then
+    if (progress && !in_file_[id] && !from_file) { // what comes from the file tells it then
       progress(moved += bytes, to_move);
     }
-  };
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    if (!is_weight_like(tensor)) {
-      return tensor;
+  }
+  std::unordered_map<const void*, at::Tensor> staying; // by placeholder
+  for (const auto& [placeholder, tensor] : displaced.tensors()) {
+    const WeightId id = placeholder_record(placeholder)->weight;
+    if (bytes_[id] == 0) {
+      staying[placeholder.unsafeGetTensorImpl()] =
+          storages[id] ? tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin)) : tensor;
     }
-    const WeightId id = program_.weights.id_of(tensor);
-    const auto begin = static_cast<std::int64_t>(weights[id].begin);
-    if (!placeholder_storages[id]) {
-      take(id);
-      for (torch::jit::Node* node : constants[id]) {
-        node->t_(torch::jit::attr::value, tensor_on(placeholder_storages[id], node->t(torch::jit::attr::value), begin));
-      }
-    }
-    const at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, begin);
-    if (bytes_[id] > 0) {
-      placeholders_[id].push_back(placeholder);
-    } else {
-      staying[placeholder.unsafeGetTensorImpl()] = storages[id] ? tensor_on(storages[id], tensor, begin) : tensor;
-    }
-    return placeholder;
-  });
+  }
   for (torch::jit::Module& holder : program_.holders) {
     const c10::IValue own = map_tensors(
         holder._ivalue(),

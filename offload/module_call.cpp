@@ -163,12 +163,22 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(Request& request) {
 std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
   const LoneVisit alone(*gate_);
   if (readiness_ == Readiness::measured) {
-    settle();
+    try {
+      settle();
+    } catch (const ArchiveError&) {
+      if (!engine_->placed()) {
+        throw;
+      }
+      const std::lock_guard lock(mutex_);
+      readiness_ = Readiness::placed; // what is placed goes on, since nothing else can be
+      planned_for_ = activations_.largest();
+    }
     return std::nullopt;
   }
   if (readiness_ == Readiness::placed && gate_->room() > request.too_little) {
     return std::nullopt;
   }
+  engine_->check_file(); // what is placed for other calls stays, then
   const auto before = std::make_tuple(activations_, measured_, planned_method_);
   c10::IValue output;
   try {

@@ -1,7 +1,6 @@
 #include <offload/module_impl.h>
 
 #include <ATen/Context.h>
-#include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -14,6 +13,7 @@
 #include <offload/graph/values.h>
 #include <offload/load/file_bytes.h>
 #include <offload/measure.h>
+#include <offload/plain_modes.h>
 #include <offload/preview.h>
 #include <offload/stream/cuda_calls.h>
 #include <offload/stream/store.h>
@@ -87,6 +87,11 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   if (options.numerics != Numerics::exact) {
     throw InputError("numerics other than exact are not supported yet");
   }
+  try {
+    module_._ivalue();
+  } catch (const c10::Error&) { // an assertion of its own
+    throw InputError("the module is empty, as torch::jit::Module() makes it: give one that was loaded or scripted");
+  }
   if (module_.hasattr("training") && module_.is_training()) { // a frozen module has no such attribute
     TORCH_WARN(
         "the module is in training mode: dropout and running statistics work as in training; call eval() before "
@@ -98,9 +103,18 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                        " belongs to another offload::Module: wrap() consumes a module, load it anew");
     }
   });
-  const c10::InferenceMode no_inference_mode(false);
-  program_ = make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
-                          options.gradients);
+  {
+    const PlainModes plain;
+    program_ =
+        make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
+                     options.gradients);
+  }
+  for (const OtherTensor& other : program_.weights.others) {
+    if (other.tensor.is_meta()) {
+      throw InputError("tensor " + other.name + " is on the device meta and has no values: give it some, as " +
+                       "load_state_dict(values, assign=True) does");
+    }
+  }
   lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
   gate_ = std::make_shared<LaneGate>(lanes_);
   if (device_.is_cuda() && draws_random_numbers(program_)) {
@@ -149,20 +163,30 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       vram_ < minimum() - least_reserve()) { // else examples show what activations take
     require_minimum(vram_);
   }
-  if (purpose == Purpose::run || !options.example_calls.empty()) {
-    take_over_weights(owner, options.progress);
-    for (const ExampleCall& call : options.example_calls) {
-      measure_example(call);
+  Displaced displaced;
+  try {
+    if (purpose == Purpose::run || !options.example_calls.empty()) {
+      take_over_weights(owner, options.progress, displaced);
+      for (const ExampleCall& call : options.example_calls) {
+        measure_example(call);
+      }
+      require_minimum(vram_);
     }
-    require_minimum(vram_);
+    if (purpose == Purpose::plan) {
+      engine_.reset();
+    }
+    if (purpose == Purpose::plan || !options.example_calls.empty()) {
+      settle();
+    } else {
+      plan_ = best_plan(); // what is known so far
+    }
+  } catch (...) {
+    engine_.reset();
+    displaced.put_back();
+    throw;
   }
   if (purpose == Purpose::plan) {
-    engine_.reset();
-  }
-  if (purpose == Purpose::plan || !options.example_calls.empty()) {
-    settle();
-  } else {
-    plan_ = best_plan(); // what is known so far
+    displaced.put_back();
   }
 }
 

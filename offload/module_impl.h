@@ -4,9 +4,11 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <unordered_map>
 
 #include <offload/activations.h>
+#include <offload/displaced.h>
 #include <offload/graph/program.h>
 #include <offload/lane_gate.h>
 #include <offload/module.h>
@@ -97,7 +99,7 @@ class Module::Impl {
   [[noreturn]] void refuse(const Request& request, const Made& made);
   void refuse_again(const Request& request);
 
-  void take_over_weights(Owner owner, const Progress& progress);
+  void take_over_weights(Owner owner, const Progress& progress, Displaced& displaced);
   void divide_host_memory(const Options& options);
   void choose_what_stays_in_file(const Options& options);
   std::uint64_t minimum() const;
@@ -149,7 +151,8 @@ class Module::Impl {
   // and the resident weights in the module, each with the placeholder that it replaces.
   std::map<std::string, torch::jit::Code> codes_;
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_tensors_;
-  mutable std::mutex objects_mutex_; // who looks into the module meanwhile
+  mutable std::mutex objects_mutex_;        // who looks into the module meanwhile
+  mutable std::shared_mutex placing_mutex_; // who reads what is resident, and who exchanges it
 
   mutable std::mutex mutex_; // what follows, which only somebody who is alone changes, but for what calls note
   std::uint64_t vram_ = 0;

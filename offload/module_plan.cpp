@@ -7,6 +7,7 @@
 #include <offload/bytes.h>
 #include <offload/graph/lower.h>
 #include <offload/module_impl.h>
+#include <offload/plain_modes.h>
 
 namespace offload {
 
@@ -162,10 +163,15 @@ void Module::Impl::put_placeholders_back() {
 }
 
 /// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
-/// others as they are. The caller holds all lanes.
+/// others as they are. The caller holds all lanes. A file that has changed is found before anything is given up.
 void Module::Impl::install(const Residency& residency, Leased leased) {
+  const PlainModes plain;
+  engine_->check_file();
   put_placeholders_back();
-  engine_->place(residency, placeholders_);
+  {
+    const std::unique_lock exchange(placing_mutex_);
+    engine_->place(residency, placeholders_);
+  }
   const std::vector<bool> as_it_is =
       leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
   const std::lock_guard lock(objects_mutex_);
@@ -199,8 +205,12 @@ Plan Module::Impl::best_plan() const {
 }
 
 /// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
-/// Where it throws, nothing is placed: the next call tries again.
+/// Where it throws, nothing is placed: the next call tries again. But where it throws since the file has changed, all
+/// is as it was.
 void Module::Impl::settle() {
+  if (engine_) {
+    engine_->check_file();
+  }
   {
     const std::lock_guard lock(mutex_);
     readiness_ = Readiness::measured;
@@ -256,6 +266,7 @@ void Module::Impl::note_peak() {
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   const LoneVisit alone(*gate_);
   require_minimum(bytes);
+  engine_->check_file();
   const std::uint64_t before = vram_;
   const auto set = [&](std::uint64_t budget) {
     const std::lock_guard lock(mutex_);
@@ -270,7 +281,10 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   }
   if (readiness_ == Readiness::unknown) {
     put_placeholders_back();
-    engine_->clear();
+    {
+      const std::unique_lock exchange(placing_mutex_);
+      engine_->clear();
+    }
     Plan best = best_plan();
     const std::lock_guard lock(mutex_);
     plan_ = std::move(best);

@@ -6,6 +6,7 @@
 
 #include <offload/graph/values.h>
 #include <offload/module_impl.h>
+#include <offload/plain_modes.h>
 
 namespace offload {
 
@@ -128,6 +129,7 @@ std::optional<c10::IValue> member(const c10::IValue& value, const std::string& n
 
 /// Waits for calls only where they may be writing it.
 c10::IValue Module::Impl::attr(const std::string& name) const {
+  const PlainModes plain;
   std::optional<LoneVisit> alone;
   if (program_.writes_state && engine_) {
     alone.emplace(*gate_);
@@ -174,7 +176,11 @@ c10::IValue Module::Impl::find(const std::string& name) const {
 at::Tensor Module::Impl::host_copy(const at::Tensor& placeholder) const {
   const WeightId weight = placeholder_record(placeholder)->weight;
   const at::Tensor bytes = at::empty({static_cast<std::int64_t>(bytes_[weight])}, at::kByte);
-  engine_->copy_to_host(weight, static_cast<std::byte*>(bytes.mutable_data_ptr()));
+  auto* to = static_cast<std::byte*>(bytes.mutable_data_ptr());
+  const std::shared_lock stays(placing_mutex_, std::try_to_lock); // what is being exchanged is not waited for
+  if (!stays || !engine_->copy_resident(weight, to)) {
+    engine_->copy_to_host(weight, to);
+  }
   return tensor_on(bytes.storage(), placeholder).detach().clone();
 }
 

@@ -1,7 +1,7 @@
 #include <offload/state.h>
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <unordered_map>
@@ -98,7 +98,7 @@ StateSnapshot::StateSnapshot(const Holders& holders, const std::function<bool(co
 }
 
 void StateSnapshot::restore() const {
-  const at::NoGradGuard no_grad;
+  const c10::InferenceMode writes_what_has_no_version;
   for (const auto& [tensor, before, copy] : values_) {
     const bool is_bytes = is_weight_like(before);
     (is_bytes ? bytes_of(before) : before).copy_(copy);

@@ -256,6 +256,55 @@ TEST_F(FileModule, TellsAFileThatIsCutOrOverwrittenAtEveryCallAndNothingElseSuff
   }
 }
 
+/// What is resident, as what streams can not come any more.
+TEST_F(FileModule, WhatIsPlacedGoesOnWhenTheFileHasChanged) {
+  for (const bool cut : {true, false}) {
+    module_.save(file_.path());
+    Module offloaded = load(file_.path(), options_on_file(kWeights + 1));
+    expect_same(offloaded);
+    leave_room(offloaded, kWeights + 1);
+    expect_same(offloaded);
+    ASSERT_EQ(offloaded.placement().budget.ring, 0U);
+    const std::uint64_t budget_before = offloaded.placement().budget.vram;
+    if (cut) {
+      std::filesystem::resize_file(file_.path(), std::filesystem::file_size(file_.path()) / 2);
+    } else {
+      std::filesystem::last_write_time(file_.path(),
+                                       std::filesystem::file_time_type::clock::now() + std::chrono::seconds(1));
+    }
+    for (const std::uint64_t bytes : {offloaded.placement().budget.minimum, 2 * budget_before}) {
+      try {
+        offloaded.set_vram_budget(bytes);
+        FAIL() << "the weights were given up for what can not come";
+      } catch (const ArchiveError& error) {
+        EXPECT_NE(std::string(error.what()).find("was changed"), std::string::npos) << error.what();
+      }
+      EXPECT_EQ(offloaded.placement().budget.vram, budget_before);
+      for (int call = 0; call < 2; ++call) {
+        expect_same(offloaded);
+      }
+    }
+    EXPECT_EQ(tools::first_difference(offloaded.attr("w15"), module_.attr("w15")), "");
+  }
+}
+
+TEST_F(FileModule, ProgressMayAskAHandleThatIsAssignedToMeanwhile) {
+  const torch::jit::Module module = make(3,
+                                         "def forward(self, x, i):\n  x = x + torch.embedding(self.w1, i)\n"
+                                         "  return torch.linear(x, self.w0) + torch.embedding(self.w2, i)\n");
+  module.save(file_.path());
+  const Module little = wrap(make(1, chain(1)), options_for(budget(1)));
+  for (int round = 0; round < 20; ++round) {
+    Module handle = little;
+    Options options = options_for(budget(2));
+    options.progress = [&](std::uint64_t, std::uint64_t) { static_cast<void>(handle.stats()); };
+    handle = load(file_.path(), options);
+    if (round % 2 == 0) {
+      handle = little; // the module ends while it tells
+    }
+  }
+}
+
 std::atomic<int> bus_errors = 0;
 
 /// A mapping of the file would end the program here, or call the handler that the program has for such signals.

@@ -11,6 +11,7 @@
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/values.h>
 #include <offload/graph/weights.h>
+#include <offload/plain_modes.h>
 
 namespace offload {
 
@@ -22,6 +23,7 @@ namespace prim = torch::jit::prim;
 namespace attr = torch::jit::attr;
 
 std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const std::string& method) {
+  const PlainModes plain; // autocast of whoever asks would be cast into the graph for good
   auto& function = torch::jit::toGraphFunction(module.get_method(method).function());
   auto graph = function.graph()->copy();
   inline_calls(graph, module);

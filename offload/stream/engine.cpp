@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include <offload/bytes.h>
@@ -18,15 +19,13 @@ namespace offload {
 std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
 
 Engine::Engine(Config config)
-    : host_(std::move(config.host)),
-      config_(std::move(config)),
-      lanes_(make_lanes(config_.device, config_.lanes, config_.gate)) {
+    : config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes, config_.gate)) {
   link_ = config_.device.is_cuda() ? make_cuda_link(config_.device.index(), lanes_->calls()) : make_host_link();
   if (config_.file) {
     reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
   }
   if (config_.to_fill.empty()) {
-    host_.pin(config_.pinned);
+    config_.host->pin(config_.pinned);
     return;
   }
   HostFill::Callbacks callbacks;
@@ -34,7 +33,7 @@ Engine::Engine(Config config)
   if (config_.pinned > 0) {
     callbacks.prepare = [this] {
       const c10::cuda::CUDAGuard guard(config_.device);
-      host_.pin(config_.pinned);
+      config_.host->pin(config_.pinned);
     };
   }
   // One more than read, for the first is busy with page-locking while they do.
@@ -55,6 +54,12 @@ Engine::~Engine() {
     fill_->cancel();
   }
   clear();
+}
+
+void Engine::check_file() const {
+  if (reader_ || (fill_ && !fill_->all_there())) {
+    config_.file->check_unchanged();
+  }
 }
 
 void Engine::retry() const {
@@ -149,6 +154,18 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
   }
 }
 
+bool Engine::copy_resident(WeightId weight, std::byte* to) const {
+  if (!placed() || !placed_.resident[weight]) {
+    return false;
+  }
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (config_.device.is_cuda()) {
+    guard.emplace(config_.device);
+  }
+  slab_.download(places_of(placed_)[weight], to, config_.bytes[weight]);
+  return true;
+}
+
 /// To its place in the slab.
 void Engine::upload(WeightId weight, std::uint64_t offset) {
   if (!in_file(weight)) {
@@ -182,7 +199,7 @@ std::byte* Engine::locate(WeightId weight) const {
     return address;
   }
   void* seen = nullptr;
-  check_cuda(cudaHostGetDevicePointer(&seen, host_.data(), 0), "cudaHostGetDevicePointer");
+  check_cuda(cudaHostGetDevicePointer(&seen, config_.host->data(), 0), "cudaHostGetDevicePointer");
   return static_cast<std::byte*>(seen) + config_.offsets[weight];
 }
 

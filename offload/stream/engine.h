@@ -31,7 +31,7 @@ class Engine {
     std::vector<std::uint64_t> bytes;        ///< by weight, aligned to 512; 0 for those that are none of its business
     std::vector<std::uint64_t> offsets;      ///< by weight, in `host`, or in `file` for those that lie there
     std::vector<std::uint64_t> in_file;      ///< by weight, how many bytes of it are in `file`; 0 for those in `host`
-    HostMemory host;                         ///< the bytes of weights
+    std::shared_ptr<HostMemory> host;        ///< the bytes of weights
     std::uint64_t pinned = 0;                ///< of `host`, the first so many are to be page-locked
     std::shared_ptr<const File> file;        ///< null when nothing comes from one
     std::vector<HostFill::Part> to_fill;     ///< of `host`, what comes from `file`; the rest is there
@@ -60,11 +60,19 @@ class Engine {
   /// True for memory that belongs to weights where they are computed with.
   bool owns(const void* address) const { return slab_.contains(address) || (store_ && store_->owns(address)); }
 
+  /// Throws ArchiveError where the file that weights are still read from has changed: before what is placed is given up
+  /// for what can not come.
+  void check_file() const;
+
   /// What went wrong when weights were read into host memory, and has been told, is tried again: for each call once.
   void retry() const;
 
-  /// Copies a weight to host memory of its size. Throws ArchiveError when it can not be read.
+  /// Copies a weight to host memory of its size, from where it lies there or on the file. Throws ArchiveError when it
+  /// can not be read.
   void copy_to_host(WeightId weight, std::byte* to) const;
+
+  /// The same from where it is resident. False when it is not. Not while place() or clear() are at work.
+  bool copy_resident(WeightId weight, std::byte* to) const;
 
   std::uint64_t slab_bytes() const { return slab_.bytes(); }
   std::uint64_t bytes_streamed() const { return link_->bytes(); }
@@ -83,7 +91,7 @@ class Engine {
   std::unique_ptr<Store> make_store(std::byte* ring);
   void stop_streaming();
   bool in_file(WeightId weight) const { return config_.in_file[weight] > 0; }
-  const std::byte* host_bytes(WeightId weight) const { return host_.data() + config_.offsets[weight]; }
+  const std::byte* host_bytes(WeightId weight) const { return config_.host->data() + config_.offsets[weight]; }
   void await_host_bytes(WeightId weight) const;
   void upload(WeightId weight, std::uint64_t offset);
 
@@ -93,7 +101,6 @@ class Engine {
   void move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to);
   std::byte* locate(WeightId weight) const;
 
-  HostMemory host_;
   const Config config_;
   std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
   std::unique_ptr<Lanes> lanes_;

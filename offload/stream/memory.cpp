@@ -92,6 +92,14 @@ void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t b
   }
 }
 
+void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes) const {
+  if (device_ < 0) {
+    std::memcpy(dst, data_ + offset, bytes);
+  } else {
+    check_cuda(cudaMemcpy(dst, data_ + offset, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy from the device");
+  }
+}
+
 HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
   if (bytes > 0) {
     data_ = static_cast<std::byte*>(map_memory(bytes, "weights"));
@@ -99,9 +107,7 @@ HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
 }
 
 HostMemory::~HostMemory() {
-  if (pinned_ > 0) {
-    static_cast<void>(cudaHostUnregister(data_));
-  }
+  unpin();
   if (data_) {
     munmap(data_, bytes_);
   }
@@ -130,6 +136,20 @@ void HostMemory::pin(std::uint64_t bytes) {
                 "; lower pinned_budget");
   }
   pinned_ = bytes;
+}
+
+void HostMemory::unpin() {
+  if (std::exchange(pinned_, 0) > 0) {
+    static_cast<void>(cudaHostUnregister(data_)); // fails when the driver is gone, and the lock with it
+  }
+}
+
+void HostMemory::discard(std::byte* begin, std::uint64_t bytes) {
+  const std::uint64_t first = align_up(static_cast<std::uint64_t>(begin - data_), kPageBytes);
+  const std::uint64_t last = static_cast<std::uint64_t>(begin - data_) + bytes;
+  if (first + kPageBytes <= last) {
+    madvise(data_ + first, (last - first) / kPageBytes * kPageBytes, MADV_DONTNEED);
+  }
 }
 
 std::uint64_t available_host_bytes() {

@@ -24,8 +24,9 @@ class DeviceMemory {
   std::uint64_t bytes() const { return bytes_; }
   bool contains(const void* address) const;
 
-  /// Copies host bytes here and waits until they are.
+  /// Copies host bytes here, or bytes from here to the host, and waits until they are.
   void upload(std::uint64_t offset, const void* src, std::uint64_t bytes);
+  void download(std::uint64_t offset, void* dst, std::uint64_t bytes) const;
 
  private:
   int device_ = -1;
@@ -47,6 +48,11 @@ class HostMemory {
   /// Page-locks the first `bytes`, a multiple of the page size or all there is. Others may write there meanwhile.
   /// Throws Error when the driver refuses.
   void pin(std::uint64_t bytes);
+
+  void unpin();
+
+  /// Gives back the memory of those pages that lie in the range as a whole: nobody reads them any more.
+  void discard(std::byte* begin, std::uint64_t bytes);
 
   std::byte* data() const { return data_; }
   std::uint64_t bytes() const { return bytes_; }
