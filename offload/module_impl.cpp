@@ -16,6 +16,7 @@
 #include <offload/plain_modes.h>
 #include <offload/preview.h>
 #include <offload/stream/cuda_calls.h>
+#include <offload/stream/host_limits.h>
 #include <offload/stream/store.h>
 
 namespace offload {
@@ -46,21 +47,20 @@ c10::Device device_of(const Options& options) {
 
 namespace {
 
-std::uint64_t default_vram(c10::Device device) {
-  std::uint64_t free = 0;
-  if (device.is_cuda()) {
-    std::size_t total = 0;
-    std::size_t now = 0;
-    prepare_device(device);
-    c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
-    const c10::cuda::CUDAGuard guard(device);
-    check_cuda(cudaMemGetInfo(&now, &total), "cudaMemGetInfo");
-    free = now;
-  } else {
-    free = available_host_bytes();
+std::uint64_t free_bytes(c10::Device device) {
+  if (device.is_cpu()) {
+    return available_host_bytes();
   }
-  return free > kMargin ? free - kMargin : 0;
+  std::size_t free = 0;
+  std::size_t total = 0;
+  prepare_device(device);
+  c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
+  const c10::cuda::CUDAGuard guard(device);
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
 }
+
+std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
 
 bool draws_random_numbers(const Program& program) {
   bool draws = false;
@@ -77,7 +77,8 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                    Purpose purpose, Owner owner)
     : module_(std::move(module)),
       device_(device_of(options)),
-      may_overflow_(!options.pinned_budget && !options.host_budget) {
+      may_overflow_(!options.pinned_budget && !options.host_budget),
+      device_promise_(device_.is_cuda() ? device_.index() : kHost) {
   if (options.concurrency < 1 || options.concurrency > 64) {
     throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
   }
@@ -124,7 +125,6 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
   }
   machine_ = machine ? *machine : machine_profile(device_);
-  vram_ = options.vram_budget ? *options.vram_budget : default_vram(device_);
 
   const auto& weights = program_.weights.weights;
   for (WeightId id = 0; id < weights.size(); ++id) {
@@ -159,6 +159,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     machine_.file_bytes_per_us =
         1 / (cached / mapped.value_or(machine_.host_copy_bytes_per_us) + (1 - cached) / machine_.file_bytes_per_us);
   }
+  choose_budget(options);
   if (options.example_calls.empty() ||
       vram_ < minimum() - least_reserve()) { // else examples show what activations take
     require_minimum(vram_);
@@ -179,6 +180,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       settle();
     } else {
       plan_ = best_plan(); // what is known so far
+      device_promise_.set(promised_bytes(plan_.residency));
     }
   } catch (...) {
     engine_.reset();
@@ -188,6 +190,20 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   if (purpose == Purpose::plan) {
     displaced.put_back();
   }
+}
+
+/// By default what is free and promised to nobody, less some for others; but what is free as far as the smallest
+/// budget.
+void Module::Impl::choose_budget(const Options& options) {
+  device_promise_.set_by([&](std::uint64_t outstanding) {
+    if (options.vram_budget) {
+      vram_ = *options.vram_budget;
+    } else {
+      free_ = less(free_bytes(device_), outstanding);
+      vram_ = std::max(less(*free_, kMargin), std::min(*free_, minimum()));
+    }
+    return promised_bytes({std::vector<bool>(bytes_.size(), true), 0});
+  });
 }
 
 /// What stands in the module goes before the memory that it stands in.
@@ -200,12 +216,6 @@ Module::Impl::~Impl() {
 
 namespace {
 
-/// Of which others keep something.
-std::uint64_t free_host_bytes() {
-  const std::uint64_t available = available_host_bytes();
-  return available - std::min(available, std::max(512_MiB, available / 16));
-}
-
 bool has_rows(const std::vector<Use>& uses) {
   return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
 }
@@ -214,7 +224,7 @@ bool has_rows(const std::vector<Use>& uses) {
 
 /// On the host all that can, since it is read from there into the budget itself, except tables of which calls look up
 /// rows. For a GPU, what host_budget has no room for: the last in the order of use.
-void Module::Impl::choose_what_stays_in_file(const Options& options) {
+void Module::Impl::choose_what_stays_in_file(std::uint64_t room) {
   const auto& weights = program_.weights.weights;
   for (const Weight& weight : weights) {
     if (const FileBytes* bytes = file_bytes(weight.storage)) {
@@ -226,7 +236,6 @@ void Module::Impl::choose_what_stays_in_file(const Options& options) {
     }
   }
   in_file_.assign(weights.size(), false);
-  std::uint64_t room = options.host_budget.value_or(file_ ? free_host_bytes() : 0);
   const std::uint64_t total = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   if (!file_ || (device_.is_cuda() && total + kStagingBytes + FileReader::kBytesHeld <= room)) {
     return;
@@ -257,12 +266,16 @@ void Module::Impl::divide_host_memory(const Options& options) {
                      format_bytes(*options.host_budget) + ": pinned memory is host memory");
   }
   offsets_ = lay_out(pass_of(static_steps(planned_method_)));
-  choose_what_stays_in_file(options);
-  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
   std::uint64_t total = 0;
-  for (WeightId id = 0; id < bytes_.size(); ++id) {
-    total += in_file_[id] ? 0 : bytes_[id];
-  }
+  host_promise_.set_by([&](std::uint64_t outstanding) {
+    const std::uint64_t free = less(available_host_bytes(), outstanding);
+    choose_what_stays_in_file(options.host_budget.value_or(less(free, std::max(512_MiB, free / 16))));
+    for (WeightId id = 0; id < bytes_.size(); ++id) {
+      total += in_file_[id] ? 0 : bytes_[id];
+    }
+    return total;
+  });
+  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
   const bool reads_file = std::find(in_file_.begin(), in_file_.end(), true) != in_file_.end();
   streamed_pinned_ = total; // on the host nothing has to be page-locked, and nothing staged
   std::uint64_t staging = 0;
@@ -276,6 +289,7 @@ void Module::Impl::divide_host_memory(const Options& options) {
     }
     streamed_pinned_ = std::min(total, (pinned_budget - staging) / kPageBytes * kPageBytes);
   }
+  host_promise_.set(total + staging);
   host_bytes_ = total + staging + (file_ ? FileReader::kBytesHeld : 0);
   pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
   const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);

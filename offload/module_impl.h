@@ -15,6 +15,7 @@
 #include <offload/plan/planner.h>
 #include <offload/state.h>
 #include <offload/stream/engine.h>
+#include <offload/stream/promises.h>
 
 namespace offload {
 
@@ -101,7 +102,11 @@ class Module::Impl {
 
   void take_over_weights(Owner owner, const Progress& progress, Displaced& displaced);
   void divide_host_memory(const Options& options);
-  void choose_what_stays_in_file(const Options& options);
+  void choose_what_stays_in_file(std::uint64_t room);
+  void choose_budget(const Options& options);
+  std::string describe_budget(std::uint64_t vram) const;
+  std::uint64_t planned_bytes(const Residency& residency) const;
+  std::uint64_t promised_bytes(const Residency& residency) const;
   std::uint64_t minimum() const;
   std::uint64_t least_reserve() const;
   std::uint64_t reserve() const;
@@ -142,6 +147,8 @@ class Module::Impl {
   std::uint64_t host_bytes_ = 0;
   std::uint64_t pinned_bytes_ = 0;
   std::uint64_t streamed_pinned_ = 0; // of the weights in host memory, the first bytes that are page-locked
+  Promise host_promise_{kHost};
+  Promise device_promise_;
   std::unique_ptr<Engine> engine_;
 
   std::shared_ptr<LaneGate> gate_;
@@ -156,6 +163,7 @@ class Module::Impl {
 
   mutable std::mutex mutex_; // what follows, which only somebody who is alone changes, but for what calls note
   std::uint64_t vram_ = 0;
+  std::optional<std::uint64_t> free_; // of device memory, when the budget was chosen by it; none where one was given
   std::string planned_method_;
   std::map<std::string, std::vector<LeasedStep>> measured_;          // by method
   std::map<std::string, std::shared_ptr<const Sequence>> sequences_; // of the last call of each method

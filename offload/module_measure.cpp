@@ -60,6 +60,12 @@ c10::IValue Module::Impl::measure(const Request& request) {
   throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
 }
 
+/// As in "vram_budget 1 MiB (1048576 bytes)", and, where it was not given, where it comes from.
+std::string Module::Impl::describe_budget(std::uint64_t vram) const {
+  return "vram_budget " + format_bytes(vram) + " (" + std::to_string(vram) + " bytes" +
+         (free_ && vram == vram_ ? "; none was given, and " + format_bytes(*free_) + " are free" : "") + ")";
+}
+
 /// Refuses a budget if the calls that were measured do not fit it. What no call has shown yet is no reason.
 void Module::Impl::require_minimum(std::uint64_t vram) const {
   const std::uint64_t least = minimum();
@@ -70,8 +76,8 @@ void Module::Impl::require_minimum(std::uint64_t vram) const {
   throw BudgetError((measured_.empty() || least_reserve() == 0
                          ? ""
                          : "activations and workspaces take " + format_bytes(least_reserve()) + ": ") +
-                        "vram_budget " + format_bytes(vram) + " (" + std::to_string(vram) +
-                        " bytes) is too small: the smallest that works is " + std::to_string(least) + " bytes",
+                        describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
+                        " bytes",
                     least);
 }
 
@@ -90,9 +96,9 @@ void Module::Impl::refuse(const Request& request, const Made& made) {
     refused_[request.shape] = least;
   }
   throw BudgetError("activations and workspaces of this call take " + std::string(made.ended ? "" : "more than ") +
-                        format_bytes(made.memory.bytes) + ": vram_budget " + format_bytes(vram_) + " (" +
-                        std::to_string(vram_) + " bytes) is too small: the smallest that works is " +
-                        (made.ended ? "" : "over ") + std::to_string(least) + " bytes",
+                        format_bytes(made.memory.bytes) + ": " + describe_budget(vram_) +
+                        " is too small: the smallest that works is " + (made.ended ? "" : "over ") +
+                        std::to_string(least) + " bytes",
                     least);
 }
 
@@ -103,9 +109,8 @@ void Module::Impl::refuse_again(const Request& request) {
   if (refused != refused_.end() && request.too_little > 0) {
     activations_.remove(request.shape);
     placement_.reset();
-    throw BudgetError("activations and workspaces of this call are known not to fit vram_budget " +
-                          format_bytes(vram_) + " (" + std::to_string(vram_) + " bytes): the smallest that works is " +
-                          std::to_string(refused->second) + " bytes",
+    throw BudgetError("activations and workspaces of this call are known not to fit " + describe_budget(vram_) +
+                          ": the smallest that works is " + std::to_string(refused->second) + " bytes",
                       refused->second);
   }
 }

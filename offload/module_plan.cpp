@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include <offload/bytes.h>
@@ -204,6 +205,21 @@ Plan Module::Impl::best_plan() const {
   return best;
 }
 
+/// What weights, ring and calls take on the device.
+std::uint64_t Module::Impl::planned_bytes(const Residency& residency) const {
+  return fixed_ + align_up(Engine::slab_bytes_of(residency, bytes_), granularity(device_)) + reserve();
+}
+
+/// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
+/// default they count with what it takes as planned. On the host what stays has its memory.
+std::uint64_t Module::Impl::promised_bytes(const Residency& residency) const {
+  const std::uint64_t planned = std::min(vram_, planned_bytes(residency));
+  if (device_.is_cuda()) {
+    return free_ ? planned : vram_;
+  }
+  return planned - std::min(planned, fixed_);
+}
+
 /// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
 /// Where it throws, nothing is placed: the next call tries again. But where it throws since the file has changed, all
 /// is as it was.
@@ -216,12 +232,15 @@ void Module::Impl::settle() {
     readiness_ = Readiness::measured;
   }
   Plan best = best_plan();
+  const std::uint64_t promised = promised_bytes(best.residency);
+  device_promise_.raise_to(promised);
   if (engine_) {
     engine_->lanes().release();
     install(best.residency, Leased::streamed);
     gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
     note_peak();
   }
+  device_promise_.set(promised);
   const std::lock_guard lock(mutex_);
   placement_.reset();
   planned_for_ = activations_.largest();
@@ -259,6 +278,9 @@ void Module::Impl::note_sequence(const std::string& name, std::size_t shape, std
 
 void Module::Impl::note_peak() {
   const std::uint64_t now = fixed_ + engine_->slab_bytes() + engine_->lanes().held();
+  if (device_.is_cuda()) {
+    device_promise_.raise_to(now); // by default calls may have taken more than was planned
+  }
   const std::lock_guard lock(mutex_);
   peak_ = std::max(peak_, now);
 }
@@ -267,13 +289,13 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   const LoneVisit alone(*gate_);
   require_minimum(bytes);
   engine_->check_file();
-  const std::uint64_t before = vram_;
-  const auto set = [&](std::uint64_t budget) {
+  const auto before = std::make_pair(vram_, free_);
+  const auto set = [&](const std::pair<std::uint64_t, std::optional<std::uint64_t>>& budget) {
     const std::lock_guard lock(mutex_);
-    vram_ = budget;
+    std::tie(vram_, free_) = budget;
     placement_.reset();
   };
-  set(bytes); // from here on others see it
+  set({bytes, std::nullopt}); // from here on others see it
   {
     const std::lock_guard lock(mutex_);
     peak_ = 0;
@@ -286,6 +308,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
       engine_->clear();
     }
     Plan best = best_plan();
+    device_promise_.set(promised_bytes(best.residency));
     const std::lock_guard lock(mutex_);
     plan_ = std::move(best);
     placement_.reset();

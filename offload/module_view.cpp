@@ -70,10 +70,8 @@ Placement Module::Impl::describe() const {
   for (WeightId id = 0; id < weights.size(); ++id) {
     budget.file += in_file_[id] ? bytes_[id] : 0;
   }
-  placement.predicted = {
-      plan_.predicted.time_us,
-      fixed_ + align_up(Engine::slab_bytes_of(plan_.residency, bytes_), granularity(device_)) + reserve(),
-      plan_.predicted.streamed_bytes, plan_.predicted.period};
+  placement.predicted = {plan_.predicted.time_us, planned_bytes(plan_.residency), plan_.predicted.streamed_bytes,
+                         plan_.predicted.period};
   return placement;
 }
 

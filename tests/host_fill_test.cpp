@@ -182,21 +182,6 @@ TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
   expect_all(*filling);
 }
 
-TEST_F(HostFillTest, WhatHasToComeIsNoFreeMemory) {
-  ASSERT_EQ(HostFill::promised(), 0U);
-  auto filling = fill(Fault::is_held, 2, {}, 1); // the first read of the second part
-  filling->await_bytes(end_of(0));
-  EXPECT_GT(HostFill::promised(), 0U) << "one read is held";
-  EXPECT_LE(HostFill::promised(), (kParts - 1) * kPart);
-  disk_->release();
-  expect_all(*filling);
-  EXPECT_EQ(HostFill::promised(), 0U);
-  filling = fill(Fault::is_held, 2, {}, 1);
-  disk_->release();
-  filling.reset();
-  EXPECT_EQ(HostFill::promised(), 0U) << "of a fill that has ended early";
-}
-
 TEST_F(HostFillTest, ACancelledOneKeepsNobodyWaiting) {
   const auto filling = fill(Fault::is_held, 2);
   std::thread waits([&] { EXPECT_THROW(filling->await_bytes(end_of(kParts - 1)), Error); });

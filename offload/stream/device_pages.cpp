@@ -13,6 +13,7 @@
 #include <offload/error.h>
 #include <offload/stream/cuda_calls.h>
 #include <offload/stream/memory.h>
+#include <offload/stream/promises.h>
 
 namespace offload {
 
@@ -125,6 +126,7 @@ class DevicePages final : public Pages {
       return false;
     }
     ends_.push_back(this->bytes() + bytes);
+    note_taken(device_, std::bit_cast<const void*>(place), bytes);
     return true;
   }
 
@@ -132,6 +134,7 @@ class DevicePages final : public Pages {
     while (ends_.size() > count) {
       const std::uint64_t end = ends_.back();
       ends_.pop_back();
+      note_given_back(device_, std::bit_cast<const void*>(begin_ + bytes()));
       static_cast<void>(driver_.unmap(begin_ + bytes(), end - bytes())); // fails when the driver is gone
     }
   }

@@ -8,26 +8,13 @@
 
 namespace offload {
 
-namespace {
-
-std::atomic<std::uint64_t>& promised_by_all() {
-  static std::atomic<std::uint64_t> bytes = 0;
-  return bytes;
-}
-
-} // namespace
-
-std::uint64_t HostFill::promised() { return promised_by_all(); }
-
 HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
     : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
   for (const Part& part : parts) {
     for (std::uint64_t done = 0; done < part.bytes; done += FileReader::kMostBytes) {
       pieces_.push_back({part.place + done, part.offset + done, std::min(FileReader::kMostBytes, part.bytes - done)});
     }
-    to_come_ += part.bytes;
   }
-  promised_by_all() += to_come_;
   there_.resize(pieces_.size());
   preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
   publish();
@@ -58,13 +45,6 @@ void HostFill::stop() {
   }
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return in_flight_ == 0; });
-  keep_promise(to_come_);
-}
-
-void HostFill::keep_promise(std::uint64_t bytes) {
-  const std::uint64_t kept = std::min(bytes, to_come_);
-  to_come_ -= kept;
-  promised_by_all() -= kept;
 }
 
 void HostFill::await_bytes(const std::byte* end) {
@@ -149,9 +129,6 @@ void HostFill::work() {
     } else if (preparation_ == Preparation::wanted) {
       preparation_ = Preparation::under_way;
       preparation_ = call(lock, callbacks_.prepare) ? Preparation::wanted : Preparation::done;
-      if (preparation_ == Preparation::done) {
-        keep_promise(to_come_); // what is page-locked has its memory
-      }
       publish();
     } else {
       std::size_t piece = next_;
@@ -207,7 +184,6 @@ void HostFill::end(std::size_t piece, const std::string& error) {
   --in_flight_;
   if (error.empty()) {
     there_[piece] = true;
-    keep_promise(pieces_[piece].bytes);
     untold_ += callbacks_.came ? pieces_[piece].bytes : 0;
     publish();
   } else {

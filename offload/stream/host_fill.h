@@ -56,9 +56,6 @@ class HostFill {
   /// From now on those who wait get an Error.
   void cancel();
 
-  /// Bytes of this process that have memory and will take it when they come.
-  static std::uint64_t promised();
-
  private:
   enum class Preparation { wanted, under_way, done };
 
@@ -73,7 +70,6 @@ class HostFill {
   void note_failure(std::exception_ptr failure);
   void publish();
   void stop();
-  void keep_promise(std::uint64_t bytes);
 
   std::vector<Part> pieces_; // of one read each
   const Callbacks callbacks_;
@@ -97,7 +93,6 @@ class HostFill {
   bool told_ = false;
   bool cancelled_ = false;
   bool stopping_ = false;
-  std::uint64_t to_come_ = 0; // of promised(), what is ours
 
   std::vector<std::thread> threads_;
 };

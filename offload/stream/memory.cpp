@@ -4,16 +4,14 @@
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <string>
 #include <utility>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
 #include <offload/stream/cuda_calls.h>
-#include <offload/stream/host_fill.h>
+#include <offload/stream/promises.h>
 
 namespace offload {
 
@@ -36,6 +34,7 @@ DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose)
   }
   if (device_ < 0) {
     data_ = static_cast<std::byte*>(map_memory(bytes, purpose));
+    note_taken(kHost, data_, bytes);
     return;
   }
   void* data = nullptr;
@@ -51,12 +50,14 @@ DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose)
                 "; lower vram_budget to what is free");
   }
   data_ = static_cast<std::byte*>(data);
+  note_taken(device_, data_, bytes);
 }
 
 DeviceMemory::~DeviceMemory() {
   if (!data_) {
     return;
   }
+  note_given_back(device_, data_);
   if (device_ < 0) {
     munmap(data_, bytes_);
   } else {
@@ -103,12 +104,14 @@ void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes
 HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
   if (bytes > 0) {
     data_ = static_cast<std::byte*>(map_memory(bytes, "weights"));
+    note_taken(kHost, data_, bytes);
   }
 }
 
 HostMemory::~HostMemory() {
   unpin();
   if (data_) {
+    note_given_back(kHost, data_);
     munmap(data_, bytes_);
   }
 }
@@ -150,28 +153,6 @@ void HostMemory::discard(std::byte* begin, std::uint64_t bytes) {
   if (first + kPageBytes <= last) {
     madvise(data_ + first, (last - first) / kPageBytes * kPageBytes, MADV_DONTNEED);
   }
-}
-
-std::uint64_t available_host_bytes() {
-  std::uint64_t available = ~0ULL;
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    if (key == "MemAvailable:") {
-      std::uint64_t kib = 0;
-      meminfo >> kib;
-      available = kib * 1024;
-      break;
-    }
-    meminfo.ignore(256, '\n');
-  }
-  std::uint64_t limit = 0;
-  std::uint64_t used = 0;
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max"); // "max" where there is no limit
-  std::ifstream used_file("/sys/fs/cgroup/memory.current");
-  if (limit_file >> limit && used_file >> used) {
-    available = std::min(available, limit > used ? limit - used : 0);
-  }
-  return available - std::min<std::uint64_t>(available, HostFill::promised());
 }
 
 } // namespace offload

@@ -63,9 +63,6 @@ class HostMemory {
   std::uint64_t pinned_ = 0;
 };
 
-/// Bytes of host memory that may be taken now: of the machine, and of the cgroup where it allows less.
-std::uint64_t available_host_bytes();
-
 constexpr std::uint64_t kPageBytes = 4096;
 
 } // namespace offload

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace offload {
+
+/// Whose memory: that of a CUDA device, by its index, or
+constexpr int kHost = -1;
+
+/// Memory that a module of this process has been given. Until it takes it, the system says that it is free; whoever is
+/// given what is free gets what is not promised to others. It is given back with the object. Any thread may call.
+class Promise {
+ public:
+  explicit Promise(int place) : place_(place) { set(0); }
+  ~Promise() { set(0); }
+  Promise(const Promise&) = delete;
+  Promise& operator=(const Promise&) = delete;
+
+  void set(std::uint64_t bytes);
+  void raise_to(std::uint64_t bytes);
+
+  /// Sets it to what `decide` returns, who is told how much others have been promised and have not taken. Nobody
+  /// decides meanwhile.
+  void set_by(const std::function<std::uint64_t(std::uint64_t outstanding)>& decide);
+
+  /// What modules have been promised of the memory at `place`, and have not taken.
+  static std::uint64_t outstanding(int place);
+
+ private:
+  const int place_;
+  std::uint64_t bytes_ = 0;
+};
+
+/// Memory that modules have taken. On the host it is addresses first, and counts page by page as it is written.
+void note_taken(int place, const void* data, std::uint64_t bytes);
+void note_given_back(int place, const void* data) noexcept;
+
+} // namespace offload

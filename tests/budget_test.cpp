@@ -1,0 +1,111 @@
+// What modules are given by default, when the system has as much memory as a test says.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include <offload/stream/promises.h>
+
+#include "fake_system.h"
+#include "modules.h"
+#include "temporary_file.h"
+#include "threads.h"
+
+namespace offload::test {
+namespace {
+
+constexpr int kWeights = 4;
+constexpr std::uint64_t kModel = kWeights * kWeightBytes;
+constexpr std::uint64_t kMargin = 512_MiB; // left to others by default
+constexpr std::uint64_t kSmall = kWidth * 4;
+
+class DefaultBudget : public testing::Test {
+ protected:
+  DefaultBudget() { make(kWeights, chain(kWeights)).save(file_.path()); }
+
+  Module load_by_default() const {
+    Options options;
+    options.device = kDevice;
+    return load(file_.path(), options);
+  }
+  static std::uint64_t given(const Module& module) { return module.placement().budget.vram; }
+
+  const FakeSystem system_;
+  const TemporaryFile file_;
+};
+
+TEST_F(DefaultBudget, IsTheSmallestWhereLittleIsFree) {
+  system_.set_available(kMargin);
+  EXPECT_EQ(given(load_by_default()), kWeightBytes + kSmall);
+  system_.set_available(3_MiB);
+  Module module = load_by_default();
+  EXPECT_EQ(given(module), kWeightBytes + kSmall);
+  module.forward({rows()});
+}
+
+TEST_F(DefaultBudget, IsRefusedWithWhatIsFree) {
+  system_.set_available(640_KiB);
+  try {
+    load_by_default();
+    FAIL() << "more was given than is free";
+  } catch (const BudgetError& error) {
+    EXPECT_NE(std::string(error.what()).find("none was given, and 640 KiB are free"), std::string::npos)
+        << error.what();
+    EXPECT_EQ(error.minimum_bytes(), kWeightBytes + kSmall);
+  }
+  EXPECT_EQ(Promise::outstanding(kHost), 0U) << "of a module that was refused";
+}
+
+TEST_F(DefaultBudget, IsWhatOthersHaveNotBeenPromised) {
+  constexpr std::uint64_t kFree = 10_MiB;
+  system_.set_available(kMargin + kFree);
+  auto first = std::make_unique<Module>(load_by_default());
+  EXPECT_EQ(given(*first), kFree);
+  EXPECT_EQ(Promise::outstanding(kHost), kModel) << "it will take no more";
+  Module second = load_by_default();
+  EXPECT_EQ(given(second), kFree - kModel);
+  EXPECT_EQ(Promise::outstanding(kHost), 2 * kModel);
+  Module third = load_by_default();
+  EXPECT_EQ(given(third), kFree - 2 * kModel);
+  EXPECT_LE(Promise::outstanding(kHost), kFree);
+  Module fourth = load_by_default();
+  EXPECT_EQ(given(fourth), kWeightBytes + kSmall) << "the smallest";
+
+  const std::uint64_t before = Promise::outstanding(kHost);
+  second.forward({rows()});
+  EXPECT_EQ(Promise::outstanding(kHost), before - kModel) << "what is taken is not promised any more";
+  second.set_vram_budget(kWeightBytes + kSmall);
+  EXPECT_LE(Promise::outstanding(kHost), before - kModel + kWeightBytes);
+  second.set_vram_budget(kFree);
+  const std::uint64_t rest = Promise::outstanding(kHost);
+  first.reset();
+  EXPECT_EQ(Promise::outstanding(kHost), rest - kModel);
+}
+
+/// They are honoured, whatever is free.
+TEST_F(DefaultBudget, CountsBudgetsThatWereGiven) {
+  system_.set_available(kMargin + 3_MiB);
+  const Module module = load(file_.path(), options_for(kModel + kSmall));
+  EXPECT_EQ(given(module), kModel + kSmall);
+  EXPECT_EQ(Promise::outstanding(kHost), kModel);
+  EXPECT_EQ(given(load_by_default()), kWeightBytes + kSmall);
+}
+
+TEST_F(DefaultBudget, OfManyLoadsAtOnceIsNoMoreThanThereIs) {
+  constexpr std::uint64_t kFree = 24_MiB;
+  system_.set_available(kMargin + kFree);
+  std::vector<std::unique_ptr<Module>> modules(12);
+  in_parallel(4, [&](int thread) {
+    for (int i = 0; i < 3; ++i) {
+      modules[3 * thread + i] = std::make_unique<Module>(load_by_default());
+    }
+  });
+  EXPECT_LE(Promise::outstanding(kHost), kFree + 6 * (kWeightBytes + kSmall)) << "the last six have the smallest each";
+  for (const auto& module : modules) {
+    module->forward({rows()});
+  }
+}
+
+} // namespace
+} // namespace offload::test
