@@ -26,14 +26,13 @@ bool is_known_not_to_enable(const c10::TypePtr& type) {
          name == "__torch__.torch.autograd.profiler.record_function";
 }
 
+const std::unordered_set<c10::Symbol> kDifferentiate = {c10::Symbol::fromQualString("aten::grad"),
+                                                        c10::Symbol::fromQualString("aten::backward"),
+                                                        c10::Symbol::fromQualString("aten::_backward")};
+
 } // namespace
 
-bool differentiates(const Node* node) {
-  static const std::unordered_set<c10::Symbol> kKinds = {c10::Symbol::fromQualString("aten::grad"),
-                                                         c10::Symbol::fromQualString("aten::backward"),
-                                                         c10::Symbol::fromQualString("aten::_backward")};
-  return kKinds.count(node->kind()) > 0;
-}
+bool differentiates(const Node* node) { return kDifferentiate.count(node->kind()) > 0; }
 
 Differentiates differentiates(Graph& graph) {
   Differentiates found = Differentiates::never;

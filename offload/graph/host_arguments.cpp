@@ -24,22 +24,23 @@ struct HostOperator {
   std::vector<std::size_t> outputs;
 };
 
+const std::vector<HostOperator> kOperators = {
+    {"aten::_pack_padded_sequence", {1}, {1}},
+    {"aten::_pad_packed_sequence", {1}, {1}},
+    {"aten::lstm.data", {1}, {}},
+    {"aten::gru.data", {1}, {}},
+    {"aten::rnn_tanh.data", {1}, {}},
+    {"aten::rnn_relu.data", {1}, {}},
+    {"aten::tensor_split.tensor_indices_or_sections", {1}, {}},
+    {"aten::_nested_view_from_buffer", {1, 2, 3}, {}},
+    {"aten::_nested_from_padded", {1}, {}},
+    {"aten::cpu", {}, {0}},
+    {"aten::_shape_as_tensor", {}, {0}},
+    {"aten::_nested_tensor_size", {}, {0}},
+};
+
 /// Lengths and sizes that the operator reads on the host, and those that it gives.
 const HostOperator* host_operator(const Node* node) {
-  static const std::vector<HostOperator> kOperators = {
-      {"aten::_pack_padded_sequence", {1}, {1}},
-      {"aten::_pad_packed_sequence", {1}, {1}},
-      {"aten::lstm.data", {1}, {}},
-      {"aten::gru.data", {1}, {}},
-      {"aten::rnn_tanh.data", {1}, {}},
-      {"aten::rnn_relu.data", {1}, {}},
-      {"aten::tensor_split.tensor_indices_or_sections", {1}, {}},
-      {"aten::_nested_view_from_buffer", {1, 2, 3}, {}},
-      {"aten::_nested_from_padded", {1}, {}},
-      {"aten::cpu", {}, {0}},
-      {"aten::_shape_as_tensor", {}, {0}},
-      {"aten::_nested_tensor_size", {}, {0}},
-  };
   const c10::FunctionSchema* schema = node->maybeSchema();
   if (!schema) {
     return nullptr;

@@ -35,28 +35,25 @@ struct Product {
   std::vector<std::vector<std::size_t>> parts = {}; // positions of inputs that are leased together; empty: all are
 };
 
-const std::vector<Product>& products() {
-  static const std::vector<Product> kProducts = [] {
-    std::vector<Product> list;
-    for (const char* name : {"linear", "matmul", "mm", "bmm", "addmm"}) {
-      list.push_back({c10::Symbol::fromQualString(std::string("aten::") + name),
-                      c10::Symbol::fromQualString(std::string("offload::") + name)});
-    }
-    // Attention and the first norm, the two products, the second norm: as ops/encoder_layer.cpp has them.
-    list.push_back({c10::Symbol::fromQualString("aten::_transformer_encoder_layer_fwd"),
-                    c10::Symbol::fromQualString("offload::_transformer_encoder_layer_fwd"),
-                    {{0, 3, 4, 5, 6, 10, 11, 18}, {14, 15}, {16, 17}, {12, 13}}});
-    return list;
-  }();
-  return kProducts;
-}
+const std::vector<Product> kProducts = [] {
+  std::vector<Product> list;
+  for (const char* name : {"linear", "matmul", "mm", "bmm", "addmm"}) {
+    list.push_back({c10::Symbol::fromQualString(std::string("aten::") + name),
+                    c10::Symbol::fromQualString(std::string("offload::") + name)});
+  }
+  // Attention and the first norm, the two products, the second norm: as ops/encoder_layer.cpp has them.
+  list.push_back({c10::Symbol::fromQualString("aten::_transformer_encoder_layer_fwd"),
+                  c10::Symbol::fromQualString("offload::_transformer_encoder_layer_fwd"),
+                  {{0, 3, 4, 5, 6, 10, 11, 18}, {14, 15}, {16, 17}, {12, 13}}});
+  return list;
+}();
 
 /// Null when `node` is no product of matrices, plain or ours.
 const Product* find_product(const Node* node) {
-  const auto found = std::find_if(products().begin(), products().end(), [&](const Product& product) {
+  const auto found = std::find_if(kProducts.begin(), kProducts.end(), [&](const Product& product) {
     return product.plain == node->kind() || product.ours == node->kind();
   });
-  return found == products().end() ? nullptr : &*found;
+  return found == kProducts.end() ? nullptr : &*found;
 }
 
 /// What `reader` may take at once, of all that it may take: for a product that takes part by part, for each part.

@@ -11,6 +11,7 @@
 
 #include <offload/error.h>
 #include <offload/stream/file.h>
+#include <offload/stream/memory.h>
 
 namespace offload {
 
@@ -63,7 +64,6 @@ void File::read(void* dst, std::uint64_t offset, std::uint64_t bytes) const {
 }
 
 std::optional<std::uint64_t> File::cached_bytes(std::uint64_t offset, std::uint64_t bytes) const {
-  static const auto kPageBytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   if (!mapped_) {
     return std::nullopt;
   }
