@@ -45,7 +45,10 @@ class Module::Shared {
 class Module::Visit {
  public:
   explicit Visit(const Module& handle) {
-    const std::lock_guard lock(handle.mutex_);
+    if (!handle.process_.is_this()) {
+      throw Error("the module belongs to a process that this one was forked from: load it in this one");
+    }
+    const auto lock = handle.lock();
     if (!handle.shared_) {
       throw Error("this offload::Module was moved from: assign another to it before it is called");
     }
@@ -63,27 +66,40 @@ class Module::Visit {
   Impl* impl_;
 };
 
+/// In a child of fork() a thread that is not there may have locked it, and nobody else uses the handle.
+std::unique_lock<std::mutex> Module::lock() const {
+  return process_.is_this() ? std::unique_lock(mutex_) : std::unique_lock(mutex_, std::defer_lock);
+}
+
 Module::Module(std::shared_ptr<Impl> impl) : shared_(std::make_shared<Shared>(std::move(impl))) {}
 
-Module::Module(const Module& other) {
-  const std::lock_guard lock(other.mutex_);
+Module::Module(const Module& other) : process_(other.process_) {
+  const auto guard = other.lock();
   shared_ = other.shared_;
 }
 
-Module::Module(Module&& other) noexcept {
-  const std::lock_guard lock(other.mutex_);
+Module::Module(Module&& other) noexcept : process_(other.process_) {
+  const auto guard = other.lock();
   shared_ = std::move(other.shared_);
 }
 
 Module& Module::operator=(Module other) noexcept {
-  const std::lock_guard lock(mutex_);
+  const auto guard = lock();
+  if (!process_.is_this()) {
+    std::swap(process_, other.process_);
+  }
   shared_.swap(other.shared_);
   return *this;
 }
 
+/// In a child of fork() the module stays as it is: to end it would take threads, locks and a device that are not there.
 Module::~Module() {
+  if (!process_.is_this()) {
+    static_cast<void>(new std::shared_ptr<Shared>(std::move(shared_)));
+    return;
+  }
   std::shared_ptr<Shared> last;
-  const std::lock_guard lock(mutex_);
+  const auto guard = lock();
   last = std::move(shared_); // ends without the lock: what the module is waited for may ask this handle
 }
 

@@ -14,6 +14,7 @@
 #include <offload/export.h>
 #include <offload/options.h>
 #include <offload/plan/placement.h>
+#include <offload/process.h>
 
 namespace offload {
 
@@ -46,6 +47,11 @@ OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 /// which first waits for members that are at work: so a handle may be destroyed while they are, if no other begins
 /// then, and must not be the last that ends within a call of its own module. A handle that was moved from has no
 /// module: its members throw Error.
+///
+/// An operator may ask the module whose call it is part of; a call or a new budget from there throws Error. In a child
+/// of fork() every member of a module of the parent throws Error; the child may load its own, on a GPU only where the
+/// parent has used none. It may not return into a call, or into Options::progress, of which an operator or the function
+/// forked.
 class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
@@ -88,6 +94,9 @@ class OFFLOAD_API Module {
   class Shared;
   class Visit;
 
+  std::unique_lock<std::mutex> lock() const;
+
+  Process process_; // that the module belongs to
   mutable std::mutex mutex_;
   std::shared_ptr<Shared> shared_; // null when it was moved from
 };

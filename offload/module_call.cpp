@@ -6,9 +6,18 @@
 #include <iterator>
 #include <tuple>
 
+#include <offload/call_scope.h>
 #include <offload/module_impl.h>
 
 namespace offload {
+
+/// A call has its lane until it ends, and whoever wants to be alone waits for that.
+void Module::Impl::require_no_call_around(const char* wanted) const {
+  if (CallScope::is_within(this)) {
+    throw Error(std::string(wanted) + " of a module from within a call of it would wait for that call for ever: " +
+                "do it when the call has returned, or with another module");
+  }
+}
 
 const LoweredMethod& Module::Impl::method(const std::string& name) const {
   const auto found = program_.methods.find(name);
@@ -113,6 +122,7 @@ std::vector<c10::IValue> Module::Impl::make_stack(const LoweredMethod& method, s
 }
 
 c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
+  require_no_call_around("a call");
   Request request{name, make_stack(method(name), std::move(inputs), kwargs), 0};
   request.shape = shape_of_call(name, request.stack);
   while (true) {

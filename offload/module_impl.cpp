@@ -79,6 +79,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       device_(device_of(options)),
       may_overflow_(!options.pinned_budget && !options.host_budget),
       device_promise_(device_.is_cuda() ? device_.index() : kHost) {
+  if (device_.is_cuda()) {
+    require_cuda();
+  }
   if (options.concurrency < 1 || options.concurrency > 64) {
     throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
   }

@@ -74,6 +74,7 @@ class Module::Impl {
     std::uint64_t too_little = 0; ///< room for activations in which it was stopped, though it had all of it
   };
 
+  void require_no_call_around(const char* wanted) const;
   const LoweredMethod& method(const std::string& name) const;
   std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
                                       const Kwargs& kwargs) const;

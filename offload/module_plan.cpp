@@ -286,6 +286,7 @@ void Module::Impl::note_peak() {
 }
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
+  require_no_call_around("a new budget");
   const LoneVisit alone(*gate_);
   require_minimum(bytes);
   engine_->check_file();

@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include <offload/call_scope.h>
 #include <offload/graph/values.h>
 #include <offload/module_impl.h>
 #include <offload/restart.h>
@@ -41,6 +42,7 @@ Module::Impl::Made Module::Impl::run_on(int lane, const Request& request, Lanes:
 
 Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lanes::Overflow overflow,
                                           std::vector<LeasedStep>* trace) {
+  const CallScope in_call(this);
   Streamer& streamer = engine_->streamer();
   const std::vector<c10::IValue> inputs(request.stack.begin() + 1, request.stack.end());
   const auto expected = sequence_of(request.method, request.shape);

@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include <offload/call_scope.h>
 #include <offload/graph/values.h>
 #include <offload/module_impl.h>
 #include <offload/plain_modes.h>
@@ -125,12 +126,15 @@ std::optional<c10::IValue> member(const c10::IValue& value, const std::string& n
 
 } // namespace
 
-/// Waits for calls only where they may be writing it.
+/// Waits for calls only where they may be writing it. An operator of such a call, which is the only one then, finds
+/// what has been written so far.
 c10::IValue Module::Impl::attr(const std::string& name) const {
   const PlainModes plain;
   std::optional<LoneVisit> alone;
   if (program_.writes_state && engine_) {
-    alone.emplace(*gate_);
+    if (!CallScope::is_within(this)) {
+      alone.emplace(*gate_);
+    }
     engine_->lanes().synchronize();
   }
   const auto keeps_nothing = [](const c10::IValue&) { return false; };

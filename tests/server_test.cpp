@@ -4,14 +4,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
-#include <torch/csrc/jit/frontend/resolver.h>
-#include <torch/csrc/jit/frontend/sugared_value.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
 #include <functional>
-#include <future>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -22,33 +19,11 @@
 #include <vector>
 
 #include "modules.h"
+#include "operators.h"
 #include "threads.h"
 
 namespace offload::test {
 namespace {
-
-/// Keeps a call inside its model for as long as a test wants.
-class Latch {
- public:
-  void hold() {
-    opened_ = std::promise<void>();
-    reached_ = std::promise<void>();
-    held_ = true;
-  }
-  void pass() {
-    if (held_.exchange(false)) {
-      reached_.set_value();
-      opened_.get_future().wait();
-    }
-  }
-  void await_reached() { reached_.get_future().wait(); }
-  void open() { opened_.set_value(); }
-
- private:
-  std::atomic<bool> held_ = false;
-  std::promise<void> opened_;
-  std::promise<void> reached_;
-};
 
 Latch latch;
 
@@ -58,14 +33,6 @@ TORCH_LIBRARY(server_test, library) {
     return x.clone();
   });
 }
-
-struct Resolver : torch::jit::NativeResolver {
-  std::shared_ptr<torch::jit::SugaredValue> resolveValue(const std::string& name, torch::jit::GraphFunction& method,
-                                                         const torch::jit::SourceRange& where) override {
-    return name == "server_test" ? std::make_shared<torch::jit::BuiltinModule>(name)
-                                 : NativeResolver::resolveValue(name, method, where);
-  }
-};
 
 /// A call of it stays inside for as long as the latch is held, if it `waits`.
 torch::jit::Module holding_module() {
@@ -77,7 +44,7 @@ def forward(self, x, waits: bool):
     x = server_test.hold(x)
   return torch.linear(torch.linear(x, self.w2), self.w3)
 )",
-                std::make_shared<Resolver>());
+                std::make_shared<OperatorsOf>("server_test"));
   return module;
 }
 

@@ -1,11 +1,36 @@
 #include <offload/stream/cuda_calls.h>
 
+#include <pthread.h>
+
+#include <atomic>
 #include <string>
 #include <utility>
 
 #include <offload/error.h>
 
 namespace offload {
+
+namespace {
+
+enum class Cuda { unused, used, lost };
+std::atomic<Cuda> cuda = Cuda::unused;
+
+[[maybe_unused]] const int kRegistered = pthread_atfork(nullptr, nullptr, [] {
+  if (cuda == Cuda::used) {
+    cuda = Cuda::lost;
+  }
+});
+
+} // namespace
+
+void require_cuda() {
+  Cuda before = Cuda::unused;
+  if (!cuda.compare_exchange_strong(before, Cuda::used) && before == Cuda::lost) {
+    throw Error(
+        "CUDA can not be used in this process, since the one that it was forked from has used it: fork before "
+        "the first module is loaded, start another program, or give the device cpu");
+  }
+}
 
 void check_cuda(cudaError_t code, const char* doing) {
   if (code != cudaSuccess) {

@@ -11,6 +11,10 @@ namespace offload {
 /// Throws Error with what CUDA says about `code` in `doing`, and clears it so that it is not found again by others.
 void check_cuda(cudaError_t code, const char* doing);
 
+/// To be called before a device is used. Throws Error in a child of a process that has called it: there the driver
+/// refuses everything, and locks of PyTorch may be held by threads that are gone.
+void require_cuda();
+
 /// A stream that nobody else uses.
 class OwnStream {
  public:

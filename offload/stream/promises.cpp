@@ -1,5 +1,6 @@
 #include <offload/stream/promises.h>
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -18,11 +19,22 @@ struct Account {
   std::mutex mutex;                                           // what follows
   std::map<int, std::uint64_t> promised;                      // by place
   std::map<std::pair<int, const void*>, std::uint64_t> taken; // bytes, by place and address
+
   static Account& get() {
     static auto* account = new Account; // modules may end after whatever else is static
     return *account;
   }
 };
+
+/// A child of fork() has no modules yet, and finds the account open.
+[[maybe_unused]] const int kRegistered =
+    pthread_atfork([] { Account::get().mutex.lock(); }, [] { Account::get().mutex.unlock(); },
+                   [] {
+                     Account& account = Account::get();
+                     account.promised.clear();
+                     account.taken.clear();
+                     account.mutex.unlock();
+                   });
 
 /// Of memory that has been mapped, what the system has given.
 std::uint64_t resident_bytes(const void* data, std::uint64_t bytes) {
