@@ -19,8 +19,6 @@ struct MachineProfile {
   double fp32_flops_per_us = 0;
   double half_flops_per_us = 0; ///< bf16 and fp16
   double node_overhead_us = 0;  ///< the least time between two nodes: launch and interpreter
-
-  bool operator==(const MachineProfile&) const = default;
 };
 
 OFFLOAD_API std::string to_json(const MachineProfile& profile);
