@@ -8,6 +8,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -29,6 +31,7 @@
 #include <offload/error.h>
 #include <offload/plain_modes.h>
 #include <offload/stream/call_thread.h>
+#include <offload/stream/cuda_calls.h>
 #include <offload/stream/file_reader.h>
 #include <offload/stream/host_link.h>
 #include <offload/stream/lanes.h>
@@ -118,8 +121,9 @@ MachineProfile measure_here(c10::Device device) {
     pinned.pin(kLarge);
     synchronize = [device] { c10::cuda::getCurrentCUDAStream(device.index()).synchronize(); };
     copy = [&, device](std::byte* dst, std::uint64_t bytes) {
-      static_cast<void>(cudaMemcpyAsync(dst, pinned.data(), bytes, cudaMemcpyHostToDevice,
-                                        c10::cuda::getCurrentCUDAStream(device.index()).stream()));
+      check_cuda(cudaMemcpyAsync(dst, pinned.data(), bytes, cudaMemcpyHostToDevice,
+                                 c10::cuda::getCurrentCUDAStream(device.index()).stream()),
+                 "a copy that is timed");
     };
     profile.name = at::cuda::getCurrentDeviceProperties()->name;
   } else {
@@ -216,6 +220,8 @@ MachineProfile measure_machine(c10::Device device) {
 
 namespace {
 
+constexpr double kUnknownFileRate = 1e3; // bytes per microsecond
+
 /// Of this process and this thread: threads may measure at once.
 std::string draft_of(const std::string& path) {
   static std::atomic<int> drafts = 0;
@@ -225,7 +231,6 @@ std::string draft_of(const std::string& path) {
 } // namespace
 
 double measure_file_reads(const std::string& folder) {
-  constexpr double kUnknown = 1e3;
   constexpr std::uint64_t kBytes = 64_MiB;
   const std::string path = draft_of(folder + "/reads");
   std::ofstream out(path, std::ios::binary);
@@ -237,7 +242,7 @@ double measure_file_reads(const std::string& folder) {
     std::error_code ignored;
     std::filesystem::remove(path, ignored);
     if (!written || fdatasync(file->descriptor()) != 0) {
-      return kUnknown;
+      return kUnknownFileRate;
     }
     FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
     HostMemory memory(kBytes);
@@ -251,22 +256,45 @@ double measure_file_reads(const std::string& folder) {
     }
     return fastest;
   } catch (const Error&) {
-    return kUnknown;
+    return kUnknownFileRate;
   }
 }
 
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Of this user alone; none where the environment names no place for it. As the XDG Base Directory Specification has
+/// it, a path that is not absolute is none.
+std::optional<fs::path> cache_folder() {
+  const char* named = std::getenv("XDG_CACHE_HOME");
+  fs::path base = named ? named : "";
+  if (!base.is_absolute()) {
+    const char* home = std::getenv("HOME");
+    base = fs::path(home ? home : "") / ".cache";
+  }
+  if (!base.is_absolute()) {
+    return std::nullopt;
+  }
+  std::error_code ignored;
+  fs::create_directories(base, ignored);
+  fs::path folder = base / "torch-offload";
+  static_cast<void>(mkdir(folder.c_str(), S_IRWXU)); // it may be there, or can not be: then nothing is kept
+  return folder;
+}
+
+} // namespace
+
 MachineProfile machine_profile(c10::Device device) {
-  namespace fs = std::filesystem;
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const fs::path folder = fs::path(cache && *cache ? cache
-                                   : home          ? std::string(home) + "/.cache"
-                                                   : "/tmp") /
-                          "torch-offload";
+  const std::optional<fs::path> folder = cache_folder();
+  if (!folder) {
+    MachineProfile profile = measure_machine(device);
+    profile.file_bytes_per_us = kUnknownFileRate;
+    return profile;
+  }
   std::string name = device.is_cuda() ? at::cuda::getDeviceProperties(device.index())->name : processor_name();
   std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '-');
-  const fs::path file = folder / (name + ".json");
-  std::error_code ignored;
+  const fs::path file = *folder / (name + ".json");
   if (std::ifstream stored(file); stored) {
     std::stringstream text;
     text << stored.rdbuf();
@@ -276,10 +304,10 @@ MachineProfile machine_profile(c10::Device device) {
     }
   }
   MachineProfile profile = measure_machine(device);
-  fs::create_directories(folder, ignored);
-  profile.file_bytes_per_us = measure_file_reads(folder.string());
+  profile.file_bytes_per_us = measure_file_reads(folder->string());
   const fs::path draft = draft_of(file.string());
   if (std::ofstream(draft) << to_json(profile) << '\n') {
+    std::error_code ignored;
     fs::rename(draft, file, ignored);
   }
   return profile;

@@ -21,8 +21,9 @@ void prepare_device(c10::Device device);
 /// 1000 where none can be made: that is no reason to have no plan.
 OFFLOAD_API double measure_file_reads(const std::string& folder);
 
-/// Both from the cache of this user ($XDG_CACHE_HOME or ~/.cache, torch-offload/), measured and kept there when it
-/// is not in it. A cache that can not be written is no error.
+/// Both from the cache of this user ($XDG_CACHE_HOME or ~/.cache, torch-offload/, which nobody else may enter),
+/// measured and kept there when it is not in it. A cache that can not be written is no error. Where neither is set
+/// there is none: each load measures, and takes files to give 1000 bytes per microsecond.
 OFFLOAD_API MachineProfile machine_profile(c10::Device device);
 
 } // namespace offload

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <offload/bytes.h>
+#include <offload/graph/expected_order.h>
 #include <offload/graph/lower.h>
 #include <offload/module_impl.h>
 #include <offload/plain_modes.h>
@@ -111,9 +112,8 @@ std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) cons
   std::vector<LeasedStep> steps;
   const auto lowered = program_.methods.find(name);
   if (lowered != program_.methods.end()) {
-    for (const LoweredStep& step : lowered->second.steps) {
-      const auto times = static_cast<int>(std::min(step.times, 1000.0));
-      steps.insert(steps.end(), times, {step.weights, 0, step.taken == Taken::rows});
+    for (const LoweredStep* step : expected_order(lowered->second.steps)) {
+      steps.push_back({step->weights, 0, step->taken == Taken::rows});
     }
   }
   return steps;

@@ -54,6 +54,20 @@ std::uint64_t device_bytes_taken() {
   return total - free;
 }
 
+/// Questions ask the device whether copies have been made, and its answer "not yet" is an error to CUDA.
+TEST(DeviceStreams, APendingErrorOfTheCallerStaysPending) {
+  Module offloaded = wrap(stack(24), with_budget(112_MiB));
+  const at::Tensor x = at::randn({4, 1024}, kCuda);
+  for (int call = 0; call < 20; ++call) {
+    offloaded.forward({x});
+    EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess) << "a call leaves none of its own";
+    void* data = nullptr;
+    ASSERT_EQ(cudaMalloc(&data, ~std::size_t{0} / 2), cudaErrorMemoryAllocation);
+    offloaded.stats();
+    EXPECT_EQ(cudaGetLastError(), cudaErrorMemoryAllocation);
+  }
+}
+
 TEST(DeviceStreams, TheMemoryOfALaneGoesWhereItIsCalled) {
   const torch::jit::Module module = stack(24);
   Reference reference(module.deepcopy(), kCuda);

@@ -142,6 +142,24 @@ TEST(Module, APlanNamesObjectsThatItCanNotSeeInto) {
             std::string::npos);
 }
 
+/// With room for one of its two weights, a loop brings both each time round.
+TEST(Module, ALoopIsPlannedAsItRunsBeforeItsFirstCall) {
+  if (kDevice.is_cuda()) {
+    GTEST_SKIP() << "what a GPU keeps for activations until the first call has room for both";
+  }
+  Module module = wrap(make(2, R"(
+def forward(self, x):
+  for i in range(5):
+    x = torch.linear(torch.linear(x, self.w0), self.w1)
+  return x
+)"),
+                       options_for(budget(1)));
+  const std::uint64_t planned = module.placement().predicted.streamed_bytes;
+  EXPECT_EQ(planned, 10 * kWeightBytes);
+  module.forward({rows()});
+  EXPECT_EQ(module.placement().predicted.streamed_bytes, planned);
+}
+
 TEST(Module, NothingStreamsWhenAllFits) {
   Pair pair(make(4, chain(4)), options_for(budget(32)));
   pair.expect_same({rows()}); // is measured, and streams

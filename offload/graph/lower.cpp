@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <numeric>
 #include <set>
 
 #include <offload/graph/attributes.h>
@@ -112,20 +113,20 @@ std::vector<Step> parts_of(const Product& product, const Reader& reader, const S
   return parts;
 }
 
-/// The trip counts of the loops around a node, as far as they are constants.
-double times_executed(const Node* node) {
-  double times = 1;
+/// The loops around a node, with their trip counts as far as they are constants.
+std::vector<Loop> loops_around(const Node* node) {
+  std::vector<Loop> loops;
   for (const Block* block = node->owningBlock(); block && block->owningNode();
        block = block->owningNode()->owningBlock()) {
     const Node* owner = block->owningNode();
     if (owner->kind() == prim::Loop) {
       const auto trips = torch::jit::toIValue(owner->input(0));
-      if (trips && trips->isInt() && trips->toInt() > 0 && trips->toInt() < 1000000) {
-        times *= static_cast<double>(trips->toInt());
-      }
+      const bool is_known = trips && trips->isInt() && trips->toInt() > 0 && trips->toInt() < 1000000;
+      loops.push_back({owner, is_known ? static_cast<double>(trips->toInt()) : 1});
     }
   }
-  return times;
+  std::reverse(loops.begin(), loops.end());
+  return loops;
 }
 
 void note_weights(Node* node, const Step& weights) {
@@ -261,10 +262,13 @@ LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<boo
     Value* indices = indices_of_lookup(node);
     const bool looks_up = indices && positions == std::vector<std::size_t>{0};
     const Taken taken = product ? Taken::product : looks_up ? Taken::rows : Taken::leased;
-    const double times = times_executed(node) / static_cast<double>(choices.size());
+    const std::vector<Loop> loops = loops_around(node);
+    const double trips = std::accumulate(loops.begin(), loops.end(), 1.0,
+                                         [](double product, const Loop& loop) { return product * loop.trips; });
+    const double times = trips / static_cast<double>(choices.size());
     for (const Step& weights : choices) {
       for (Step& part : product ? parts_of(*product, reader, weights) : std::vector<Step>{weights}) {
-        lowered.steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken});
+        lowered.steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken, loops});
       }
     }
     if (choices.size() > 1 && !looks_up) {

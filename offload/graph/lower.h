@@ -19,6 +19,12 @@ enum class Taken {
 
 const char* to_string(Taken taken);
 
+/// A loop around a step.
+struct Loop {
+  const torch::jit::Node* node; ///< which one it is: the graph may be gone
+  double trips;                 ///< 1 where it is not known
+};
+
 /// What takes weights in the lowered graph, in the static order of execution: a node, or a part of one that takes them
 /// part by part. Where the run picks the weights, there is a step for each choice.
 struct LoweredStep {
@@ -26,6 +32,7 @@ struct LoweredStep {
   std::string op; ///< the operator that reads them, as in "aten::conv2d"
   double times;   ///< how often one call is expected to come here: trip counts where they are constant
   Taken taken;
+  std::vector<Loop> loops = {}; ///< the outermost first
 };
 
 /// The steps of a method, and what must find room whatever the run picks.

@@ -39,6 +39,17 @@ void check_cuda(cudaError_t code, const char* doing) {
   }
 }
 
+bool has_reached(cudaEvent_t event) {
+  if (cudaPeekAtLastError() != cudaSuccess) {
+    return false;
+  }
+  const bool reached = cudaEventQuery(event) == cudaSuccess;
+  if (!reached) {
+    static_cast<void>(cudaGetLastError());
+  }
+  return reached;
+}
+
 EventPool::~EventPool() {
   for (cudaEvent_t event : free_) {
     static_cast<void>(cudaEventDestroy(event));

@@ -84,12 +84,8 @@ class CudaLink final : public Link {
 
   void wait_arrived(int lane, const Fence& arrived) override {
     const DeviceScope scope(device_);
-    const cudaError_t state = cudaEventQuery(event_of(arrived));
-    if (state == cudaSuccess) {
-      return; // it is there already
-    }
-    if (state != cudaErrorNotReady) {
-      check_cuda(state, "a copy to the device");
+    if (has_reached(event_of(arrived))) {
+      return;
     }
     cudaStream_t stream = calls_->last(lane)->stream();
     if (waits_++ % kTimedWaits != 0) {
@@ -113,9 +109,7 @@ class CudaLink final : public Link {
   bool reached(const Fence& arrived) override {
     try {
       const DeviceScope scope(device_);
-      const bool reached = cudaEventQuery(event_of(arrived)) == cudaSuccess;
-      static_cast<void>(cudaGetLastError()); // "not ready" is no error; others will be found by the next command
-      return reached;
+      return has_reached(event_of(arrived));
     } catch (const Error&) {
       return false;
     }
@@ -150,14 +144,13 @@ class CudaLink final : public Link {
 
   /// Adds up the waits that are over, oldest first.
   void read_stalls() {
-    while (!stalls_.empty() && cudaEventQuery(stalls_.front().end.get()) == cudaSuccess) {
+    while (!stalls_.empty() && has_reached(stalls_.front().end.get())) {
       float ms = 0;
       if (cudaEventElapsedTime(&ms, stalls_.front().begin.get(), stalls_.front().end.get()) == cudaSuccess) {
         stall_us_ += kTimedWaits * 1e3 * static_cast<double>(ms);
       }
       stalls_.pop_front();
     }
-    static_cast<void>(cudaGetLastError()); // "not ready" is no error
   }
 
   const int device_;
