@@ -74,7 +74,7 @@ TEST_F(FileModule, IsBitIdenticalAtEveryBudgetAndMovesWhatThePlanSays) {
 /// On the host, weights that are cached are not copied, unless somebody may write them.
 TEST_F(FileModule, ReadsWeightsInThePageCacheUnlessTheFileIsOpenForWriting) {
   if (kDevice.is_cuda()) {
-    return;
+    GTEST_SKIP() << "a GPU does not read the page cache";
   }
   for (const bool open_for_writing : {false, true}) {
     std::fstream writer;
@@ -200,7 +200,7 @@ TEST_F(FileModule, ReadsNoWeightUntilOneIsNeeded) {
 
 TEST_F(FileModule, TheFirstCallBringsWhatStaysOnce) {
   if (kDevice.is_cuda()) {
-    return; // what stays there is known when activations have been measured, and comes again then
+    GTEST_SKIP() << "what stays on a GPU is known when activations have been measured, and comes again then";
   }
   const torch::jit::Module module =
       make(kWeights, "def forward(self, x, i):\n  x = x + torch.embedding(self.w15, i)\n" +

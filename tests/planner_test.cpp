@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include <offload/bytes.h>
@@ -58,7 +60,8 @@ std::uint64_t bytes_resident(const Pass& pass, const Residency& residency) {
   return bytes;
 }
 
-void check(const Pass& pass, std::uint64_t capacity) {
+/// True when it is better than the rule by more than rounding.
+bool check(const Pass& pass, std::uint64_t capacity) {
   const Plan best = plan(pass, capacity, machine());
   const Plan rule = plan_larger_first(pass, capacity, machine());
   EXPECT_LE(best.predicted.time_us, rule.predicted.time_us * (1 + 1e-9));
@@ -68,18 +71,61 @@ void check(const Pass& pass, std::uint64_t capacity) {
   } else {
     EXPECT_LE(taken, capacity);
   }
+  return best.predicted.time_us < rule.predicted.time_us * 0.99;
+}
+
+/// The shortest time of all choices of what stays, each with all of the rest as ring.
+double shortest_us(const Pass& pass, std::uint64_t capacity) {
+  double shortest = std::numeric_limits<double>::infinity();
+  for (std::uint32_t chosen = 0; chosen < 1U << pass.bytes.size(); ++chosen) {
+    Residency residency;
+    for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
+      residency.resident.push_back((chosen >> weight & 1) != 0);
+    }
+    std::uint64_t needed = 0;
+    for (const Step& step : streamed_sequence(pass, residency.resident)) {
+      needed = std::max(needed, std::accumulate(step.begin(), step.end(), std::uint64_t{0},
+                                                [&](std::uint64_t sum, WeightId w) { return sum + pass.bytes[w]; }));
+    }
+    const std::uint64_t kept = bytes_resident(pass, residency);
+    if (kept + needed <= capacity) {
+      residency.ring_bytes = needed == 0 ? 0 : capacity - kept;
+      shortest = std::min(shortest, simulate(pass, residency, machine()).time_us);
+    }
+  }
+  return shortest;
+}
+
+TEST(Planner, IsCloseToTheBestOfAllChoices) {
+  double worst = 1;
+  int compared = 0;
+  for (std::uint32_t seed = 0; seed < 200; ++seed) {
+    const Pass pass = random_pass(seed, 1_MiB);
+    if (pass.bytes.size() > 6) {
+      continue;
+    }
+    const std::uint64_t capacity = (minimum_capacity(pass) + bytes_read(pass)) / 2 / 512 * 512;
+    const double ratio = plan(pass, std::max(minimum_capacity(pass), capacity), machine()).predicted.time_us /
+                         shortest_us(pass, std::max(minimum_capacity(pass), capacity));
+    worst = std::max(worst, ratio);
+    ++compared;
+  }
+  EXPECT_GT(compared, 40);
+  EXPECT_LE(worst, 1.05);
 }
 
 TEST(Planner, IsNeverWorseThanLargerFirst) {
+  int better = 0;
   for (std::uint32_t seed = 0; seed < 60; ++seed) {
     SCOPED_TRACE(seed);
     const Pass pass = random_pass(seed, 1_MiB);
     const std::uint64_t low = minimum_capacity(pass);
     const std::uint64_t high = bytes_read(pass);
     for (const std::uint64_t capacity : {low, (low + high) / 2, high - 512, high}) {
-      check(pass, align_up(std::max(low, capacity), 512));
+      better += check(pass, align_up(std::max(low, capacity), 512)) ? 1 : 0;
     }
   }
+  EXPECT_GT(better, 30) << "of 240";
 }
 
 TEST(Planner, IsNeverWorseThanLargerFirstOnUniformStacks) {
@@ -160,17 +206,25 @@ TEST(Planner, CountsStagedBytesAtTheRateOfTheHost) {
 }
 
 TEST(Planner, PredictsNoLessThanEitherLimit) {
+  int link_bound = 0;
   for (std::uint32_t seed = 0; seed < 40; ++seed) {
     SCOPED_TRACE(seed);
-    const Pass pass = random_pass(seed, 1_MiB);
+    Pass pass = random_pass(seed, 1_MiB);
+    if (seed % 2 == 0) { // as it is, compute is the limit
+      std::for_each(pass.steps.begin(), pass.steps.end(), [](PlanStep& step) { step.compute_us /= 50; });
+    }
     const Plan best = plan(pass, align_up((minimum_capacity(pass) + bytes_read(pass)) / 2, 512), machine());
+    const double link_us = static_cast<double>(best.predicted.streamed_bytes) / machine().link_bytes_per_us;
     double compute_us = 0;
     for (const PlanStep& step : pass.steps) {
       compute_us += step.compute_us;
     }
     EXPECT_GE(best.predicted.time_us, compute_us * (1 - 1e-9));
+    EXPECT_GE(best.predicted.time_us, link_us * (1 - 1e-9));
+    link_bound += link_us > compute_us ? 1 : 0;
     EXPECT_NEAR(best.predicted.time_us, compute_us + best.predicted.stall_us, 100);
   }
+  EXPECT_GT(link_bound, 10) << "of 40";
 }
 
 /// The oracle: what the plan says is what a streamer moves.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 namespace offload {
@@ -33,7 +34,7 @@ class Unroller {
       }
       std::size_t before = order_.size();
       run(first, i, depth + 1);
-      for (double round = 1; round < loop.trips && order_.size() > before; ++round) {
+      for (std::int64_t round = 1; round < loop.trips && order_.size() > before; ++round) {
         before = order_.size();
         run(first, i, depth + 1);
       }

@@ -122,7 +122,7 @@ std::vector<Loop> loops_around(const Node* node) {
     if (owner->kind() == prim::Loop) {
       const auto trips = torch::jit::toIValue(owner->input(0));
       const bool is_known = trips && trips->isInt() && trips->toInt() > 0 && trips->toInt() < 1000000;
-      loops.push_back({owner, is_known ? static_cast<double>(trips->toInt()) : 1});
+      loops.push_back({owner, is_known ? trips->toInt() : 1});
     }
   }
   std::reverse(loops.begin(), loops.end());
@@ -263,8 +263,9 @@ LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<boo
     const bool looks_up = indices && positions == std::vector<std::size_t>{0};
     const Taken taken = product ? Taken::product : looks_up ? Taken::rows : Taken::leased;
     const std::vector<Loop> loops = loops_around(node);
-    const double trips = std::accumulate(loops.begin(), loops.end(), 1.0,
-                                         [](double product, const Loop& loop) { return product * loop.trips; });
+    const double trips = std::accumulate(loops.begin(), loops.end(), 1.0, [](double product, const Loop& loop) {
+      return product * static_cast<double>(loop.trips);
+    });
     const double times = trips / static_cast<double>(choices.size());
     for (const Step& weights : choices) {
       for (Step& part : product ? parts_of(*product, reader, weights) : std::vector<Step>{weights}) {

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ const char* to_string(Taken taken);
 /// A loop around a step.
 struct Loop {
   const torch::jit::Node* node; ///< which one it is: the graph may be gone
-  double trips;                 ///< 1 where it is not known
+  std::int64_t trips;           ///< 1 where it is not known
 };
 
 /// What takes weights in the lowered graph, in the static order of execution: a node, or a part of one that takes them
