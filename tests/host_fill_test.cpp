@@ -3,8 +3,6 @@
 #include <offload/stream/host_fill.h>
 #include <offload/stream/host_link.h>
 #include <offload/stream/store.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -182,20 +180,6 @@ TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
   EXPECT_EQ(told, "enough");
   EXPECT_NO_THROW(filling->retry()) << "it has been told";
   expect_all(*filling);
-}
-
-TEST_F(HostFillTest, AChildOfAForkIsPromisedNothing) {
-  const auto filling = fill(Fault::is_held, 2, {}, 1);
-  filling->await_bytes(end_of(0));
-  const pid_t child = fork();
-  if (child == 0) {
-    _exit(HostFill::promised() == 0 ? 0 : 1);
-  }
-  int status = -1;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_EQ(status, 0);
-  EXPECT_GT(HostFill::promised(), 0U) << "to the parent";
-  disk_->release();
 }
 
 TEST_F(HostFillTest, ACancelledOneKeepsNobodyWaiting) {

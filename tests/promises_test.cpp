@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -72,6 +74,19 @@ TEST(Promise, OfManyWhoAskAtOnceIsNoMoreThanThereIs) {
     }
   });
   EXPECT_LE(Promise::outstanding(kDevice), kFree);
+}
+
+TEST(Promise, AChildOfAForkHasBeenPromisedNothing) {
+  Promise promise(kDevice);
+  promise.set(6_MiB);
+  const pid_t child = fork();
+  if (child == 0) {
+    _exit(Promise::outstanding(kDevice) == 0 ? 0 : 1);
+  }
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(Promise::outstanding(kDevice), 6_MiB) << "to the parent";
 }
 
 } // namespace
