@@ -9,10 +9,8 @@ namespace offload {
 namespace {
 
 TEST(Printable, LeavesTextOfAnyLanguage) {
-  for (const char* text : {"", "layers.0.weight",
-                           "gr\xC3\xB6\xC3\x9F"
-                           "e",
-                           "\xE9\x87\x8D\xE3\x81\xBF", "\xF0\x9F\x94\xA5", "\xC2\xA0"}) {
+  for (const char* text :
+       {"", "layers.0.weight", "gr\xC3\xBC\xC3\x9F", "\xE9\x87\x8D\xE3\x81\xBF", "\xF0\x9F\x94\xA5", "\xC2\xA0"}) {
     EXPECT_EQ(printable(text), text);
   }
 }

@@ -117,6 +117,8 @@ TEST(Values, BadInputIsNamed) {
   EXPECT_NE(message([&] { module.attr("w7"); }).find("'w7'"), std::string::npos);
   Options options = options_for(0);
   EXPECT_NE(message([&] { wrap(make(1, chain(1)), options); }).find("vram_budget is 0"), std::string::npos);
+  EXPECT_NE(message([] { wrap(torch::jit::Module(), options_for(budget(1))); }).find("the module is empty"),
+            std::string::npos);
   options = options_for(budget(1));
   options.concurrency = 0;
   EXPECT_NE(message([&] { wrap(make(1, chain(1)), options); }).find("concurrency"), std::string::npos);

@@ -174,7 +174,7 @@ int main(int argc, char** argv) {
     }
     const std::string failure = report.first_failure();
     if (!failure.empty()) {
-      std::cerr << "error: " << printable(failure) << '\n';
+      std::cerr << "error: " << offload::printable(failure) << '\n';
       return kWrongResult;
     }
     return kDone;

@@ -155,7 +155,7 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
 }
 
 bool Engine::copy_resident(WeightId weight, std::byte* to) const {
-  if (!placed() || !placed_.resident[weight]) {
+  if (!in_file(weight) || !placed() || !placed_.resident[weight]) {
     return false;
   }
   std::optional<c10::cuda::CUDAGuard> guard;

@@ -71,7 +71,8 @@ class Engine {
   /// can not be read.
   void copy_to_host(WeightId weight, std::byte* to) const;
 
-  /// The same from where it is resident. False when it is not. Not while place() or clear() are at work.
+  /// The same from where it is resident. False when it is not, or lies in host memory as well. Not while place() or
+  /// clear() are at work.
   bool copy_resident(WeightId weight, std::byte* to) const;
 
   std::uint64_t slab_bytes() const { return slab_.bytes(); }

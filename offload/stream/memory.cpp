@@ -96,9 +96,11 @@ void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t b
 void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes) const {
   if (device_ < 0) {
     std::memcpy(dst, data_ + offset, bytes);
-  } else {
-    check_cuda(cudaMemcpy(dst, data_ + offset, bytes, cudaMemcpyDeviceToHost), "cudaMemcpy from the device");
+    return;
   }
+  const OwnStream stream; // on which no call computes
+  check_cuda(cudaMemcpyAsync(dst, data_ + offset, bytes, cudaMemcpyDeviceToHost, stream.get()), "cudaMemcpyAsync");
+  check_cuda(cudaStreamSynchronize(stream.get()), "cudaMemcpyAsync from the device");
 }
 
 HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {

@@ -24,8 +24,10 @@ class DeviceMemory {
   std::uint64_t bytes() const { return bytes_; }
   bool contains(const void* address) const;
 
-  /// Copies host bytes here, or bytes from here to the host, and waits until they are.
+  /// Copies host bytes here and waits until they are.
   void upload(std::uint64_t offset, const void* src, std::uint64_t bytes);
+
+  /// Copies bytes from here to the host, where nobody writes them meanwhile, and waits for nothing else.
   void download(std::uint64_t offset, void* dst, std::uint64_t bytes) const;
 
  private:
