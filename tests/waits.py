@@ -14,6 +14,7 @@ import argparse
 import concurrent.futures
 import os
 import pathlib
+import random
 import re
 import selectors
 import shutil
@@ -308,6 +309,8 @@ def check(builder, waits):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="FILE[:LINE]", help="the waits of this file, or on this line")
+    parser.add_argument("--sample", metavar="N", type=int, help="only so many of them, drawn at random")
+    parser.add_argument("--seed", metavar="N", type=int, help="draws the same again (default: another each time)")
     parser.add_argument("--build", metavar="DIR", type=pathlib.Path, help="keep the copy and its build here")
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="compilers at a time (default: 2)")
     parser.add_argument("--list", action="store_true", help="show the waits and build nothing")
@@ -326,6 +329,10 @@ def main():
         return 0
     if not waits:
         raise RuntimeError("there is no such wait")
+    if options.sample is not None:
+        seed = random.randrange(1 << 32) if options.seed is None else options.seed
+        print(f"seed {seed}: {options.sample} of {len(waits)} waits")
+        waits = random.Random(seed).sample(waits, min(options.sample, len(waits)))
 
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="waits-") as temporary:

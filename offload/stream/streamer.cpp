@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
@@ -22,8 +23,28 @@ Streamer::~Streamer() {
 }
 
 void Streamer::check() const {
+  if (lost_) {
+    throw Error("host memory ran out while weights were scheduled: they have to be placed anew");
+  }
   if (!broken_.empty()) {
     throw Error("the device refused an earlier command and can not be used any more: " + broken_);
+  }
+}
+
+bool Streamer::lost() const {
+  const std::lock_guard lock(mutex_);
+  return lost_;
+}
+
+/// Changes what scheduler and store know, under the mutex. They do not undo what is half done when memory runs out; who
+/// waits for others is told.
+template <typename Change>
+void Streamer::change(Change change) {
+  try {
+    change();
+  } catch (const std::bad_alloc&) {
+    lost_ = true;
+    released_.notify_all();
   }
 }
 
@@ -39,10 +60,13 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   check();
   lanes_[lane].executed.clear();
   scheduler_.set_active(lane, true);
-  std::vector<Batch> batches;
-  scheduler_.expect(lane, std::move(sequence));
-  scheduler_.prefetch(lane, batches);
-  issue(batches);
+  change([&] {
+    std::vector<Batch> batches;
+    scheduler_.expect(lane, std::move(sequence));
+    scheduler_.prefetch(lane, batches);
+    issue(batches);
+  });
+  check();
 }
 
 Sequence Streamer::end(int lane) {
@@ -53,10 +77,15 @@ Sequence Streamer::end(int lane) {
 
 void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   const std::lock_guard lock(mutex_);
-  std::vector<Batch> batches;
-  scheduler_.expect(lane, std::move(sequence));
-  scheduler_.prefetch(lane, batches);
-  issue(batches);
+  if (lost_) {
+    return; // the next call is told
+  }
+  change([&] {
+    std::vector<Batch> batches;
+    scheduler_.expect(lane, std::move(sequence));
+    scheduler_.prefetch(lane, batches);
+    issue(batches);
+  });
 }
 
 /// True when every lane that holds leases waits for others to give theirs back.
@@ -71,7 +100,13 @@ void Streamer::acquire(int lane, const Step& step) {
     check();
     std::vector<Batch> batches;
     Lane& self = lanes_[lane];
-    while (!scheduler_.acquire(lane, step, batches)) {
+    const auto lease = [&] {
+      bool leased = false;
+      change([&] { leased = scheduler_.acquire(lane, step, batches); });
+      check();
+      return leased;
+    };
+    while (!lease()) {
       self.blocked = true;
       if (nobody_will_release()) {
         self.blocked = false;
@@ -93,15 +128,18 @@ void Streamer::acquire(int lane, const Step& step) {
       self.blocked = false;
       check();
     }
-    if (scheduler_.starved(lane)) {
-      scheduler_.prefetch(lane, batches); // what fits beside the step that is in use now
-    }
-    issue(batches);
+    change([&] {
+      if (scheduler_.starved(lane)) {
+        scheduler_.prefetch(lane, batches); // what fits beside the step that is in use now
+      }
+      issue(batches);
+      self.executed.push_back(step);
+      for (const WeightId weight : step) {
+        arrivals.push_back(scheduler_.arrival(weight));
+      }
+    });
+    check();
     self.leases += static_cast<int>(step.size());
-    self.executed.push_back(step);
-    for (const WeightId weight : step) {
-      arrivals.push_back(scheduler_.arrival(weight));
-    }
   }
   try {
     wait_arrived(lane, step, arrivals);
@@ -141,21 +179,27 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
 void Streamer::release(int lane, const Step& step) noexcept {
   FencePtr used;
   std::string failure;
+  bool has_memory = true;
   try {
     used = config_.link->record_used(lane);
+  } catch (const std::bad_alloc&) {
+    has_memory = false;
   } catch (const std::exception& error) {
     failure = error.what();
   }
   const std::lock_guard lock(mutex_);
   lanes_[lane].leases -= static_cast<int>(step.size());
-  if (used) {
-    for (const WeightId weight : step) {
-      scheduler_.release(lane, weight, used);
-    }
-    std::vector<Batch> batches;
-    scheduler_.prefetch(lane, batches);
-    issue(batches);
-  } else if (broken_.empty()) {
+  lost_ = lost_ || !has_memory;
+  if (used && !lost_) {
+    change([&] {
+      for (const WeightId weight : step) {
+        scheduler_.release(lane, weight, used);
+      }
+      std::vector<Batch> batches;
+      scheduler_.prefetch(lane, batches);
+      issue(batches);
+    });
+  } else if (!failure.empty() && broken_.empty()) {
     broken_ = failure; // the places stay taken: nobody knows when they are read
   }
   for (Lane& other : lanes_) {

@@ -59,6 +59,10 @@ class Streamer {
 
   std::uint64_t misses() const;
 
+  /// True when host memory for the lists of what is where ran out while they were changed: every call throws Error from
+  /// then on, and another streamer has to begin anew.
+  bool lost() const;
+
   /// See Scheduler. Waits until the link has what the store was given, so that both counts speak of the same bytes.
   std::uint64_t bytes_ahead() const;
   std::vector<std::uint64_t> layout() const;
@@ -71,6 +75,8 @@ class Streamer {
     std::uint64_t arrived = 0; // order of the latest fence that its compute stream waits for
   };
 
+  template <typename Change>
+  void change(Change change);
   void issue(std::vector<Batch>& batches);
   bool nobody_will_release() const;
   void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
@@ -81,6 +87,7 @@ class Streamer {
   std::condition_variable released_;
   Scheduler scheduler_;
   std::vector<Lane> lanes_;
+  bool lost_ = false;
   std::string broken_; // why the device refused; every later call says so
 };
 

@@ -1,0 +1,112 @@
+// Host memory that runs out while weights are scheduled: an error, no wrong byte, and nobody who waits for ever. A
+// program of its own, since operator new is.
+
+#include <gtest/gtest.h>
+#include <offload/error.h>
+
+#include <cstdlib>
+#include <new>
+
+#include "streaming.h"
+
+namespace {
+
+/// Of this thread: how many allocations are left; negative when none is counted.
+thread_local int left = -1;
+
+} // namespace
+
+void* operator new(std::size_t bytes) {
+  if (left == 0) {
+    throw std::bad_alloc();
+  }
+  left -= left > 0 ? 1 : 0;
+  if (void* data = std::malloc(bytes > 0 ? bytes : 1)) {
+    return data;
+  }
+  throw std::bad_alloc();
+}
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t) noexcept { std::free(data); }
+
+namespace offload::test {
+namespace {
+
+/// Memory for so many allocations, for as long as this lives.
+class Scarce {
+ public:
+  explicit Scarce(int allocations) { left = allocations; }
+  ~Scarce() { left = -1; }
+  Scarce(const Scarce&) = delete;
+  Scarce& operator=(const Scarce&) = delete;
+  static bool ran_out() { return left == 0; }
+};
+
+/// Two calls, of which `allocations` are granted to the streamer in the step with this number. True when they were
+/// enough.
+bool runs(Streaming& device, const SequencePtr& sequence, std::size_t scarce_step, int allocations) {
+  std::size_t number = 0;
+  bool enough = true;
+  const auto streamer_does = [&](auto work) {
+    if (number++ != scarce_step) {
+      work();
+      return;
+    }
+    const Scarce scarce(allocations);
+    try {
+      work();
+    } catch (...) {
+      enough = false;
+      throw;
+    }
+    enough = !Scarce::ran_out();
+  };
+  for (int pass = 0; pass < 2; ++pass) {
+    streamer_does([&] { device.begin(0, sequence); });
+    for (const Step& step : *sequence) {
+      streamer_does([&] { device.acquire(0, step); });
+      device.read(0, step);
+      streamer_does([&] { device.release(0, step); });
+    }
+    device.end(0);
+  }
+  return enough;
+}
+
+TEST(OutOfMemory, WhileWeightsAreScheduledIsToldFromThenOn) {
+  const SequencePtr sequence = each_once(6);
+  int refused = 0;
+  for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
+    for (std::size_t step = 0; step < 2 * (1 + 2 * sequence->size()); ++step) {
+      for (int allocations = 0;; ++allocations) {
+        SCOPED_TRACE("step " + std::to_string(step) + ", " + std::to_string(allocations) + " allocations");
+        Shape shape;
+        shape.units = {2, 3, 1, 2, 3, 1};
+        shape.ring_units = 6;
+        shape.batch_units = 2;
+        shape.host = host;
+        Streaming device(shape);
+        bool enough = false;
+        try {
+          enough = runs(device, sequence, step, allocations);
+        } catch (const Error&) {
+          ++refused;
+        } catch (const std::bad_alloc&) { // no memory to say so, either
+          ++refused;
+        }
+        if (device.streamer().lost()) {
+          EXPECT_THROW(device.begin(0, sequence), Error);
+          EXPECT_THROW(device.acquire(0, {0}), Error);
+        }
+        EXPECT_EQ(device.finish(), "");
+        if (enough) {
+          break;
+        }
+      }
+    }
+  }
+  EXPECT_GT(refused, 100);
+}
+
+} // namespace
+} // namespace offload::test
