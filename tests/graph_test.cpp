@@ -5,9 +5,6 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
 
-#include <algorithm>
-
-#include <offload/graph/expected_order.h>
 #include <offload/graph/lower.h>
 #include <offload/graph/program.h>
 #include <offload/graph/trace_weights.h>
@@ -152,48 +149,6 @@ def forward(self, x):
   EXPECT_EQ(lowered.steps[1].weights, (Step{1}));
   EXPECT_EQ(lowered.steps[2].weights, (Step{1}));
   EXPECT_EQ(lowered.steps[2].times, 3);
-}
-
-TEST(Lower, StepsOfALoopTakeTurns) {
-  const auto order_of = [](const std::string& source) {
-    const Lowered lowered = lower(make(source));
-    std::string order;
-    for (const LoweredStep* step : expected_order(lowered.steps)) {
-      order += static_cast<char>('a' + step->weights.front());
-    }
-    return order;
-  };
-  EXPECT_EQ(order_of(R"(
-def forward(self, x):
-  x = torch.linear(x, self.b)
-  for i in range(3):
-    x = torch.linear(torch.linear(x, self.a), self.b)
-  return torch.linear(x, self.a)
-)"),
-            "babababa");
-  EXPECT_EQ(order_of(R"(
-def forward(self, x):
-  for i in range(2):
-    for j in range(3):
-      x = torch.linear(torch.linear(x, self.a), self.b)
-    for j in range(2):
-      x = torch.linear(x, self.a)
-    x = torch.linear(x, self.b)
-  for i in range(2):
-    x = torch.linear(x, self.b)
-  return x
-)"),
-            "abababaababababaabbb");
-  const std::string many = order_of(R"(
-def forward(self, x):
-  for i in range(900000):
-    for j in range(900000):
-      x = torch.linear(x, self.a)
-    x = torch.linear(x, self.b)
-  return x
-)");
-  EXPECT_EQ(std::count(many.begin(), many.end(), 'a'), 1000);
-  EXPECT_EQ(std::count(many.begin(), many.end(), 'b'), 1000);
 }
 
 TEST(Lower, BranchesDecidedByAttributesThatNothingWritesAreGone) {

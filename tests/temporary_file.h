@@ -39,7 +39,7 @@ class TemporaryFile {
 /// one. What temporary files lie on may be memory, or an overlay.
 template <typename IsGood>
 std::filesystem::path folder_where(IsGood is_good) {
-  const std::filesystem::path usual = std::filesystem::temp_directory_path();
+  std::filesystem::path usual = std::filesystem::temp_directory_path();
   for (const std::filesystem::path& folder :
        {usual, std::filesystem::path("/var/tmp"), std::filesystem::current_path(), std::filesystem::path("/dev/shm")}) {
     if (access(folder.c_str(), W_OK) == 0 && is_good(TemporaryFile("some bytes", folder).path())) {
