@@ -9,7 +9,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "modules.h"
@@ -27,6 +29,9 @@ class CacheOfProfiles : public testing::Test {
     set("XDG_CACHE_HOME", nullptr);
   }
   ~CacheOfProfiles() override {
+    for (const auto& [name, value] : before_) {
+      set(name, value ? value->c_str() : nullptr);
+    }
     const fs::recursive_directory_iterator all(home_); // libtorch has a remove_all() of its own, which crashes
     std::vector<fs::path> paths(begin(all), end(all));
     paths.insert(paths.begin(), home_);
@@ -43,6 +48,14 @@ class CacheOfProfiles : public testing::Test {
     std::ofstream(fs::directory_iterator(folder)->path()) << to_json(planted);
   }
 
+  static std::optional<std::string> value_of(const char* name) {
+    const char* value = std::getenv(name);
+    return value ? std::optional<std::string>(value) : std::nullopt;
+  }
+
+  // Tests of other kinds may run in this process later.
+  const std::vector<std::pair<const char*, std::optional<std::string>>> before_ = {
+      {"HOME", value_of("HOME")}, {"XDG_CACHE_HOME", value_of("XDG_CACHE_HOME")}};
   const fs::path home_ = fs::temp_directory_path() / ("offload-measure-test-" + std::to_string(getpid()));
 };
 
