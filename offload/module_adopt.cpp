@@ -27,8 +27,8 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 
 /// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
 /// as it has been moved, so that there is never more than one of them twice; a weight that is a part of its storage, or
-/// that others have, when all is done. The module that was given is left with placeholders; calls work on a copy of its
-/// objects, in which what stays stands as it is.
+/// that others have, when all is done. On the host it is used where it is. The module that was given is left with
+/// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
 void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Displaced& displaced) {
   const PlainModes plain;
   std::optional<c10::cuda::CUDAGuard> guard;
@@ -51,6 +51,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Disp
   config.offsets = offsets_;
   config.lender = std::make_shared<WeightLender>(device_, names);
   config.in_file.resize(weights.size(), 0);
+  config.storages.resize(weights.size());
   std::uint64_t host_bytes = 0;
   std::uint64_t to_move = 0;
   std::uint64_t moved = 0;
@@ -60,8 +61,11 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Disp
       config.file = file_;
       config.offsets[id] = file_bytes(weights[id].storage)->offset + weights[id].begin;
       config.in_file[id] = weights[id].bytes();
+    } else if (in_module_[id]) {
+      config.offsets[id] = weights[id].begin;
+      config.storages[id] = weights[id].storage;
     } else {
-      host_bytes += bytes_[id];
+      host_bytes = std::max(host_bytes, offsets_[id] + bytes_[id]);
     }
   }
   config.host = std::make_shared<HostMemory>(host_bytes);
@@ -111,7 +115,9 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Disp
             .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
       }
     };
-    if (bytes_[id] > 0 && !in_file_[id] && on_file) {
+    if (in_module_[id]) {
+      // it stays there
+    } else if (bytes_[id] > 0 && !in_file_[id] && on_file) {
       config.file = file_;
       config.to_fill.push_back({config.host->data() + offsets_[id], on_file->offset + weight.begin, bytes});
     } else if (bytes_[id] > 0 && !in_file_[id]) {

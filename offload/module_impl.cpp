@@ -202,7 +202,11 @@ void Module::Impl::choose_budget(const Options& options) {
     if (options.vram_budget) {
       vram_ = *options.vram_budget;
     } else {
-      free_ = less(free_bytes(device_), outstanding);
+      std::uint64_t in_module = device_.is_cpu() && !file_ ? fixed_ : 0; // what is used where it is takes no more
+      for (WeightId id = 0; id < bytes_.size(); ++id) {
+        in_module += in_module_[id] ? bytes_[id] : 0;
+      }
+      free_ = in_module + less(free_bytes(device_), outstanding);
       vram_ = std::max(less(*free_, kMargin), std::min(*free_, minimum()));
     }
     return promised_bytes({std::vector<bool>(bytes_.size(), true), 0});
@@ -262,6 +266,16 @@ void Module::Impl::choose_what_stays_in_file(std::uint64_t room) {
   }
 }
 
+/// On the host a weight is used where it is, where that is as good as a place of ours: as aligned as PyTorch makes it,
+/// and readable up to the size of its place in the ring.
+bool Module::Impl::can_stay_in_module(WeightId weight) const {
+  constexpr std::uintptr_t kAligned = 64;
+  const Weight& w = program_.weights.weights[weight];
+  return device_.is_cpu() && bytes_[weight] > 0 && !file_bytes(w.storage) && w.storage.device().is_cpu() &&
+         reinterpret_cast<std::uintptr_t>(w.storage.data()) % kAligned == 0 &&
+         w.begin + bytes_[weight] <= w.storage.nbytes();
+}
+
 /// What lies where on the host: in the file, page-locked, in ordinary memory, and how much is for staging.
 void Module::Impl::divide_host_memory(const Options& options) {
   if (options.host_budget && options.pinned_budget && *options.pinned_budget > *options.host_budget) {
@@ -270,13 +284,16 @@ void Module::Impl::divide_host_memory(const Options& options) {
   }
   offsets_ = lay_out(pass_of(static_steps(planned_method_)));
   std::uint64_t total = 0;
+  std::uint64_t in_module = 0; // of it, what has its memory
   host_promise_.set_by([&](std::uint64_t outstanding) {
     const std::uint64_t free = less(available_host_bytes(), outstanding);
     choose_what_stays_in_file(options.host_budget.value_or(less(free, std::max(512_MiB, free / 16))));
     for (WeightId id = 0; id < bytes_.size(); ++id) {
+      in_module_.push_back(can_stay_in_module(id));
       total += in_file_[id] ? 0 : bytes_[id];
+      in_module += in_module_[id] ? bytes_[id] : 0;
     }
-    return total;
+    return total - in_module;
   });
   offsets_ = lay_out(pass_of(static_steps(planned_method_)));
   const bool reads_file = std::find(in_file_.begin(), in_file_.end(), true) != in_file_.end();
@@ -292,7 +309,7 @@ void Module::Impl::divide_host_memory(const Options& options) {
     }
     streamed_pinned_ = std::min(total, (pinned_budget - staging) / kPageBytes * kPageBytes);
   }
-  host_promise_.set(total + staging);
+  host_promise_.set(total - in_module + staging);
   host_bytes_ = total + staging + (file_ ? FileReader::kBytesHeld : 0);
   pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
   const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);

@@ -103,6 +103,7 @@ class Module::Impl {
 
   void take_over_weights(Owner owner, const Progress& progress, Displaced& displaced);
   void divide_host_memory(const Options& options);
+  bool can_stay_in_module(WeightId weight) const;
   void choose_what_stays_in_file(std::uint64_t room);
   void choose_budget(const Options& options);
   std::string describe_budget(std::uint64_t vram) const;
@@ -138,6 +139,7 @@ class Module::Impl {
   MachineProfile machine_;
   std::vector<std::uint64_t> bytes_;   // by weight as in the ring; 0 for those that stay
   std::vector<bool> in_file_;          // by weight: not in host memory
+  std::vector<bool> in_module_;        // by weight: used in the memory that the module has for it
   std::vector<std::uint64_t> offsets_; // by weight in host memory, then those in the file
   std::vector<at::ScalarType> dtypes_; // by weight, for costs
   std::vector<std::vector<at::Tensor>> placeholders_;

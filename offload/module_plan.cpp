@@ -45,7 +45,7 @@ std::uint64_t Module::Impl::reserve() const {
 
 /// What calls may take beside what is placed: all that is left.
 std::uint64_t Module::Impl::room() const {
-  const std::uint64_t taken = fixed_ + engine_->slab_bytes();
+  const std::uint64_t taken = fixed_ + engine_->placed_bytes();
   return (vram_ - std::min(vram_, taken)) / kDeviceGranularity * kDeviceGranularity;
 }
 
@@ -211,13 +211,17 @@ std::uint64_t Module::Impl::planned_bytes(const Residency& residency) const {
 }
 
 /// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
-/// default they count with what it takes as planned. On the host what stays has its memory.
+/// default they count with what it takes as planned. On the host, what stays has its memory, and what is resident and
+/// lies in memory is used there.
 std::uint64_t Module::Impl::promised_bytes(const Residency& residency) const {
-  const std::uint64_t planned = std::min(vram_, planned_bytes(residency));
   if (device_.is_cuda()) {
-    return free_ ? planned : vram_;
+    return free_ ? std::min(vram_, planned_bytes(residency)) : vram_;
   }
-  return planned - std::min(planned, fixed_);
+  Residency in_slab = residency;
+  for (WeightId id = 0; id < bytes_.size(); ++id) {
+    in_slab.resident[id] = residency.resident[id] && in_file_[id];
+  }
+  return std::min(vram_, Engine::slab_bytes_of(in_slab, bytes_));
 }
 
 /// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
@@ -277,7 +281,7 @@ void Module::Impl::note_sequence(const std::string& name, std::size_t shape, std
 }
 
 void Module::Impl::note_peak() {
-  const std::uint64_t now = fixed_ + engine_->slab_bytes() + engine_->lanes().held();
+  const std::uint64_t now = fixed_ + engine_->placed_bytes() + engine_->lanes().held();
   if (device_.is_cuda()) {
     device_promise_.raise_to(now); // by default calls may have taken more than was planned
   }

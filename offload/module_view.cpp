@@ -78,8 +78,9 @@ Placement Module::Impl::describe() const {
 
 Stats Module::Impl::stats() const {
   Stats stats;
-  stats.bytes_ahead = engine_->bytes_ahead();
+  const std::uint64_t used = engine_->bytes_used();
   stats.bytes_streamed = engine_->bytes_streamed();
+  stats.bytes_ahead = stats.bytes_streamed - std::min(stats.bytes_streamed, used);
   stats.copies = engine_->copies();
   stats.bytes_in_place = engine_->lender().bytes_in_place();
   stats.bytes_in_cache = engine_->lender().bytes_in_cache();

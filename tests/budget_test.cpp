@@ -1,5 +1,7 @@
 // What modules are given by default, when the system has as much memory as a test says.
 
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -8,6 +10,7 @@
 #include <offload/stream/promises.h>
 
 #include "fake_system.h"
+#include "holdings.h"
 #include "modules.h"
 #include "temporary_file.h"
 #include "threads.h"
@@ -90,6 +93,49 @@ TEST_F(DefaultBudget, CountsBudgetsThatWereGiven) {
   EXPECT_EQ(given(module), kModel + kSmall);
   EXPECT_EQ(Promise::outstanding(kHost), kModel);
   EXPECT_EQ(given(load_by_default()), kWeightBytes + kSmall);
+}
+
+/// A wrapped module's weights are used where they are: they take no memory, whatever is free.
+TEST_F(DefaultBudget, HoldsWhatIsInMemoryAlready) {
+  system_.set_available(kMargin);
+  constexpr int kMany = 32;
+  const torch::jit::Module module = make(kMany, chain(kMany));
+  Reference reference(module.deepcopy(), kDevice);
+  const at::Tensor x = rows();
+  const c10::IValue expected = reference.run("forward", {x});
+  Options options;
+  options.device = kDevice;
+  const std::uint64_t before = Holdings::now().resident;
+  Module wrapped = wrap(module, options);
+  EXPECT_EQ(given(wrapped), kMany * kWeightBytes + kSmall);
+  EXPECT_EQ(Promise::outstanding(kHost), 0U);
+  EXPECT_EQ(tools::first_difference(wrapped.forward({x}), expected), "");
+  EXPECT_LT(Holdings::now().resident, before + kMany / 4 * kWeightBytes);
+  wrapped.set_vram_budget(wrapped.placement().budget.minimum);
+  EXPECT_EQ(tools::first_difference(wrapped.forward({x}), expected), "");
+  EXPECT_GT(wrapped.stats().bytes_streamed, 0U);
+  wrapped.set_vram_budget(2 * kMany * kWeightBytes);
+  EXPECT_EQ(tools::first_difference(wrapped.forward({x}), expected), "");
+  EXPECT_EQ(Promise::outstanding(kHost), 0U);
+}
+
+/// What begins or ends where no place of ours would is copied, as it was before.
+TEST_F(DefaultBudget, OfWeightsThatLieOtherwiseIsForCopiesOfThem) {
+  system_.set_available(kMargin + 16_MiB);
+  const at::Tensor all = at::randn({kWidth * kWidth + 8});
+  torch::jit::Module module("Model");
+  module.register_parameter("odd", at::randn({kWidth, 37}), false);
+  at::Tensor shifted = at::from_blob(all.mutable_data_ptr<float>() + 3, {kWidth, kWidth});
+  module.register_parameter("shifted", shifted, false);
+  module.define("def forward(self, x):\n  return torch.linear(x, self.shifted), torch.matmul(x, self.odd)\n");
+  Reference reference(module.deepcopy(), kDevice);
+  const at::Tensor x = rows();
+  const c10::IValue expected = reference.run("forward", {x});
+  Options options;
+  options.device = kDevice;
+  Module wrapped = wrap(module, options);
+  all.zero_();
+  EXPECT_EQ(tools::first_difference(wrapped.forward({x}), expected), "");
 }
 
 TEST_F(DefaultBudget, OfManyLoadsAtOnceIsNoMoreThanThereIs) {

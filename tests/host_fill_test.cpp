@@ -3,6 +3,7 @@
 #include <offload/stream/host_fill.h>
 #include <offload/stream/host_link.h>
 #include <offload/stream/store.h>
+#include <offload/stream/streamer.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +17,7 @@
 
 #include <tests/fake_disk.h>
 #include <tests/temporary_file.h>
+#include <tests/threads.h>
 
 namespace offload {
 namespace {
@@ -180,6 +182,51 @@ TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
   EXPECT_EQ(told, "enough");
   EXPECT_NO_THROW(filling->retry()) << "it has been told";
   expect_all(*filling);
+}
+
+/// Nor does it keep those waiting who ask a streamer, or give weights back.
+TEST_F(HostFillTest, ALeaseThatWaitsForTheDiskKeepsNoOtherLaneWaiting) {
+  const auto filling = fill(Fault::is_held, 4); // the first read of the third part
+  filling->await_bytes(end_of(1));
+  const auto link = make_host_link();
+  constexpr std::uint64_t kPlace = (kPart + 511) / 512 * 512;
+  std::vector<std::byte> ring(kParts * kPlace);
+  std::vector<std::byte> padding(kPlace);
+  HostPlaces host;
+  for (int part = 0; part < kParts; ++part) {
+    host.push_back(in_memory(end_of(part) - kPart));
+  }
+  host.back() = in_memory(padding.data()); // nothing is read beyond the last part
+  const auto store = make_direct_store(*link, host, ring.data(), filling.get());
+  StreamerConfig config;
+  config.link = link.get();
+  config.store = store.get();
+  config.ring = ring.data();
+  config.ring_bytes = ring.size();
+  config.batch_bytes = kPlace;
+  config.lanes = 2;
+  config.bytes.assign(kParts, kPlace);
+  config.names = {"a", "b", "c", "d"};
+  Streamer streamer(config);
+  streamer.acquire(0, {0});
+  streamer.acquire(0, {0});
+  test::BlockedThread waits([&] { streamer.acquire(1, {2}); });
+  waits.await_blocked();
+  test::BlockedThread others([&] {
+    streamer.release(0, {0});
+    streamer.acquire(0, {0});
+    EXPECT_EQ(streamer.misses(), 2U);
+    EXPECT_EQ(streamer.bytes_used(), 2 * kPlace);
+  });
+  others.await_blocked();
+  EXPECT_TRUE(others.done()) << "they wait for the disk";
+  EXPECT_FALSE(waits.done());
+  disk_->release();
+  waits.join();
+  others.join();
+  streamer.release(0, {0});
+  streamer.release(0, {0});
+  streamer.release(1, {2});
 }
 
 TEST_F(HostFillTest, ACancelledOneKeepsNobodyWaiting) {

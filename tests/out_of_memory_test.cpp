@@ -3,11 +3,12 @@
 
 #include <gtest/gtest.h>
 #include <offload/error.h>
+#include <offload/stream/copies.h>
 
 #include <cstdlib>
 #include <new>
 
-#include "streaming.h"
+#include "waits_device.h"
 
 namespace {
 
@@ -41,6 +42,8 @@ class Scarce {
   Scarce& operator=(const Scarce&) = delete;
   static bool ran_out() { return left == 0; }
 };
+
+constexpr std::size_t kNoStep = ~std::size_t{0};
 
 /// Two calls, of which `allocations` are granted to the streamer in the step with this number. True when they were
 /// enough.
@@ -85,8 +88,10 @@ TEST(OutOfMemory, WhileWeightsAreScheduledIsToldFromThenOn) {
         shape.ring_units = 6;
         shape.batch_units = 2;
         shape.host = host;
+        shape.order = Order::compute_late; // what does not wait for its readers is seen
         Streaming device(shape);
         bool enough = false;
+        const int before = refused;
         try {
           enough = runs(device, sequence, step, allocations);
         } catch (const Error&) {
@@ -97,6 +102,8 @@ TEST(OutOfMemory, WhileWeightsAreScheduledIsToldFromThenOn) {
         if (device.streamer().lost()) {
           EXPECT_THROW(device.begin(0, sequence), Error);
           EXPECT_THROW(device.acquire(0, {0}), Error);
+        } else if (refused > before) {
+          EXPECT_TRUE(runs(device, sequence, kNoStep, 0)) << "what failed is copied again";
         }
         EXPECT_EQ(device.finish(), "");
         if (enough) {
@@ -106,6 +113,78 @@ TEST(OutOfMemory, WhileWeightsAreScheduledIsToldFromThenOn) {
     }
   }
   EXPECT_GT(refused, 100);
+}
+
+/// It does so in a destructor.
+TEST(OutOfMemory, ALeaseEndsAndWhatCanNotGoOnSaysSo) {
+  Shape shape;
+  shape.units = {2, 2, 2, 2, 2, 2};
+  shape.ring_units = 8;
+  shape.batch_units = 2;
+  shape.lanes = 2;
+  int failed = 0;
+  for (const Host host : {Host::direct, Host::staged}) {
+    shape.host = host;
+    bool ran_out = true;
+    for (int allocations = 0; ran_out; ++allocations) {
+      Streaming device(shape);
+      device.begin(0, each_once(6));
+      const Step first = {0};
+      device.acquire(0, first);
+      device.read(0, first);
+      {
+        const Scarce scarce(allocations);
+        device.release(0, first);
+        ran_out = Scarce::ran_out();
+      }
+      try {
+        for (WeightId weight = 1; weight < 6; ++weight) {
+          device.visit(0, {weight});
+        }
+        device.end(0);
+      } catch (const Error& error) {
+        EXPECT_TRUE(ran_out) << error.what();
+        ++failed;
+      }
+      EXPECT_EQ(device.finish(), "");
+    }
+  }
+  EXPECT_GT(failed, 3);
+}
+
+TEST(OutOfMemory, AFailureThatThereIsNoMemoryToDescribeIsToldAllTheSame) {
+  FakeLink link(1, Order::random, 1);
+  const Batch batch{{}, {}, std::make_shared<Arrival>()};
+  const Error refused("what takes memory of its own");
+  {
+    const Scarce scarce(0);
+    fail(link, batch, refused);
+    finish(link, batch);
+  }
+  EXPECT_TRUE(batch.arrival->issued);
+  EXPECT_EQ(batch.arrival->failure, "no host memory");
+}
+
+TEST(OutOfMemory, WhatOthersWaitForComesAllTheSame) {
+  const Deadline deadline;
+  Device device(3, 3, 0, Order::copies_late, 3);
+  device.use_direct_store();
+  device.use_streamer();
+  device.slow.keep(Call::copy);
+  BlockedThread issues([&] { device.visit(0, 0); });
+  device.slow.await_caller();
+  BlockedThread waits([&] { device.visit(1, 1); });
+  waits.await_blocked();
+  const SequencePtr sequence = share({{2}});
+  {
+    const Scarce scarce(0);
+    device.streamer->expect(2, sequence);
+  }
+  EXPECT_TRUE(device.streamer->lost());
+  device.slow.let_go();
+  issues.join();
+  waits.join();
+  device.expect_no_problems();
 }
 
 } // namespace

@@ -205,6 +205,22 @@ TEST(Planner, CountsStagedBytesAtTheRateOfTheHost) {
   EXPECT_GT(staged_us, 1.8 * pinned_us);
 }
 
+/// Also where weights of one batch lie side by side, but in different kinds of memory.
+TEST(Planner, CountsEachWeightAtTheRateOfWhereItLies) {
+  constexpr double kBytes = 1_MiB;
+  Pass pass = uniform_stack(20, 1_MiB, 1);
+  pass.pinned_bytes = 2_MiB;
+  pass.in_file.assign(20, false);
+  pass.in_file[18] = pass.in_file[19] = true;
+  const MachineProfile costs = machine();
+  const double bytes_us = 2 * kBytes / costs.link_bytes_per_us + 16 * kBytes / costs.host_copy_bytes_per_us +
+                          2 * kBytes / costs.file_bytes_per_us;
+  const double copies = 15; // about so many, of one or two weights
+  const Simulated simulated = simulate(pass, {std::vector<bool>(20, false), 8_MiB}, costs);
+  EXPECT_EQ(simulated.streamed_bytes, 20_MiB);
+  EXPECT_NEAR(simulated.time_us, bytes_us + copies * costs.copy_overhead_us, 100);
+}
+
 TEST(Planner, PredictsNoLessThanEitherLimit) {
   int link_bound = 0;
   for (std::uint32_t seed = 0; seed < 40; ++seed) {

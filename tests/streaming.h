@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <random>
@@ -65,7 +66,7 @@ class Streaming {
   Streamer& streamer() { return *streamer_; }
 
   /// What the calls so far have brought over the link and used.
-  std::uint64_t bytes_used() { return link_.bytes() - streamer_->bytes_ahead(); }
+  std::uint64_t bytes_used() { return std::min(link_.bytes(), streamer_->bytes_used()); }
 
  private:
   FakeLink link_;

@@ -1,8 +1,9 @@
 #include <offload/plan/simulate.h>
 
 #include <algorithm>
+#include <utility>
 
-#include <offload/stream/store.h>
+#include <offload/stream/copies.h>
 #include <offload/stream/streamer.h>
 
 namespace offload {
@@ -20,8 +21,7 @@ double at_us(const Fence& fence) { return static_cast<const Moment&>(fence).at_u
 /// Two clocks, one of the copy stream and one of the only lane. The host is taken to be ahead of both.
 class ClockLink final : public Link {
  public:
-  ClockLink(const MachineProfile& machine, std::uint64_t pinned_bytes, std::uint64_t memory_bytes)
-      : machine_(machine), pinned_bytes_(pinned_bytes), memory_bytes_(memory_bytes) {}
+  explicit ClockLink(const MachineProfile& machine) : machine_(machine) {}
 
   void wait(const Fence& used) override { copy_us_ = std::max(copy_us_, at_us(used)); }
   FencePtr record_arrived() override { return std::make_shared<Moment>(Fence::kLink, copy_us_); }
@@ -35,26 +35,62 @@ class ClockLink final : public Link {
   void synchronize(const Fence&) override {}
   double stall_us() override { return stall_us_; }
 
+  /// What comes next comes from a source of this rate.
+  void set_source(double bytes_per_us) { source_bytes_per_us_ = bytes_per_us; }
   void compute(double us) { compute_us_ += us; }
   double now_us() const { return compute_us_; }
 
  protected:
-  void enqueue_copy(void*, const void* src, std::size_t bytes) override {
-    const std::uint64_t end = reinterpret_cast<std::uint64_t>(src) + bytes;
-    const double source = end > memory_bytes_   ? machine_.file_bytes_per_us
-                          : end > pinned_bytes_ ? machine_.host_copy_bytes_per_us
-                                                : machine_.link_bytes_per_us;
-    const double rate = std::min(machine_.link_bytes_per_us, source);
+  void enqueue_copy(void*, const void*, std::size_t bytes) override {
+    const double rate = std::min(machine_.link_bytes_per_us, source_bytes_per_us_);
     copy_us_ += machine_.copy_overhead_us + static_cast<double>(bytes) / rate;
   }
 
  private:
   const MachineProfile& machine_;
-  const std::uint64_t pinned_bytes_;
-  const std::uint64_t memory_bytes_; // what lies beyond is in a file
+  double source_bytes_per_us_ = 0;
   double copy_us_ = 0;
   double compute_us_ = 0;
   double stall_us_ = 0;
+};
+
+/// A store without bytes: it knows where they would lie in host memory, and what each would come from.
+class ClockStore final : public Store {
+ public:
+  ClockStore(ClockLink& link, const Pass& pass, const MachineProfile& machine) : link_(link), offsets_(lay_out(pass)) {
+    for (WeightId weight = 0; weight < offsets_.size(); ++weight) {
+      const bool pinned = offsets_[weight] + pass.bytes[weight] <= pass.pinned_bytes;
+      sources_.push_back(pass.lies_in_file(weight) ? machine.file_bytes_per_us
+                         : pinned                  ? machine.link_bytes_per_us
+                                                   : machine.host_copy_bytes_per_us);
+    }
+  }
+
+  void issue(Batch batch) override {
+    wait_for_readers(link_, batch);
+    std::uint64_t bytes = 0; // of neighbours: one copy
+    for (std::size_t i = 0; i < batch.fetches.size(); ++i) {
+      bytes += batch.fetches[i].bytes;
+      if (i + 1 == batch.fetches.size() || !are_neighbours(batch.fetches[i], batch.fetches[i + 1])) {
+        link_.set_source(sources_[batch.fetches[i].weight]);
+        link_.copy(nullptr, nullptr, std::exchange(bytes, 0));
+      }
+    }
+    finish(link_, batch);
+  }
+
+  void wait_issued(const Arrival&) override {}
+  void drain() override {}
+
+ private:
+  bool are_neighbours(const Fetch& a, const Fetch& b) const {
+    return a.place + a.bytes == b.place && offsets_[a.weight] + a.bytes == offsets_[b.weight] &&
+           sources_[a.weight] == sources_[b.weight];
+  }
+
+  ClockLink& link_;
+  const std::vector<std::uint64_t> offsets_; // by weight
+  std::vector<double> sources_;              // by weight: bytes a microsecond
 };
 
 } // namespace
@@ -100,21 +136,11 @@ std::vector<std::uint64_t> lay_out(const Pass& pass) {
 
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine) {
   const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency.resident));
-  std::uint64_t memory_bytes = 0;
-  for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
-    memory_bytes += pass.lies_in_file(weight) ? 0 : pass.bytes[weight];
-  }
-  ClockLink link(machine, pass.pinned_bytes, memory_bytes);
-  // Addresses that nobody reads, as far apart as the bytes will be.
-  const std::byte* nowhere = nullptr;
-  HostPlaces host;
-  for (const std::uint64_t offset : lay_out(pass)) {
-    host.push_back(in_memory(nowhere + offset));
-  }
-  const auto store = make_direct_store(link, std::move(host), nullptr);
+  ClockLink link(machine);
+  ClockStore store(link, pass, machine);
   StreamerConfig config;
   config.link = &link;
-  config.store = store.get();
+  config.store = &store;
   config.ring_bytes = residency.ring_bytes;
   config.batch_bytes = kBatchBytes;
   config.bytes = pass.bytes;
@@ -127,7 +153,7 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
   const auto run_pass = [&] {
     const double begin_us = link.now_us();
     const double stall_us = link.stall_us();
-    const std::uint64_t bytes = link.bytes() - streamer.bytes_ahead();
+    const std::uint64_t bytes = streamer.bytes_used();
     streamer.begin(0, sequence);
     auto streamed = sequence->begin();
     for (const PlanStep& step : pass.steps) {
@@ -144,8 +170,7 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
       }
     }
     streamer.end(0);
-    passes.push_back(
-        {link.now_us() - begin_us, link.stall_us() - stall_us, link.bytes() - streamer.bytes_ahead() - bytes});
+    passes.push_back({link.now_us() - begin_us, link.stall_us() - stall_us, streamer.bytes_used() - bytes});
   };
   // The first pass fills the ring. Once one ends as an earlier one did, all that comes repeats what came between. That
   // may take dozens of passes; long ones are not given as many.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <exception>
+#include <new>
 #include <vector>
 
 #include <offload/error.h>
@@ -40,11 +41,25 @@ inline void wait_for_readers(Link& link, const Batch& batch) {
   }
 }
 
+/// What wait_for_readers() will wait for is decided now.
+inline void settle_readers(Link& link, const Batch& batch) {
+  for (const FencePtr& reader : batch.readers) {
+    try {
+      link.settle(*reader);
+    } catch (const std::exception&) { // whoever waits for it will be told
+    }
+  }
+}
+
 /// Tells the arrival that `batch` will not come. Later batches count on this one having waited for its readers, so now
 /// the host waits for them.
-inline void fail(Link& link, const Batch& batch, const std::exception& error) {
+inline void fail(Link& link, const Batch& batch, const std::exception& error) noexcept {
   batch.arrival->of_archive = dynamic_cast<const ArchiveError*>(&error) != nullptr;
-  batch.arrival->failure = *error.what() ? error.what() : "unknown error"; // empty would mean that it went well
+  try {
+    batch.arrival->failure = *error.what() ? error.what() : "unknown error"; // empty would mean that it went well
+  } catch (const std::bad_alloc&) {
+    batch.arrival->failure = "no host memory"; // so short that it takes none
+  }
   for (const FencePtr& reader : batch.readers) {
     try {
       link.synchronize(*reader);
@@ -53,8 +68,14 @@ inline void fail(Link& link, const Batch& batch, const std::exception& error) {
   }
 }
 
+/// Nothing more happens to `arrival`.
+inline void announce(Arrival& arrival) {
+  arrival.issued.store(true, std::memory_order_release);
+  arrival.issued.notify_all();
+}
+
 /// All copies of `batch` are enqueued, or it failed: either way nothing more happens to its arrival.
-inline void finish(Link& link, const Batch& batch) {
+inline void finish(Link& link, const Batch& batch) noexcept {
   if (batch.arrival->failure.empty()) {
     try {
       batch.arrival->fence = link.record_arrived();
@@ -62,7 +83,7 @@ inline void finish(Link& link, const Batch& batch) {
       fail(link, batch, error);
     }
   }
-  batch.arrival->issued.store(true, std::memory_order_release);
+  announce(*batch.arrival);
 }
 
 } // namespace offload

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <thread>
 
@@ -43,6 +44,25 @@ Engine::Engine(Config config)
   }
 }
 
+const std::byte* Engine::host_bytes(WeightId weight) const {
+  const c10::Storage& storage = config_.storages[weight];
+  return (storage ? static_cast<const std::byte*>(storage.data()) : config_.host->data()) + config_.offsets[weight];
+}
+
+bool Engine::owns(const void* address) const {
+  if ((slab_ && slab_->contains(address)) || (streaming_ && streaming_->store->owns(address))) {
+    return true;
+  }
+  const auto* byte = static_cast<const std::byte*>(address);
+  for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+    if (config_.bytes[weight] > 0 && stays_on_host(weight) && std::less_equal<>()(host_bytes(weight), byte) &&
+        std::less<>()(byte, host_bytes(weight) + config_.bytes[weight])) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void Engine::await_host_bytes(WeightId weight) const {
   if (fill_ && !in_file(weight)) {
     fill_->await_bytes(host_bytes(weight) + config_.bytes[weight]);
@@ -70,7 +90,8 @@ void Engine::retry() const {
 
 void Engine::clear() {
   stop_streaming();
-  slab_ = DeviceMemory();
+  slab_.reset();
+  placed_bytes_ = 0;
 }
 
 void Engine::stop_streaming() {
@@ -79,24 +100,27 @@ void Engine::stop_streaming() {
   } catch (const std::exception&) { // a device that is gone reads nothing
   }
   config_.lender->detach();
-  std::unique_ptr<Streamer> gone;
+  std::shared_ptr<Streaming> gone;
   {
     const std::lock_guard lock(mutex_);
-    misses_before_ += streamer_ ? streamer_->misses() : 0;
-    gone = std::move(streamer_);
+    misses_before_ += streaming_ ? streaming_->streamer->misses() : 0;
+    gone = std::move(streaming_);
   }
-  gone.reset();
-  store_.reset();
+  if (gone) {
+    gone->streamer->stop();
+  }
+  const std::lock_guard lock(mutex_);
+  used_before_ = link_->bytes(); // nobody will use what was ahead
 }
 
-std::uint64_t Engine::bytes_ahead() const {
+std::uint64_t Engine::bytes_used() const {
   const std::lock_guard lock(mutex_);
-  return streamer_ ? streamer_->bytes_ahead() : 0;
+  return used_before_ + (streaming_ ? streaming_->streamer->bytes_used() : 0);
 }
 
 std::uint64_t Engine::misses() const {
   const std::lock_guard lock(mutex_);
-  return misses_before_ + (streamer_ ? streamer_->misses() : 0);
+  return misses_before_ + (streaming_ ? streaming_->streamer->misses() : 0);
 }
 
 std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes) {
@@ -162,7 +186,7 @@ bool Engine::copy_resident(WeightId weight, std::byte* to) const {
   if (config_.device.is_cuda()) {
     guard.emplace(config_.device);
   }
-  slab_.download(places_of(placed_)[weight], to, config_.bytes[weight]);
+  slab_->download(places_of(placed_)[weight], to, config_.bytes[weight]);
   return true;
 }
 
@@ -173,12 +197,12 @@ void Engine::upload(WeightId weight, std::uint64_t offset) {
     // CUDA copies what is page-locked, or what is not, but no range that is both.
     const std::uint64_t begin = config_.offsets[weight];
     const std::uint64_t pinned = std::clamp(config_.pinned, begin, begin + config_.bytes[weight]) - begin;
-    slab_.upload(offset, host_bytes(weight), pinned);
-    slab_.upload(offset + pinned, host_bytes(weight) + pinned, config_.bytes[weight] - pinned);
+    slab_->upload(offset, host_bytes(weight), pinned);
+    slab_->upload(offset + pinned, host_bytes(weight) + pinned, config_.bytes[weight] - pinned);
     return;
   }
   if (config_.device.is_cpu()) {
-    copy_to_host(weight, slab_.data() + offset);
+    copy_to_host(weight, slab_->data() + offset);
     return;
   }
   constexpr std::uint64_t kPart = 16_MiB;
@@ -187,27 +211,35 @@ void Engine::upload(WeightId weight, std::uint64_t offset) {
   for (std::uint64_t done = 0; done < bytes; done += kPart) {
     const std::uint64_t count = std::min(kPart, bytes - done);
     reader_->read_all(part.data(), config_.offsets[weight] + done, count);
-    slab_.upload(offset + done, part.data(), count);
+    slab_->upload(offset + done, part.data(), count);
   }
 }
 
-/// Where the device finds the bytes that the host has page-locked for it, once they have come.
-std::byte* Engine::locate(WeightId weight) const {
+/// Once they have come. Nobody writes them.
+WeightLender::Bytes Engine::bytes_on_host(WeightId weight) const {
   await_host_bytes(weight);
   auto* address = const_cast<std::byte*>(host_bytes(weight));
+  const c10::Storage& storage = config_.storages[weight];
+  return storage ? WeightLender::Bytes(std::make_shared<c10::Storage>(storage), address)
+                 : WeightLender::Bytes(config_.host, address);
+}
+
+/// Where the device finds the bytes that the host has page-locked for it.
+WeightLender::Bytes Engine::locate(WeightId weight) const {
+  WeightLender::Bytes bytes = bytes_on_host(weight);
   if (config_.device.is_cpu()) {
-    return address;
+    return bytes;
   }
   void* seen = nullptr;
   check_cuda(cudaHostGetDevicePointer(&seen, config_.host->data(), 0), "cudaHostGetDevicePointer");
-  return static_cast<std::byte*>(seen) + config_.offsets[weight];
+  return {config_.host, static_cast<std::byte*>(seen) + config_.offsets[weight]};
 }
 
 std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
   std::vector<std::uint64_t> places(config_.bytes.size(), kNowhere);
   std::uint64_t end = 0;
   for (WeightId weight = 0; weight < places.size(); ++weight) {
-    if (residency.resident[weight] && config_.bytes[weight] > 0) {
+    if (residency.resident[weight] && config_.bytes[weight] > 0 && !stays_on_host(weight)) {
       places[weight] = end;
       end += config_.bytes[weight];
     }
@@ -222,7 +254,7 @@ void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std:
   const auto move = [&](WeightId weight, bool down) {
     if (from[weight] != kNowhere && to[weight] != kNowhere && to[weight] != from[weight] &&
         (to[weight] < from[weight]) == down) {
-      std::memmove(slab_.data() + to[weight], slab_.data() + from[weight], config_.bytes[weight]);
+      std::memmove(slab_->data() + to[weight], slab_->data() + from[weight], config_.bytes[weight]);
     }
   };
   for (WeightId weight = 0; weight < from.size(); ++weight) {
@@ -234,24 +266,32 @@ void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std:
 }
 
 void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
-  const std::uint64_t slab_bytes = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
+  std::vector<std::uint64_t> in_slab = config_.bytes;
+  for (WeightId weight = 0; weight < in_slab.size(); ++weight) {
+    in_slab[weight] = stays_on_host(weight) ? 0 : in_slab[weight];
+  }
+  const std::uint64_t slab_bytes = align_up(slab_bytes_of(residency, in_slab), granularity(config_.device));
   const bool same = placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
-  const bool keeps_slab = same || (placed() && config_.device.is_cpu() && slab_.bytes() == slab_bytes);
-  const std::vector<std::uint64_t> before =
-      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(config_.bytes.size(), kNowhere);
+  const bool as_large = same || (placed() && config_.device.is_cpu() && slab_->bytes() == slab_bytes);
   const std::vector<std::uint64_t> places = places_of(residency);
   retry();
   stop_streaming();
+  const bool keeps_slab = as_large && slab_.use_count() == 1; // else somebody has kept a lease, and reads it
+  const std::vector<std::uint64_t> before =
+      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(config_.bytes.size(), kNowhere);
   std::optional<c10::cuda::CUDAGuard> guard;
   if (config_.device.is_cuda()) {
     guard.emplace(config_.device);
   }
   if (!keeps_slab) {
-    slab_ = DeviceMemory(); // before others are taken
-    slab_ = DeviceMemory(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
+    slab_.reset(); // before others are taken
+    placed_bytes_ = 0;
+    slab_ =
+        std::make_shared<DeviceMemory>(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
   }
   placed_ = residency;
-  std::vector<std::byte*> resident(config_.bytes.size(), nullptr);
+  placed_bytes_ = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
+  std::vector<WeightLender::Bytes> resident(config_.bytes.size());
   std::vector<bool> in_place(config_.bytes.size());
   std::vector<std::uint64_t> streamed = config_.bytes;
   std::uint64_t end = 0;
@@ -262,32 +302,37 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
         if (before[weight] == kNowhere) {
           upload(weight, places[weight]);
         }
-        resident[weight] = slab_.data() + places[weight];
+        resident[weight] = {slab_, slab_->data() + places[weight]};
         streamed[weight] = 0;
         end = places[weight] + config_.bytes[weight];
+      } else if (residency.resident[weight] && config_.bytes[weight] > 0) {
+        resident[weight] = bytes_on_host(weight);
+        streamed[weight] = 0;
       }
       in_place[weight] = config_.bytes[weight] > 0 && reads_in_place(weight);
     }
-    std::byte* ring = slab_.data() + end;
-    store_ = make_store(ring);
+    std::byte* ring = slab_->data() + end;
+    auto streaming = std::make_shared<Streaming>();
+    streaming->slab = slab_;
+    streaming->store = make_store(ring);
     StreamerConfig config;
     config.link = link_.get();
-    config.store = store_.get();
+    config.store = streaming->store.get();
     config.ring = ring;
     config.ring_bytes = residency.ring_bytes;
     config.batch_bytes = kBatchBytes;
     config.lanes = config_.lanes;
     config.bytes = std::move(streamed);
     config.names = config_.names;
-    auto streamer = std::make_unique<Streamer>(std::move(config));
+    streaming->streamer = std::make_unique<Streamer>(std::move(config));
     const std::lock_guard lock(mutex_);
-    streamer_ = std::move(streamer);
+    streaming_ = std::move(streaming);
   } catch (...) {
     clear();
     throw;
   }
-  config_.lender->attach(streamer_.get(), std::move(resident), std::move(in_place), config_.bytes, known,
-                         [this](WeightId weight) { return locate(weight); });
+  config_.lender->attach({streaming_, streaming_->streamer.get()}, std::move(resident), std::move(in_place),
+                         config_.bytes, known, [this](WeightId weight) { return locate(weight); });
 }
 
 } // namespace offload

@@ -10,19 +10,15 @@ namespace offload {
 
 class WeightLender::StreamedLease final : public Lease {
  public:
-  StreamedLease(std::shared_ptr<WeightLender> lender, int lane, Step step)
-      : lender_(std::move(lender)), lane_(lane), step_(std::move(step)) {}
+  StreamedLease(std::shared_ptr<Streamer> streamer, int lane, Step step)
+      : streamer_(std::move(streamer)), lane_(lane), step_(std::move(step)) {}
 
-  ~StreamedLease() override {
-    if (lender_->streamer_) {
-      lender_->streamer_->release(lane_, step_);
-    }
-  }
+  ~StreamedLease() override { streamer_->release(lane_, step_); }
   StreamedLease(const StreamedLease&) = delete;
   StreamedLease& operator=(const StreamedLease&) = delete;
 
  private:
-  const std::shared_ptr<WeightLender> lender_;
+  const std::shared_ptr<Streamer> streamer_; // that gave it: others may have come after it
   const int lane_;
   const Step step_;
 };
@@ -37,10 +33,10 @@ WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedSte
 
 WeightLender::Scope::~Scope() { current = outer_; }
 
-void WeightLender::attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<bool> in_place,
+void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
                           std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-                          std::function<std::byte*(WeightId)> locate) {
-  streamer_ = streamer;
+                          std::function<Bytes(WeightId)> locate) {
+  streamer_ = std::move(streamer);
   resident_ = std::move(resident);
   in_place_ = std::move(in_place);
   locate_ = std::move(locate);
@@ -56,7 +52,7 @@ void WeightLender::attach(Streamer* streamer, std::vector<std::byte*> resident, 
 }
 
 void WeightLender::detach() {
-  streamer_ = nullptr;
+  streamer_.reset();
   resident_.clear();
   in_place_.clear();
   resident_tensors_.clear();
@@ -70,9 +66,15 @@ at::Tensor WeightLender::resident_tensor(WeightId weight, const at::Tensor& plac
       return tensor;
     }
   }
-  return tensor_on(
-      c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(resident_[weight], device_)),
-      placeholder);
+  return tensor_on(storage_of(weight, resident_[weight]), placeholder);
+}
+
+/// It keeps the memory: an operator may keep it.
+c10::Storage WeightLender::storage_of(WeightId weight, Bytes bytes) const {
+  void* data = bytes.get();
+  auto owner = std::make_unique<Bytes>(std::move(bytes));
+  const auto end = [](void* kept) { delete static_cast<Bytes*>(kept); };
+  return {c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(data, owner.release(), end, device_)};
 }
 
 const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeholder) const {
@@ -99,9 +101,9 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   if (resident_[weight]) {
     return resident_tensor(weight, placeholder);
   }
-  std::byte* address = nullptr;
+  Bytes bytes;
   try {
-    address = locate_(weight);
+    bytes = locate_(weight);
   } catch (const std::exception&) {
     scope.failure_ = std::current_exception();
     throw;
@@ -110,8 +112,7 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
                                       ? placeholder.nbytes() / static_cast<std::uint64_t>(placeholder.size(0))
                                       : 0;
   bytes_in_place_ += rows * row_bytes;
-  return tensor_on(c10::Storage(c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(address, device_)),
-                   placeholder);
+  return tensor_on(storage_of(weight, std::move(bytes)), placeholder);
 }
 
 std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
@@ -142,7 +143,7 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
       scope->failure_ = std::current_exception();
       throw;
     }
-    const auto leased = std::make_shared<StreamedLease>(shared_from_this(), scope->lane_, step);
+    const auto leased = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
     for (std::size_t i = 0; i < step.size(); ++i) {
       storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
       bytes_in_cache_ += streamer_->is_in_ring(step[i]) ? 0 : bytes_[step[i]];

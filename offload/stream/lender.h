@@ -25,17 +25,20 @@ struct LeasedStep {
 
 /// Lends weights to the operators of calls: resident ones from their place on the device, streamed ones through the
 /// streamer. Between attach() and detach() calls may run; attach and detach come when none does.
-class WeightLender final : public Lender, public std::enable_shared_from_this<WeightLender> {
+class WeightLender final : public Lender {
  public:
   WeightLender(c10::Device device, std::vector<std::string> names) : device_(device), names_(std::move(names)) {}
 
-  /// `resident` gives the address of each weight that is on the device, null for the others; `in_place` says which the
+  /// Bytes of a weight, in memory that stays for as long as somebody has them.
+  using Bytes = std::shared_ptr<std::byte>;
+
+  /// `resident` gives the bytes of each weight that is on the device, null for the others; `in_place` says which the
   /// device can read in host memory; `known` gives the placeholders that the module holds for each weight, whose leases
-  /// are then made once and for all. `locate` waits until a weight has come to host memory, and gives the address that
-  /// the device has for it there.
-  void attach(Streamer* streamer, std::vector<std::byte*> resident, std::vector<bool> in_place,
+  /// are then made once and for all. `locate` waits until a weight has come to host memory, and gives its bytes as the
+  /// device has them there. Leases keep the streamer, and whatever it owns.
+  void attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
               std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-              std::function<std::byte*(WeightId)> locate);
+              std::function<Bytes(WeightId)> locate);
   void detach();
 
   std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
@@ -77,13 +80,14 @@ class WeightLender final : public Lender, public std::enable_shared_from_this<We
  private:
   class StreamedLease;
   const Scope& current_scope(const at::Tensor& placeholder) const;
+  c10::Storage storage_of(WeightId weight, Bytes bytes) const;
 
   const c10::Device device_;
   const std::vector<std::string> names_;
-  Streamer* streamer_ = nullptr;
-  std::vector<std::byte*> resident_;
+  std::shared_ptr<Streamer> streamer_;
+  std::vector<Bytes> resident_;
   std::vector<bool> in_place_;
-  std::function<std::byte*(WeightId)> locate_;
+  std::function<Bytes(WeightId)> locate_;
   std::vector<std::uint64_t> bytes_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::atomic<std::uint64_t> bytes_in_cache_ = 0;

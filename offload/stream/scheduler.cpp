@@ -81,6 +81,7 @@ void Scheduler::fetch_what_failed(const Step& step, std::vector<Batch>& out) {
   }
   misses_ += fetches.size();
   commit(fetches, out);
+  fetched_ -= bytes_of(fetches);
 }
 
 void Scheduler::free_if_idle(WeightId weight) {
@@ -169,6 +170,7 @@ void Scheduler::commit(const std::vector<Fetch>& fetches, std::vector<Batch>& ou
   for (auto batch = out.begin() + before; batch != out.end(); ++batch) {
     for (const Fetch& fetch : batch->fetches) {
       slots_[fetch.weight]->arrival = batch->arrival;
+      fetched_ += fetch.bytes;
     }
   }
 }

@@ -57,8 +57,11 @@ class Scheduler {
   std::uint64_t misses() const { return misses_; }
   std::vector<WeightId> leased() const;
 
-  /// Bytes that have been fetched and not been leased yet: what the link carried for steps to come.
+  /// Bytes that have been fetched and not been leased yet: what the link carries for steps to come.
   std::uint64_t bytes_ahead() const;
+
+  /// All others that have been fetched; what was fetched again, since it had failed, once.
+  std::uint64_t bytes_used() const { return fetched_ - bytes_ahead(); }
   const Ring& ring() const { return ring_; }
 
   /// All that later decisions and counts depend on: two passes that end with the same layout go on alike.
@@ -113,6 +116,7 @@ class Scheduler {
   std::vector<std::optional<Slot>> slots_; // by weight
   std::vector<Window> windows_;            // by lane
   std::uint64_t misses_ = 0;
+  std::uint64_t fetched_ = 0; // bytes
 };
 
 } // namespace offload

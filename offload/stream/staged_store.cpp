@@ -59,26 +59,21 @@ class StagedStore final : public Store {
   void issue(Batch batch) override {
     try {
       cached_.take_from(batch, link_, ring_);
+      if (!batch.fetches.empty()) {
+        settle_readers(link_, batch);
+        {
+          const std::lock_guard lock(mutex_);
+          batches_.push_back(std::move(batch));
+          ++pending_;
+        }
+        work_.notify_one();
+        return;
+      }
     } catch (const std::exception& error) {
       fail(link_, batch, error);
-      batch.fetches.clear();
     }
-    if (batch.fetches.empty()) {
-      finish(link_, batch);
-      return;
-    }
-    for (const FencePtr& reader : batch.readers) {
-      try {
-        link_.settle(*reader);
-      } catch (const std::exception&) { // whoever waits for it will be told
-      }
-    }
-    {
-      const std::lock_guard lock(mutex_);
-      batches_.push_back(std::move(batch));
-      ++pending_;
-    }
-    work_.notify_one();
+    finish(link_, batch);
+    waiters_.notify();
   }
 
   void wait_issued(const Arrival& arrival) override {
@@ -92,8 +87,7 @@ class StagedStore final : public Store {
   const std::byte* outside_ring(WeightId weight) const override { return cached_.find(weight); }
   bool owns(const void* address) const override { return cached_.owns(address); }
 
- private:
-  void stop() {
+  void stop() override {
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
@@ -110,8 +104,10 @@ class StagedStore final : public Store {
     for (std::thread& filler : fillers_) {
       filler.join();
     }
+    fillers_.clear();
   }
 
+ private:
   void run() {
     while (true) {
       if (!loads_.empty() && loads_.front()->unfilled == 0) {

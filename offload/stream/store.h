@@ -23,11 +23,15 @@ class Store {
   /// own. A copy that fails is told there; this function does not throw.
   virtual void issue(Batch batch) = 0;
 
-  /// Blocks until `arrival` is issued.
+  /// Blocks until `arrival` is issued; its batch may not have been given to `issue` yet.
   virtual void wait_issued(const Arrival& arrival) = 0;
 
   /// Blocks until every batch that was given to `issue` is issued.
   virtual void drain() = 0;
+
+  /// After drain(): nothing is brought any more, and what the store works with may go. What it gave outside the ring
+  /// stays until its end.
+  virtual void stop() {}
 
   /// Where the bytes of a weight are that is leased, and has arrived, but has not been brought to its place in the
   /// ring; null for all others.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <new>
+#include <utility>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
@@ -14,8 +15,18 @@ Streamer::Streamer(StreamerConfig config)
       scheduler_(config_.bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
       lanes_(config_.lanes) {}
 
-Streamer::~Streamer() {
+Streamer::~Streamer() { stop(); }
+
+void Streamer::stop() noexcept {
+  {
+    std::unique_lock lock(mutex_);
+    released_.wait(lock, [&] { return !issuing_; });
+    if (std::exchange(stopped_, true)) {
+      return;
+    }
+  }
   config_.store->drain();
+  config_.store->stop();
   try {
     config_.link->synchronize(*config_.link->record_arrived());
   } catch (const std::exception&) { // a device that is gone copies nothing
@@ -36,35 +47,51 @@ bool Streamer::lost() const {
   return lost_;
 }
 
-/// Changes what scheduler and store know, under the mutex. They do not undo what is half done when memory runs out; who
-/// waits for others is told.
+/// Changes what the scheduler knows, under the mutex, and has issued what it decides on. It does not undo what is half
+/// done when memory runs out: nothing of that is issued, nothing is changed any more, and who waits for others is told.
 template <typename Change>
-void Streamer::change(Change change) {
+void Streamer::change(std::unique_lock<std::mutex>& lock, Change change) {
+  if (lost_) {
+    return;
+  }
+  const std::size_t decided = batches_.size();
   try {
     change();
   } catch (const std::bad_alloc&) {
     lost_ = true;
+    batches_.resize(decided);
     released_.notify_all();
   }
+  issue(lock);
 }
 
-void Streamer::issue(std::vector<Batch>& batches) {
-  for (Batch& batch : batches) {
-    config_.store->issue(std::move(batch));
+/// Gives the store what the scheduler has decided on, in its order, and without the mutex, since the store may have to
+/// wait for the disk. One thread does that for all: what others decide on meanwhile, it finds.
+void Streamer::issue(std::unique_lock<std::mutex>& lock) {
+  if (issuing_ || batches_.empty()) {
+    return;
   }
-  batches.clear();
+  issuing_ = true;
+  while (!batches_.empty()) {
+    std::vector<Batch> batches = std::exchange(batches_, {});
+    lock.unlock();
+    for (Batch& batch : batches) {
+      config_.store->issue(std::move(batch));
+    }
+    lock.lock();
+  }
+  issuing_ = false;
+  released_.notify_all();
 }
 
 void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   check();
   lanes_[lane].executed.clear();
   scheduler_.set_active(lane, true);
-  change([&] {
-    std::vector<Batch> batches;
+  change(lock, [&] {
     scheduler_.expect(lane, std::move(sequence));
-    scheduler_.prefetch(lane, batches);
-    issue(batches);
+    scheduler_.prefetch(lane, batches_);
   });
   check();
 }
@@ -76,15 +103,10 @@ Sequence Streamer::end(int lane) {
 }
 
 void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
-  const std::lock_guard lock(mutex_);
-  if (lost_) {
-    return; // the next call is told
-  }
-  change([&] {
-    std::vector<Batch> batches;
+  std::unique_lock lock(mutex_);
+  change(lock, [&] {
     scheduler_.expect(lane, std::move(sequence));
-    scheduler_.prefetch(lane, batches);
-    issue(batches);
+    scheduler_.prefetch(lane, batches_);
   });
 }
 
@@ -98,15 +120,27 @@ void Streamer::acquire(int lane, const Step& step) {
   {
     std::unique_lock lock(mutex_);
     check();
-    std::vector<Batch> batches;
     Lane& self = lanes_[lane];
     const auto lease = [&] {
       bool leased = false;
-      change([&] { leased = scheduler_.acquire(lane, step, batches); });
-      check();
+      change(lock, [&] {
+        if (!scheduler_.acquire(lane, step, batches_)) {
+          return;
+        }
+        if (scheduler_.starved(lane)) {
+          scheduler_.prefetch(lane, batches_); // what fits beside the step that is in use now
+        }
+        self.executed.push_back(step);
+        for (const WeightId weight : step) {
+          arrivals.push_back(scheduler_.arrival(weight));
+        }
+        self.leases += static_cast<int>(step.size());
+        leased = true;
+      });
       return leased;
     };
     while (!lease()) {
+      check();
       self.blocked = true;
       if (nobody_will_release()) {
         self.blocked = false;
@@ -128,25 +162,13 @@ void Streamer::acquire(int lane, const Step& step) {
       self.blocked = false;
       check();
     }
-    change([&] {
-      if (scheduler_.starved(lane)) {
-        scheduler_.prefetch(lane, batches); // what fits beside the step that is in use now
-      }
-      issue(batches);
-      self.executed.push_back(step);
-      for (const WeightId weight : step) {
-        arrivals.push_back(scheduler_.arrival(weight));
-      }
-    });
-    check();
-    self.leases += static_cast<int>(step.size());
   }
   try {
     wait_arrived(lane, step, arrivals);
   } catch (...) {
     release(lane, step);
-    const std::lock_guard lock(mutex_);
-    scheduler_.abandon();
+    std::unique_lock lock(mutex_);
+    change(lock, [&] { scheduler_.abandon(); });
     throw;
   }
 }
@@ -177,35 +199,30 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
 }
 
 void Streamer::release(int lane, const Step& step) noexcept {
-  FencePtr used;
-  std::string failure;
-  bool has_memory = true;
-  try {
-    used = config_.link->record_used(lane);
-  } catch (const std::bad_alloc&) {
-    has_memory = false;
-  } catch (const std::exception& error) {
-    failure = error.what();
+  std::unique_lock lock(mutex_);
+  if (stopped_) {
+    return;
   }
-  const std::lock_guard lock(mutex_);
   lanes_[lane].leases -= static_cast<int>(step.size());
-  lost_ = lost_ || !has_memory;
-  if (used && !lost_) {
-    change([&] {
-      for (const WeightId weight : step) {
-        scheduler_.release(lane, weight, used);
-      }
-      std::vector<Batch> batches;
-      scheduler_.prefetch(lane, batches);
-      issue(batches);
-    });
-  } else if (!failure.empty() && broken_.empty()) {
-    broken_ = failure; // the places stay taken: nobody knows when they are read
-  }
   for (Lane& other : lanes_) {
     other.blocked = false; // until it has woken up and found that this was not enough
   }
   released_.notify_all();
+  change(lock, [&] {
+    FencePtr used;
+    try {
+      used = config_.link->record_used(lane);
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& refused) {
+      broken_ = broken_.empty() ? refused.what() : broken_; // places stay taken: nobody knows when they are read
+      return;
+    }
+    for (const WeightId weight : step) {
+      scheduler_.release(lane, weight, used);
+    }
+    scheduler_.prefetch(lane, batches_);
+  });
 }
 
 std::byte* Streamer::address(WeightId weight) const {
@@ -226,10 +243,9 @@ std::vector<std::uint64_t> Streamer::layout() const {
   return scheduler_.layout();
 }
 
-std::uint64_t Streamer::bytes_ahead() const {
+std::uint64_t Streamer::bytes_used() const {
   const std::lock_guard lock(mutex_);
-  config_.store->drain(); // what is on its way to the link has not been counted there
-  return scheduler_.bytes_ahead();
+  return scheduler_.bytes_used();
 }
 
 } // namespace offload

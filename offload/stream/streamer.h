@@ -12,7 +12,7 @@
 
 namespace offload {
 
-/// What a streamer works with; all of it outlives the streamer.
+/// What a streamer works with. The store outlives the streamer, and the rest lives until it is stopped.
 struct StreamerConfig {
   Link* link = nullptr;
   Store* store = nullptr;
@@ -27,14 +27,18 @@ struct StreamerConfig {
 /// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.
 ///
 /// A call on a lane is begin(), any number of acquire() and release(), end(). Calls on one lane come one after another;
-/// lanes may run at the same time. No function waits for the device, except that acquire() waits for threads that fill
-/// staging buffers, and for other lanes to give back leases.
+/// lanes may run at the same time. No function waits for the device, except that acquire() waits for its own bytes to
+/// be on their way, and for other lanes to give back leases; who brings bytes under way waits for what they come from.
 class Streamer {
  public:
   explicit Streamer(StreamerConfig config);
 
-  /// Waits until no copy is under way any more.
+  /// Stops.
   ~Streamer();
+
+  /// Waits until no copy is under way any more. Only leases may end after it, and their memory is read until then. No
+  /// call is under way.
+  void stop() noexcept;
 
   /// Announces a call that is expected to execute `sequence`, and starts to prefetch it.
   void begin(int lane, std::shared_ptr<const Sequence> sequence);
@@ -50,7 +54,7 @@ class Streamer {
   void acquire(int lane, const Step& step);
 
   /// Ends the leases of one acquire(); what reads the weights has been enqueued on the lane. Never throws: a device
-  /// that refuses makes every later call fail.
+  /// that refuses, or a host without memory, makes every later call fail.
   void release(int lane, const Step& step) noexcept;
 
   /// Where the bytes of a leased weight are: on the device, or, where the host is the device, in the page cache.
@@ -63,8 +67,8 @@ class Streamer {
   /// then on, and another streamer has to begin anew.
   bool lost() const;
 
-  /// See Scheduler. Waits until the link has what the store was given, so that both counts speak of the same bytes.
-  std::uint64_t bytes_ahead() const;
+  /// Bytes for the link that steps have leased, or that were given up; what else it carries is ahead. See Scheduler.
+  std::uint64_t bytes_used() const;
   std::vector<std::uint64_t> layout() const;
 
  private:
@@ -76,8 +80,8 @@ class Streamer {
   };
 
   template <typename Change>
-  void change(Change change);
-  void issue(std::vector<Batch>& batches);
+  void change(std::unique_lock<std::mutex>& lock, Change change);
+  void issue(std::unique_lock<std::mutex>& lock);
   bool nobody_will_release() const;
   void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
   void check() const;
@@ -87,6 +91,9 @@ class Streamer {
   std::condition_variable released_;
   Scheduler scheduler_;
   std::vector<Lane> lanes_;
+  std::vector<Batch> batches_; // that the store has not been given yet, in their order
+  bool issuing_ = false;       // a thread gives them to it, for all
+  bool stopped_ = false;
   bool lost_ = false;
   std::string broken_; // why the device refused; every later call says so
 };
