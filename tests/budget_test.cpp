@@ -114,7 +114,7 @@ TEST_F(DefaultBudget, HoldsWhatIsInMemoryAlready) {
   wrapped.set_vram_budget(wrapped.placement().budget.minimum);
   EXPECT_EQ(tools::first_difference(wrapped.forward({x}), expected), "");
   EXPECT_GT(wrapped.stats().bytes_streamed, 0U);
-  wrapped.set_vram_budget(2 * kMany * kWeightBytes);
+  wrapped.set_vram_budget(kMany * kWeightBytes * 2);
   EXPECT_EQ(tools::first_difference(wrapped.forward({x}), expected), "");
   EXPECT_EQ(Promise::outstanding(kHost), 0U);
 }
