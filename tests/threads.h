@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -41,10 +42,11 @@ class BlockedThread {
   BlockedThread(const BlockedThread&) = delete;
   BlockedThread& operator=(const BlockedThread&) = delete;
 
-  /// Returns once the kernel says, a few times in a row, that the thread sleeps.
+  /// Returns once the kernel says that the thread sleeps, and has for so long that it is not for a lock which somebody
+  /// has who was not let run.
   void await_blocked() const {
-    for (int seen = 0; seen < 5 && !done_;) {
-      std::this_thread::yield();
+    for (int seen = 0; seen < 20 && !done_;) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
       seen = id_ != 0 && sleeps() ? seen + 1 : 0;
     }
   }
