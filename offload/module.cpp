@@ -1,6 +1,8 @@
 #include <offload/module.h>
 
 #include <condition_variable>
+#include <cstddef>
+#include <new>
 #include <ostream>
 #include <utility>
 
@@ -95,7 +97,8 @@ Module& Module::operator=(Module other) noexcept {
 /// In a child of fork() the module stays as it is: to end it would take threads, locks and a device that are not there.
 Module::~Module() {
   if (!process_.is_this()) {
-    static_cast<void>(new std::shared_ptr<Shared>(std::move(shared_)));
+    alignas(std::shared_ptr<Shared>) std::byte kept[sizeof(std::shared_ptr<Shared>)];
+    new (kept) std::shared_ptr<Shared>(std::move(shared_)); // which never ends
     return;
   }
   std::shared_ptr<Shared> last;

@@ -48,10 +48,10 @@ struct Options {
   std::optional<c10::Device> device;
 
   /// Bytes on the device for everything of this model: resident weights, ring, buffers, workspaces, activations.
-  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load, less 512 MiB; where so little is
-  /// free that the smallest budget would not be left, as much of it as that takes. On the host what the page cache has
-  /// is free. What modules of this process have been given is not, also before they have taken it: all of a budget that
-  /// was set for a GPU, and else what their plans take.
+  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load, less 512 MiB; where so little
+  /// is free that the smallest budget would not be left, as much of it as that takes. On the host what the page cache
+  /// has is free. What modules of this process have been given is not, also before they have taken it: all of a budget
+  /// that was set for a GPU, and else what their plans take.
   std::optional<std::uint64_t> vram_budget;
 
   /// Bytes of host memory for weights, and for buffers: 8 MiB to read a file, 32 MiB to stage. Default: what is free at
