@@ -164,10 +164,9 @@ void Module::Impl::put_placeholders_back() {
 }
 
 /// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
-/// others as they are. The caller holds all lanes. A file that has changed is found before anything is given up.
+/// others as they are. The caller holds all lanes, and has looked whether the file has changed: what is placed goes.
 void Module::Impl::install(const Residency& residency, Leased leased) {
   const PlainModes plain;
-  engine_->check_file();
   put_placeholders_back();
   {
     const std::unique_lock exchange(placing_mutex_);

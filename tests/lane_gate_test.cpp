@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <mutex>
+#include <string>
+#include <vector>
 
 #include <offload/lane_gate.h>
 
@@ -8,6 +11,21 @@
 
 namespace offload::test {
 namespace {
+
+/// What threads did, in the order in which they did it.
+class Notes {
+ public:
+  void note(const char* what) {
+    const std::lock_guard lock(mutex_);
+    all_.emplace_back(what);
+  }
+  void clear() { all_.clear(); }
+  const std::vector<std::string>& all() const { return all_; }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::string> all_;
+};
 
 TEST(LaneGate, GivesEachCallALaneOfItsOwn) {
   LaneGate gate(3);
@@ -64,107 +82,92 @@ TEST(LaneGate, LetsCallsInInTheOrderInWhichTheyCame) {
 
 TEST(LaneGate, KeepsTheLoneVisitorAloneAndInTurn) {
   LaneGate gate(2);
-  std::mutex mutex;
-  std::vector<std::string> order;
-  const auto note = [&](const char* what) {
-    const std::lock_guard lock(mutex);
-    order.emplace_back(what);
-  };
+  Notes order;
   const int lane = gate.enter();
   BlockedThread alone([&] {
     const LoneVisit visit(gate);
-    note("alone");
+    order.note("alone");
   });
   alone.await_blocked();
   BlockedThread later([&] {
     const LaneVisit visit(gate);
-    note("later");
+    order.note("later");
   });
   later.await_blocked();
   EXPECT_FALSE(alone.done()) << "a lane is taken";
   EXPECT_FALSE(later.done()) << "a lane is free, but the visitor came first";
-  note("leave");
+  order.note("leave");
   gate.leave(lane);
   alone.join();
   later.join();
-  EXPECT_EQ(order, std::vector<std::string>({"leave", "alone", "later"}));
+  EXPECT_EQ(order.all(), std::vector<std::string>({"leave", "alone", "later"}));
 }
 
 TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
   LaneGate gate(1);
-  std::mutex mutex;
-  std::vector<std::string> order;
-  const auto note = [&](const char* what) {
-    const std::lock_guard lock(mutex);
-    order.emplace_back(what);
-  };
+  Notes order;
   const int lane = gate.enter();
   BlockedThread call([&] {
     const LaneVisit visit(gate);
-    note("call");
+    order.note("call");
   });
   call.await_blocked();
   BlockedThread alone([&] {
     const LoneVisit visit(gate);
-    note("alone");
+    order.note("alone");
   });
   alone.await_blocked();
   BlockedThread second([&] {
     const LoneVisit visit(gate);
-    note("second");
+    order.note("second");
   });
   second.await_blocked();
   gate.leave(lane);
   call.join();
   alone.join();
   second.join();
-  EXPECT_EQ(order, std::vector<std::string>({"alone", "second", "call"}));
+  EXPECT_EQ(order.all(), std::vector<std::string>({"alone", "second", "call"}));
 }
 
 TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   LaneGate gate(1);
-  std::mutex mutex;
-  std::vector<std::string> order;
-  const auto note = [&](const char* what) {
-    const std::lock_guard lock(mutex);
-    order.emplace_back(what);
-  };
+  Notes order;
   gate.enter_alone();
   BlockedThread call([&] {
     const int lane = gate.enter();
-    note("call");
+    order.note("call");
     gate.leave(lane);
   });
   call.await_blocked();
   BlockedThread waiting([&] { // before the first one leaves
     const LoneVisit visit(gate);
-    note("waiting");
+    order.note("waiting");
   });
   waiting.await_blocked();
   gate.leave_alone();
   waiting.join();
   call.join();
-  EXPECT_EQ(order, std::vector<std::string>({"waiting", "call"}));
+  EXPECT_EQ(order.all(), std::vector<std::string>({"waiting", "call"}));
 
   order.clear();
   const int lane = gate.enter();
   BlockedThread overtaken([&] {
     const LaneVisit visit(gate);
-    note("overtaken");
+    order.note("overtaken");
   });
   overtaken.await_blocked();
   BlockedThread first([&] {
     gate.enter_alone();
-    note("first");
+    order.note("first");
     BlockedThread last([&] {
       const LaneVisit visit(gate);
-      note("last");
+      order.note("last");
     });
     last.await_blocked();
     gate.leave_alone();
     {
       const LoneVisit again(gate);
-      note("again");
+      order.note("again");
     }
     last.join();
   });
@@ -172,7 +175,7 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   gate.leave(lane);
   first.join();
   overtaken.join();
-  EXPECT_EQ(order, std::vector<std::string>({"first", "overtaken", "again", "last"}));
+  EXPECT_EQ(order.all(), std::vector<std::string>({"first", "overtaken", "again", "last"}));
 }
 
 TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {
