@@ -48,6 +48,8 @@ class LaneGate {
   static constexpr int kAlone = -2;
 
   struct Waiter {
+    Waiter(bool alone, const void* visitor, std::uint64_t bytes) : alone(alone), visitor(visitor), bytes(bytes) {}
+
     bool alone;
     const void* visitor;
     std::uint64_t bytes;
