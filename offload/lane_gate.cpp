@@ -15,7 +15,7 @@ LaneGate::LaneGate(int lanes)
 
 int LaneGate::enter(const void* visitor, std::uint64_t bytes) {
   std::unique_lock lock(mutex_);
-  return wait(lock, waiters_.emplace(waiters_.end(), false, visitor, bytes));
+  return await_turn(lock, waiters_.emplace(waiters_.end(), false, visitor, bytes));
 }
 
 void LaneGate::leave(int lane) {
@@ -29,7 +29,7 @@ void LaneGate::enter_alone() {
   std::unique_lock lock(mutex_);
   const auto place = std::find_if(waiters_.begin(), waiters_.end(),
                                   [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
-  wait(lock, waiters_.emplace(place, true, nullptr, 0));
+  await_turn(lock, waiters_.emplace(place, true, nullptr, 0));
 }
 
 void LaneGate::leave_alone() {
@@ -43,7 +43,7 @@ void LaneGate::leave_alone() {
   admit();
 }
 
-int LaneGate::wait(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter) {
+int LaneGate::await_turn(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter) {
   admit();
   waiter->admitted.wait(lock, [&] { return waiter->lane != kNone; });
   const int lane = waiter->lane;

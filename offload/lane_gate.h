@@ -58,7 +58,7 @@ class LaneGate {
     bool overtaken = false; // and not again
   };
 
-  int wait(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);
+  int await_turn(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);
   void admit();
   bool may_enter(const Waiter& waiter) const;
   int take_lane(const void* visitor);

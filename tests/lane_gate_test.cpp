@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <future>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -151,9 +152,11 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
 
   order.clear();
   const int lane = gate.enter();
+  std::promise<void> first_has_left, all_wait;
   BlockedThread overtaken([&] {
     const LaneVisit visit(gate);
     order.note("overtaken");
+    all_wait.get_future().wait();
   });
   overtaken.await_blocked();
   BlockedThread first([&] {
@@ -165,6 +168,7 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
     });
     last.await_blocked();
     gate.leave_alone();
+    first_has_left.set_value();
     {
       const LoneVisit again(gate);
       order.note("again");
@@ -173,6 +177,9 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   });
   first.await_blocked();
   gate.leave(lane);
+  first_has_left.get_future().wait();
+  first.await_blocked();
+  all_wait.set_value();
   first.join();
   overtaken.join();
   EXPECT_EQ(order.all(), std::vector<std::string>({"first", "overtaken", "again", "last"}));

@@ -22,7 +22,7 @@ std::string refusal(const std::vector<ZipEntry>& entries) {
   }
 }
 
-void expect_refused(const std::vector<ZipEntry>& entries, const std::string& because) {
+void expect_refused_archive(const std::vector<ZipEntry>& entries, const std::string& because) {
   const std::string said = refusal(entries);
   EXPECT_NE(said.find(because), std::string::npos) << "said: " << said;
 }
@@ -39,7 +39,7 @@ TEST(Records, AreFoundInCapitalsOrNot) {
   EXPECT_EQ(records.find("Constants.pkl"), 1U);
   EXPECT_TRUE(is_text(records.all()[0]));
   EXPECT_FALSE(records.has("byteorder"));
-  expect_refused({kData, kConstants, {"a/BYTEORDER", "big"}}, "big-endian");
+  expect_refused_archive({kData, kConstants, {"a/BYTEORDER", "big"}}, "big-endian");
 }
 
 /// Texts that unpack to it need a thousandth of it in the file.
@@ -50,20 +50,20 @@ TEST(Records, RefusesTooMuchTextBeforeItIsRead) {
   constexpr std::uint32_t kHalf = 1 << 27;
   EXPECT_EQ(refusal({kData, kConstants, kVersion, packed("a/code/one.py", kHalf - 100)}), "");
   const std::string because = "more than 256 MiB of code and other text";
-  expect_refused({kData, kConstants, packed("a/code/one.py", kHalf), packed("a/code/two.PY", kHalf)}, because);
-  expect_refused({kData, packed("a/constants.pkl", kHalf), packed("a/code/one.py.debug_pkl", kHalf)}, because);
-  expect_refused({kData, kConstants, packed("a/byteorder", kHalf), packed("a/version", kHalf)}, because);
+  expect_refused_archive({kData, kConstants, packed("a/code/one.py", kHalf), packed("a/code/two.PY", kHalf)}, because);
+  expect_refused_archive({kData, packed("a/constants.pkl", kHalf), packed("a/code/one.py.debug_pkl", kHalf)}, because);
+  expect_refused_archive({kData, kConstants, packed("a/byteorder", kHalf), packed("a/version", kHalf)}, because);
 }
 
 TEST(Records, TellsWhatIsNotThere) {
   const ZipEntry code = {"a/code/__torch__.py", ""};
   EXPECT_EQ(refusal({kData, kConstants, kVersion, code}), "");
-  expect_refused({kConstants, kVersion, code}, "record data.pkl is not there");
-  expect_refused({kData, kVersion, code}, "record constants.pkl is not there");
-  expect_refused({kData, kConstants, code}, "record version is not there");
-  expect_refused({kData, kConstants, code, {"a/version", "three"}}, "record version is no number");
-  expect_refused({kData, kConstants, code, {"a/.data/version", std::string(30, '9')}}, "record version is no number");
-  expect_refused({kData, kVersion}, "a state dict");
+  expect_refused_archive({kConstants, kVersion, code}, "record data.pkl is not there");
+  expect_refused_archive({kData, kVersion, code}, "record constants.pkl is not there");
+  expect_refused_archive({kData, kConstants, code}, "record version is not there");
+  expect_refused_archive({kData, kConstants, code, {"a/version", "three"}}, "record version is no number");
+  expect_refused_archive({kData, kConstants, code, {"a/.data/version", std::string(30, '9')}}, "record version is no number");
+  expect_refused_archive({kData, kVersion}, "a state dict");
 }
 
 TEST(Records, TellsWhyAPathNamesNoFile) {
@@ -81,7 +81,7 @@ TEST(Records, TellsWhyAPathNamesNoFile) {
 }
 
 TEST(Records, TellsWhatElsePyTorchWrites) {
-  expect_refused(
+  expect_refused_archive(
       {{"package/.data/extern_modules", ""}, {"package/.data/version", "6"}, {"package/model/model.pkl", "x"}},
       "is what torch.package wrote");
   const TemporaryFile mobile(std::string("\x1c\0\0\0PTMF", 8) + std::string(100, 'x'));
@@ -94,8 +94,8 @@ TEST(Records, TellsWhatElsePyTorchWrites) {
 }
 
 TEST(Records, RefusesArchivesOfBeforePyTorch14) {
-  expect_refused({kData, {"a/model.json", "{}"}}, "was written before PyTorch 1.4");
-  expect_refused({kData, kConstants, {"a/Model.json", "{}"}}, "was written before PyTorch 1.4");
+  expect_refused_archive({kData, {"a/model.json", "{}"}}, "was written before PyTorch 1.4");
+  expect_refused_archive({kData, kConstants, {"a/Model.json", "{}"}}, "was written before PyTorch 1.4");
 }
 
 } // namespace

@@ -5,15 +5,12 @@
 
 #include <offload/stream/ring.h>
 
+#include "point.h"
+
 namespace offload {
 namespace {
 
-class Point final : public Fence {
- public:
-  explicit Point(int lane) : Fence(lane) {}
-};
-
-FencePtr point(int lane = 0) { return std::make_shared<Point>(lane); }
+FencePtr point(int lane = 0) { return std::make_shared<test::Point>(lane); }
 
 std::vector<FencePtr> readers(const Ring& ring, std::uint64_t offset, std::uint64_t bytes) {
   std::vector<FencePtr> fences;

@@ -6,15 +6,11 @@
 
 #include <offload/stream/scheduler.h>
 
+#include "point.h"
 #include "streaming.h"
 
 namespace offload::test {
 namespace {
-
-class Point final : public Fence {
- public:
-  explicit Point(int lane) : Fence(lane) {}
-};
 
 /// Follows what a copy engine would do with the batches, in order, and what it would have to wait for.
 class Ledger {

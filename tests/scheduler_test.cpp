@@ -4,15 +4,11 @@
 
 #include <offload/stream/scheduler.h>
 
+#include "point.h"
 #include "streaming.h"
 
 namespace offload::test {
 namespace {
-
-class Point final : public Fence {
- public:
-  explicit Point(int lane) : Fence(lane) {}
-};
 
 using Weights = std::vector<WeightId>;
 

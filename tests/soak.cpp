@@ -1,6 +1,7 @@
 // What a server does to a module, for as long as it is told: random models, budgets, lanes and callers; callers that
-// make mistakes, copies that go, budgets that change meanwhile. Every output is compared bit by bit; nobody may wait
-// much longer than the others, or for ever; and what a round took it has given back.
+// make mistakes, copies that go, budgets that change meanwhile; beside them other modules that come and go, files that
+// change, children of the process and memory that is refused. Every output is compared bit by bit; nobody may wait much
+// longer than the others, or for ever; and what a round took it has given back.
 //
 // usage: soak [--seconds N] [--seed N] [--waits] [--device cpu|cuda:0] [--library FILE.so]... FOLDER...
 // --waits, on a machine that does nothing else: the longest wait of a round is within 3 of the median for those before
@@ -16,6 +17,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <iostream>
+#include <map>
 #include <mutex>
 #include <random>
 #include <sstream>
@@ -30,6 +32,7 @@
 #include <tools/compare.h>
 
 #include "archives.h"
+#include "bystander.h"
 #include "holdings.h"
 #include "threads.h"
 
@@ -86,7 +89,7 @@ class Watchdog {
 class Round {
  public:
   Round(const std::filesystem::path& path, std::uint64_t seed, c10::Device device, Watchdog& watchdog)
-      : random_(seed), device_(device), watchdog_(watchdog), plain_(read_archive(path.string())) {
+      : path_(path), random_(seed), device_(device), watchdog_(watchdog), plain_(read_archive(path.string())) {
     auto inputs = path;
     calls_ = tools::read_inputs(inputs.replace_extension(".inputs.pt").string(), device,
                                 tools::schema_of(plain_, "forward"));
@@ -121,6 +124,11 @@ class Round {
   /// The longest call, in medians for each caller that shares its lane; 0 where there were too few to tell.
   double longest_wait() const { return longest_wait_; }
 
+  /// What was done beside the calls, and how often.
+  std::map<std::string, int> done_beside() const {
+    return bystander_ ? bystander_->done() : std::map<std::string, int>{};
+  }
+
   /// What went wrong; empty when nothing did.
   std::string run() {
     Reference reference(plain_, device_);
@@ -133,8 +141,14 @@ class Round {
     for (int i = 0; i < callers_; ++i) {
       seeds.push_back(random_());
     }
+    if (!writes_state_) {
+      Options options = options_;
+      options.vram_budget = some_budget();
+      bystander_.emplace(path_, options, calls_, expected, random_());
+    }
     std::atomic<bool> calling = true;
     std::thread owner([&] { change_budgets(calling); }); // random_ is his from here on
+    std::thread beside([&] { act_beside(calling); });
     in_parallel(callers_, [&](int caller) {
       at::set_num_threads(1); // a setting of each thread, and products round by it
       try {
@@ -145,6 +159,7 @@ class Round {
     });
     calling = false;
     owner.join();
+    beside.join();
     measure_waits();
     module_.reset();
     return wrong_;
@@ -193,12 +208,14 @@ class Round {
         text << copy.placement() << copy.stats();
       }
       const auto begin = Clock::now();
-      const std::string difference = tools::first_difference(copy.forward(calls_[which]), expected[which]);
+      may_be_refused([&] {
+        const std::string difference = tools::first_difference(copy.forward(calls_[which]), expected[which]);
+        if (!difference.empty()) {
+          tell("call " + std::to_string(which) + ": " + difference);
+        }
+      });
       const double took = since_s(begin);
       watchdog_.progress();
-      if (!difference.empty()) {
-        tell("call " + std::to_string(which) + ": " + difference);
-      }
       const std::lock_guard lock(mutex_);
       took_.push_back(took);
     }
@@ -213,12 +230,43 @@ class Round {
     }
   }
 
+  /// Runs `step`, which may throw where the system is made to refuse memory.
+  template <typename Step>
+  void may_be_refused(Step step) {
+    try {
+      step();
+    } catch (const BudgetError&) {
+      throw;
+    } catch (const InputError&) {
+      throw;
+    } catch (const Error&) {
+      if (!bystander_ || !bystander_->has_refused()) {
+        throw;
+      }
+    }
+  }
+
+  void act_beside(const std::atomic<bool>& calling) {
+    at::set_num_threads(1);
+    while (bystander_ && calling) {
+      try {
+        if (const std::string wrong = bystander_->act(*module_); !wrong.empty()) {
+          tell("beside: " + wrong);
+        }
+      } catch (const std::exception& error) {
+        tell(std::string("unexpected, beside: ") + error.what());
+      }
+      watchdog_.progress();
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+
   void change_budgets(const std::atomic<bool>& calling) {
     at::set_num_threads(1);
     while (calling) {
       const std::uint64_t budget = some_budget();
       try {
-        module_->set_vram_budget(budget);
+        may_be_refused([&] { module_->set_vram_budget(budget); });
       } catch (const BudgetError& error) {
         if (budget >= minimum_ && !device_.is_cuda()) { // on a GPU, calls may have shown that they need more
           tell("budget " + std::to_string(budget) + " was refused: " + error.what());
@@ -242,6 +290,7 @@ class Round {
     }
   }
 
+  const std::filesystem::path path_;
   std::mt19937_64 random_;
   const c10::Device device_;
   Watchdog& watchdog_;
@@ -255,6 +304,7 @@ class Round {
   std::uint64_t all_ = 0;
   std::string name_;
   std::optional<Module> module_;
+  std::optional<Bystander> bystander_;
   std::mutex mutex_; // wrong_, took_
   std::string wrong_;
   std::vector<double> took_;
@@ -268,6 +318,7 @@ int soak(const std::vector<std::filesystem::path>& models, c10::Device device, d
   std::uint64_t done = 0;
   int failures = 0;
   double longest_wait = 0;
+  std::map<std::string, int> beside;
   std::optional<Holdings> before; // after some rounds: libraries keep what they need once
   while (rounds > 0 ? done < rounds : since_s(begin) < seconds) {
     const std::uint64_t round_seed = seed + done;
@@ -279,6 +330,9 @@ int soak(const std::vector<std::filesystem::path>& models, c10::Device device, d
       name = round.name();
       wrong = round.run();
       longest_wait = std::max(longest_wait, round.longest_wait());
+      for (const auto& [what, times] : round.done_beside()) {
+        beside[what] += times;
+      }
       if (waits && round.longest_wait() > 3) {
         wrong += " a call took " + std::to_string(round.longest_wait()) + " medians for each caller of its lane";
       }
@@ -296,7 +350,11 @@ int soak(const std::vector<std::filesystem::path>& models, c10::Device device, d
   const Holdings after = Holdings::now();
   std::cout << done << " rounds from seed " << seed << ", " << failures << " failures; " << format_bytes(after.resident)
             << ", " << after.threads << " threads, " << after.descriptors << " descriptors; the longest call took "
-            << longest_wait << " medians for each caller of its lane" << std::endl;
+            << longest_wait << " medians for each caller of its lane; beside them";
+  for (const auto& [what, times] : beside) {
+    std::cout << " " << times << " " << what << (what == beside.rbegin()->first ? "" : ",");
+  }
+  std::cout << std::endl;
   if (before && (after.threads > before->threads || after.descriptors > before->descriptors)) {
     std::cout << "FAILED: after " << models.size() << " rounds there were " << before->threads << " threads, "
               << before->descriptors << " descriptors" << std::endl;

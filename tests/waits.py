@@ -36,7 +36,7 @@ FILES = [
     "offload/stream/direct_store.cpp",
     "offload/stream/copies.h",
     "offload/stream/host_link.cpp",
-    "offload/lane_gate.h",
+    "offload/lane_gate.cpp",
 ]
 
 # The names of waits: of links (wait, wait_arrived, synchronize) and of those who call them, of condition variables, of
