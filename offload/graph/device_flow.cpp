@@ -13,7 +13,6 @@ namespace offload {
 using torch::jit::Block;
 using torch::jit::Graph;
 using torch::jit::Node;
-using torch::jit::Use;
 using torch::jit::Value;
 namespace prim = torch::jit::prim;
 
@@ -74,7 +73,7 @@ DeviceFlow::DeviceFlow(Graph& graph, c10::Device device) : device_(device) {
   find_what_stays(graph);
 }
 
-bool DeviceFlow::stays(const Use& use) const {
+bool DeviceFlow::stays(const torch::jit::Use& use) const {
   const auto numbers = numbers_.find(use.user);
   const auto number = numbers == numbers_.end() ? std::size_t{0} : numbers->second.count(use.offset);
   return number > 0 && !moved_[numbers->second.at(use.offset)];
@@ -120,7 +119,7 @@ void DeviceFlow::note(const Value* value, const Fact& more) {
   changed_ = changed_ || known != before;
 }
 
-DeviceFlow::Fact DeviceFlow::origin_of(const Use& use) {
+DeviceFlow::Fact DeviceFlow::origin_of(const torch::jit::Use& use) {
   const auto [number, is_new] = numbers_[use.user].emplace(use.offset, origins_.size());
   if (is_new) {
     origins_.push_back(use);
@@ -254,7 +253,7 @@ void DeviceFlow::find_what_stays(Graph& graph) {
     Node* node;
     std::vector<Fact> inputs;
   };
-  std::vector<Use> on_host;
+  std::vector<torch::jit::Use> on_host;
   std::vector<Meeting> lookups;
   std::vector<Meeting> meetings;
   Origins wanted;
@@ -320,7 +319,7 @@ void DeviceFlow::find_what_stays(Graph& graph) {
     }
   }
   std::copy_if(on_host.begin(), on_host.end(), std::back_inserter(to_copy_),
-               [&](const Use& use) { return is_on_device(fact_of(use.user, use.offset), moved_); });
+               [&](const torch::jit::Use& use) { return is_on_device(fact_of(use.user, use.offset), moved_); });
 }
 
 } // namespace offload

@@ -13,7 +13,6 @@ namespace offload {
 
 using torch::jit::Graph;
 using torch::jit::Node;
-using torch::jit::Use;
 using torch::jit::Value;
 namespace prim = torch::jit::prim;
 
@@ -55,8 +54,8 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, co
     if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
       return;
     }
-    std::vector<Use> uses;
-    for (const Use& use : node->output()->uses()) {
+    std::vector<torch::jit::Use> uses;
+    for (const torch::jit::Use& use : node->output()->uses()) {
       if (!flow || !flow->stays(use)) {
         uses.push_back(use);
       }
@@ -68,16 +67,16 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, co
     const torch::jit::WithInsertPoint at(node);
     Value* constant = graph->insertConstant(*value, node->sourceRange());
     tell("%" + node->output()->debugName() + " : " + node->output()->type()->str(), device);
-    for (const Use& use : uses) {
+    for (const torch::jit::Use& use : uses) {
       use.user->replaceInput(use.offset, constant);
     }
   });
-  for (const Use& use : flow ? flow->made_without_device() : std::vector<Use>()) {
+  for (const torch::jit::Use& use : flow ? flow->made_without_device() : std::vector<torch::jit::Use>()) {
     const torch::jit::WithInsertPoint at(use.user);
     use.user->replaceInput(use.offset, graph->insertConstant(device, use.user->sourceRange()));
     tell("%" + use.user->output()->debugName() + " of " + use.user->kind().toQualString(), device);
   }
-  for (const Use& use : flow ? flow->to_copy() : std::vector<Use>()) {
+  for (const torch::jit::Use& use : flow ? flow->to_copy() : std::vector<torch::jit::Use>()) {
     const torch::jit::WithInsertPoint at(use.user);
     Value* value = use.user->input(use.offset);
     use.user->replaceInput(use.offset, graph->insert(c10::Symbol::fromQualString("aten::cpu"), {value}));
