@@ -132,7 +132,9 @@ std::string Bystander::come_and_go(Module&) {
     verdict.tell(std::string("another load: ") + error.what());
   }
   moved = true;
-  { const Module last = std::move(*module); } // which waits for the calls
+  {
+    const Module last = std::move(*module);
+  } // which waits for the calls
   for (std::thread& caller : callers) {
     caller.join();
   }

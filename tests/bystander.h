@@ -13,8 +13,8 @@
 
 namespace offload::test {
 
-/// What goes on in a server beside the calls of a module: children of the process, other modules that come and go, files
-/// that change under them, memory that the system refuses.
+/// What goes on in a server beside the calls of a module: children of the process, other modules that come and go,
+/// files that change under them, memory that the system refuses.
 class Bystander {
  public:
   /// `expected` are the outputs of `calls` by the archive at `path`, which writes no state; `options` are those under

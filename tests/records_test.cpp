@@ -62,7 +62,8 @@ TEST(Records, TellsWhatIsNotThere) {
   expect_refused_archive({kData, kVersion, code}, "record constants.pkl is not there");
   expect_refused_archive({kData, kConstants, code}, "record version is not there");
   expect_refused_archive({kData, kConstants, code, {"a/version", "three"}}, "record version is no number");
-  expect_refused_archive({kData, kConstants, code, {"a/.data/version", std::string(30, '9')}}, "record version is no number");
+  expect_refused_archive({kData, kConstants, code, {"a/.data/version", std::string(30, '9')}},
+                         "record version is no number");
   expect_refused_archive({kData, kVersion}, "a state dict");
 }
 
