@@ -2,17 +2,13 @@
 
 #include <atomic>
 
+#include <offload/torch_versions.h>
+
 namespace offload {
-
-namespace {
-
-constexpr auto kKind = c10::DebugInfoKind::TEST_INFO_2; // PyTorch itself has no use for it
-
-} // namespace
 
 struct CallScope::Info final : c10::DebugInfoBase {
   Info(const void* called, const Info* around) : module(called), outer(around) {}
-  static const Info* current() { return dynamic_cast<const Info*>(c10::ThreadLocalDebugInfo::get(kKind)); }
+  static const Info* current() { return dynamic_cast<const Info*>(c10::ThreadLocalDebugInfo::get(kCallScopeSlot)); }
 
   const void* const module;
   const Info* const outer; // PyTorch keeps it for as long as this
@@ -20,7 +16,7 @@ struct CallScope::Info final : c10::DebugInfoBase {
 };
 
 CallScope::CallScope(const void* module)
-    : info_(std::make_shared<Info>(module, Info::current())), guard_(kKind, info_) {}
+    : info_(std::make_shared<Info>(module, Info::current())), guard_(kCallScopeSlot, info_) {}
 
 CallScope::~CallScope() { info_->ended = true; } // a thread that was started in the call may still have it
 

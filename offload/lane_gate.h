@@ -48,7 +48,7 @@ class LaneGate {
   static constexpr int kAlone = -2;
 
   struct Waiter {
-    Waiter(bool alone, const void* visitor, std::uint64_t bytes) : alone(alone), visitor(visitor), bytes(bytes) {}
+    Waiter(bool is_alone, const void* who, std::uint64_t wanted) : alone(is_alone), visitor(who), bytes(wanted) {}
 
     bool alone;
     const void* visitor;

@@ -22,6 +22,7 @@
 #include <models/stack.h>
 #include <offload/graph/program.h>
 #include <offload/module.h>
+#include <offload/torch_versions.h>
 #include <tests/spin.h>
 #include <tools/compare.h>
 
@@ -110,7 +111,7 @@ std::vector<void*> workspaces_of(cudaStream_t stream) {
        {&at::cuda::cublas_handle_stream_to_workspace(), &at::cuda::cublaslt_handle_stream_to_workspace()}) {
     const std::unique_lock lock(all->mutex);
     const auto entry = all->map.find({handle, stream});
-    found.push_back(entry == all->map.end() ? nullptr : entry->second.get());
+    found.push_back(entry == all->map.end() ? nullptr : address_of(entry->second));
   }
   return found;
 }

@@ -16,7 +16,7 @@
 namespace offload::test {
 namespace {
 
-constexpr std::uint64_t kUnit = kDeviceGranularity;
+constexpr std::uint64_t kPiece = kDeviceGranularity;
 
 /// Pages of a device that has `device` bytes, at addresses that nobody reads.
 class FakePages final : public Pages {
@@ -32,10 +32,10 @@ class FakePages final : public Pages {
     bytes_ = std::max(bytes_, bytes);
     return true;
   }
-  void shrink(std::uint64_t bytes) override { bytes_ = std::min(bytes_, align_up(bytes, kUnit)); }
+  void shrink(std::uint64_t bytes) override { bytes_ = std::min(bytes_, align_up(bytes, kPiece)); }
 
  private:
-  static constexpr std::uint64_t kAddresses = 64 * kUnit;
+  static constexpr std::uint64_t kAddresses = 64 * kPiece;
   const std::uint64_t device_;
   const std::unique_ptr<std::byte[]> begin_;
   std::uint64_t bytes_ = 0;
@@ -64,34 +64,34 @@ class LaneMemoryTest : public testing::Test {
   static constexpr auto kStop = LaneMemory::Overflow::stop;
   static constexpr auto kLend = LaneMemory::Overflow::lend;
 
-  std::uint64_t budget_ = 8 * kUnit;
-  std::uint64_t host_ = 64 * kUnit;
+  std::uint64_t budget_ = 8 * kPiece;
+  std::uint64_t host_ = 64 * kPiece;
   int made_free_ = 0;
   int loans_ = 0;
-  LaneMemory memory_{std::make_unique<FakePages>(16 * kUnit), callbacks()};
+  LaneMemory memory_{std::make_unique<FakePages>(16 * kPiece), callbacks()};
 };
 
 TEST_F(LaneMemoryTest, TakesPagesAsCallsNeedThemAndKeepsThem) {
   memory_.begin_call(kStop);
   void* a = memory_.allocate(100);
-  EXPECT_EQ(memory_.held(), kUnit);
-  void* b = memory_.allocate(3 * kUnit);
-  EXPECT_EQ(memory_.held(), 4 * kUnit);
+  EXPECT_EQ(memory_.held(), kPiece);
+  void* b = memory_.allocate(3 * kPiece);
+  EXPECT_EQ(memory_.held(), 4 * kPiece);
   EXPECT_TRUE(memory_.contains(a) && memory_.contains(b));
   memory_.free(a);
   memory_.free(b);
   const CallMemory taken = memory_.end_call();
-  EXPECT_EQ(taken.bytes, 4 * kUnit);
+  EXPECT_EQ(taken.bytes, 4 * kPiece);
   EXPECT_FALSE(taken.overflowed);
-  EXPECT_EQ(memory_.held(), 4 * kUnit) << "the next call has it at once";
+  EXPECT_EQ(memory_.held(), 4 * kPiece) << "the next call has it at once";
   memory_.begin_call(kStop);
-  memory_.free(memory_.allocate(kUnit));
-  EXPECT_EQ(memory_.end_call().bytes, kUnit);
+  memory_.free(memory_.allocate(kPiece));
+  EXPECT_EQ(memory_.end_call().bytes, kPiece);
 }
 
 TEST_F(LaneMemoryTest, StopsACallThatMayNotHaveMore) {
   memory_.begin_call(kStop);
-  void* most = memory_.allocate(8 * kUnit);
+  void* most = memory_.allocate(8 * kPiece);
   EXPECT_FALSE(memory_.overflowed());
   EXPECT_THROW(memory_.allocate(1), LaneOverflow);
   EXPECT_TRUE(memory_.overflowed());
@@ -99,7 +99,7 @@ TEST_F(LaneMemoryTest, StopsACallThatMayNotHaveMore) {
   const CallMemory taken = memory_.end_call();
   EXPECT_TRUE(taken.overflowed);
   EXPECT_FALSE(taken.by_device) << "it was not asked";
-  EXPECT_EQ(taken.bytes, 9 * kUnit) << "what it would have taken so far";
+  EXPECT_EQ(taken.bytes, 9 * kPiece) << "what it would have taken so far";
   memory_.begin_call(kStop);
   EXPECT_FALSE(memory_.overflowed()) << "the next call is another one";
   memory_.free(memory_.allocate(1));
@@ -108,34 +108,34 @@ TEST_F(LaneMemoryTest, StopsACallThatMayNotHaveMore) {
 
 TEST_F(LaneMemoryTest, LendsHostMemoryToACallThatIsToEnd) {
   memory_.begin_call(kLend);
-  void* device = memory_.allocate(8 * kUnit);
-  void* lent = memory_.allocate(2 * kUnit);
-  std::memset(lent, 1, 2 * kUnit);
+  void* device = memory_.allocate(8 * kPiece);
+  void* lent = memory_.allocate(2 * kPiece);
+  std::memset(lent, 1, 2 * kPiece);
   EXPECT_TRUE(memory_.overflowed());
   EXPECT_TRUE(memory_.contains(lent));
   memory_.free(lent);
-  EXPECT_EQ(memory_.allocate(2 * kUnit), lent) << "page-locking takes long: it is given again";
+  EXPECT_EQ(memory_.allocate(2 * kPiece), lent) << "page-locking takes long: it is given again";
   EXPECT_EQ(loans_, 1);
   memory_.free(lent);
   memory_.free(device);
-  EXPECT_EQ(memory_.end_call().bytes, 10 * kUnit) << "as if it had been on the device";
+  EXPECT_EQ(memory_.end_call().bytes, 10 * kPiece) << "as if it had been on the device";
   EXPECT_EQ(loans_, 0);
 }
 
 TEST_F(LaneMemoryTest, StopsACallToWhichTheHostHasNothingToLend) {
   host_ = 0;
   memory_.begin_call(kLend);
-  EXPECT_THROW(memory_.allocate(9 * kUnit), LaneOverflow);
-  EXPECT_NO_THROW(memory_.free(memory_.allocate(8 * kUnit))) << "what there is room for comes from the device";
+  EXPECT_THROW(memory_.allocate(9 * kPiece), LaneOverflow);
+  EXPECT_NO_THROW(memory_.free(memory_.allocate(8 * kPiece))) << "what there is room for comes from the device";
   EXPECT_TRUE(memory_.end_call().overflowed);
 }
 
 TEST_F(LaneMemoryTest, AsksOthersToGiveBackWhatTheDeviceHasNotGot) {
-  budget_ = 32 * kUnit;
+  budget_ = 32 * kPiece;
   memory_.begin_call(kStop);
-  void* most = memory_.allocate(16 * kUnit);
+  void* most = memory_.allocate(16 * kPiece);
   EXPECT_EQ(made_free_, 0);
-  EXPECT_THROW(memory_.allocate(kUnit), LaneOverflow);
+  EXPECT_THROW(memory_.allocate(kPiece), LaneOverflow);
   EXPECT_EQ(made_free_, 1);
   memory_.free(most);
   EXPECT_TRUE(memory_.end_call().by_device);
@@ -143,13 +143,13 @@ TEST_F(LaneMemoryTest, AsksOthersToGiveBackWhatTheDeviceHasNotGot) {
 
 TEST_F(LaneMemoryTest, GivesBackPagesBehindTheLastPart) {
   memory_.begin_call(kStop);
-  void* stays = memory_.allocate(kUnit);
-  memory_.free(memory_.allocate(6 * kUnit));
+  void* stays = memory_.allocate(kPiece);
+  memory_.free(memory_.allocate(6 * kPiece));
   memory_.end_call();
   bool waited = false;
   memory_.trim([&] { waited = true; }); // nobody grows meanwhile
   EXPECT_TRUE(waited) << "the device may still use them";
-  EXPECT_EQ(memory_.held(), kUnit);
+  EXPECT_EQ(memory_.held(), kPiece);
   memory_.free(stays);
   memory_.trim([] {});
   EXPECT_EQ(memory_.held(), 0);
@@ -171,7 +171,7 @@ TEST_F(LaneMemoryTest, RefusesFromAnAllocationOn) {
 
 /// Threads that allocate and free beside each other, as autograd's do beside the call's.
 TEST_F(LaneMemoryTest, GivesEachThreadItsOwn) {
-  budget_ = 60 * kUnit;
+  budget_ = 60 * kPiece;
   memory_.begin_call(kLend);
   std::vector<std::thread> threads;
   for (int thread = 0; thread < 4; ++thread) {
@@ -180,7 +180,7 @@ TEST_F(LaneMemoryTest, GivesEachThreadItsOwn) {
       std::vector<std::pair<std::byte*, std::uint64_t>> mine;
       for (int step = 0; step < 500; ++step) {
         if (mine.size() < 4) {
-          const std::uint64_t bytes = 1 + random() % (kUnit / 2);
+          const std::uint64_t bytes = 1 + random() % (kPiece / 2);
           auto* data = static_cast<std::byte*>(memory_.allocate(bytes));
           data[0] = data[bytes - 1] = static_cast<std::byte>(thread);
           mine.emplace_back(data, bytes);
@@ -210,7 +210,7 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
   constexpr int kLanes = 4;
   constexpr std::uint64_t kRoom = 16;
   LaneGate gate(kLanes);
-  gate.set_room(kRoom * kUnit);
+  gate.set_room(kRoom * kPiece);
   const auto growth = std::make_shared<std::mutex>();
   std::vector<std::unique_ptr<LaneMemory>> lanes;
   const auto held = [&] {
@@ -233,7 +233,7 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
       return gate.extend(lane, bytes) && fits();
     };
     callbacks.lend = [](std::uint64_t) -> void* { return nullptr; };
-    lanes.push_back(std::make_unique<LaneMemory>(std::make_unique<FakePages>(64 * kUnit), std::move(callbacks)));
+    lanes.push_back(std::make_unique<LaneMemory>(std::make_unique<FakePages>(64 * kPiece), std::move(callbacks)));
   }
   std::atomic<int> too_much = 0;
   std::atomic<int> overflows = 0;
@@ -241,15 +241,15 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
     std::mt19937 random(static_cast<unsigned>(thread));
     for (int call = 0; call < 300; ++call) {
       const std::uint64_t units = 1 + random() % 7;
-      const LaneVisit visit(gate, nullptr, units * kUnit);
+      const LaneVisit visit(gate, nullptr, units * kPiece);
       LaneMemory& memory = *lanes[visit.lane()];
       memory.begin_call(LaneMemory::Overflow::stop);
       std::vector<void*> parts;
       try {
         for (std::uint64_t unit = 0; unit < units; ++unit) {
-          parts.push_back(memory.allocate(kUnit));
+          parts.push_back(memory.allocate(kPiece));
           const std::lock_guard lock(*growth);
-          too_much += held() > kRoom * kUnit ? 1 : 0;
+          too_much += held() > kRoom * kPiece ? 1 : 0;
         }
       } catch (const LaneOverflow&) {
         ++overflows;

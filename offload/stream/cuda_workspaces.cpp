@@ -1,6 +1,5 @@
 #include <offload/stream/cuda_workspaces.h>
 
-#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAFunctions.h>
 
 #include <algorithm>
@@ -54,16 +53,16 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Lane
     {
       const std::unique_lock lock(map.mutex);
       const auto there = map.map.find({handle_, stream});
-      if (there != map.map.end() && memory.contains(there->second.get())) {
+      if (there != map.map.end() && memory.contains(address_of(there->second))) {
         continue; // it was made with the handle, just now
       }
       if (there != map.map.end()) {
         callers_[kind] = std::move(there->second);
         map.map.erase(there);
       }
-      if (ours_[kind]) {
+      if (address_of(ours_[kind])) {
         map.map.emplace(Key(handle_, stream), std::move(ours_[kind]));
-        ours_[kind].clear();
+        ours_[kind] = {};
         continue;
       }
     }
@@ -76,7 +75,7 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Lane
 
 void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
   const auto is_ours = [&](const auto& entry) {
-    return std::get<1>(entry.first) == stream && memory.contains(entry.second.get());
+    return std::get<1>(entry.first) == stream && memory.contains(address_of(entry.second));
   };
   void*& handle = handle_of_thread();
   if (!handle) { // this thread or one of autograd's has made one in the call
@@ -98,9 +97,9 @@ void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
       }
       entry = ours ? map.map.erase(entry) : std::next(entry); // those of other handles are freed
     }
-    if (callers_[kind]) {
+    if (address_of(callers_[kind])) {
       map.map.emplace(Key(handle_, stream), std::move(callers_[kind]));
-      callers_[kind].clear();
+      callers_[kind] = {};
     }
   }
 }
@@ -110,8 +109,8 @@ std::size_t CudaWorkspaces::bytes_of(std::size_t kind) {
 }
 
 void CudaWorkspaces::drop() {
-  for (at::DataPtr& workspace : ours_) {
-    workspace.clear();
+  for (Workspace& workspace : ours_) {
+    workspace = {};
   }
 }
 

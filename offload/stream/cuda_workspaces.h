@@ -1,6 +1,6 @@
 #pragma once
 
-#include <c10/core/Allocator.h>
+#include <ATen/cuda/CUDAContextLight.h>
 #include <cuda_runtime_api.h>
 
 #include <array>
@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include <offload/stream/lane_memory.h>
+#include <offload/torch_versions.h>
 
 namespace offload {
 
@@ -27,7 +28,7 @@ class CudaWorkspaces {
   void take_back(cudaStream_t stream, const LaneMemory& memory);
 
   /// Those that there are between calls.
-  Wanted had() const { return {static_cast<bool>(ours_[0]), static_cast<bool>(ours_[1])}; }
+  Wanted had() const { return {address_of(ours_[0]) != nullptr, address_of(ours_[1]) != nullptr}; }
 
   static std::size_t bytes_of(std::size_t kind);
 
@@ -35,9 +36,11 @@ class CudaWorkspaces {
   void drop();
 
  private:
+  using Workspace = decltype(at::cuda::WorkspaceMapWithMutex::map)::mapped_type;
+
   void* handle_ = nullptr; // that ours are for
-  std::array<at::DataPtr, kKinds> ours_;
-  std::array<at::DataPtr, kKinds> callers_; // during a call
+  std::array<Workspace, kKinds> ours_;
+  std::array<Workspace, kKinds> callers_; // during a call
 };
 
 } // namespace offload

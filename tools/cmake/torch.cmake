@@ -3,7 +3,10 @@
 # What the user names is taken, through CMake's usual variables: Torch_DIR, Torch_ROOT or CMAKE_PREFIX_PATH; CMAKE_CUDA_COMPILER,
 # CUDACXX or CUDAToolkit_ROOT; TORCH_CUDA_ARCH_LIST or CMAKE_CUDA_ARCHITECTURES. Else the virtual environment that tools/setup.sh
 # makes, ahead of what the system has, so that a build is the same on every machine.
-set(OFFLOAD_TORCH_VERSION 2.11)
+# It uses interfaces of PyTorch that are not public: docs/torch.md lists them, and with which versions each was tried.
+set(OFFLOAD_OLDEST_TORCH 2.11)
+set(OFFLOAD_NEWEST_TORCH 2.15)
+set(OFFLOAD_TORCH_RANGE "${OFFLOAD_OLDEST_TORCH} to ${OFFLOAD_NEWEST_TORCH}")
 if(NOT DEFINED OFFLOAD_TORCH_PACKAGES)
   file(GLOB OFFLOAD_TORCH_PACKAGES "${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages")
 endif()
@@ -57,16 +60,16 @@ find_package(CUDAToolkit REQUIRED)
 # --- LibTorch. The version is checked before anything of another version is run.
 find_package(Torch 999999 QUIET CONFIG HINTS ${OFFLOAD_TORCH_PACKAGES}) # finds none, but notes what there is
 if(NOT Torch_CONSIDERED_CONFIGS)
-  message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_VERSION}, built with CUDA: run tools/setup.sh, which installs "
+  message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_RANGE}, built with CUDA: run tools/setup.sh, which installs "
     "it into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch.")
 endif()
 list(GET Torch_CONSIDERED_CONFIGS 0 torch_config)
 list(GET Torch_CONSIDERED_VERSIONS 0 torch_version)
 get_filename_component(torch_dir "${torch_config}" DIRECTORY)
-string(FIND "${torch_version}." "${OFFLOAD_TORCH_VERSION}." at)
-if(NOT at EQUAL 0)
-  message(FATAL_ERROR "LibTorch ${torch_version} was found in ${torch_dir}. Supported is ${OFFLOAD_TORCH_VERSION}: run "
-    "tools/setup.sh, which installs it into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch of that version.")
+string(REGEX MATCH "^[0-9]+\\.[0-9]+" torch_minor "${torch_version}")
+if(torch_minor VERSION_LESS OFFLOAD_OLDEST_TORCH OR torch_minor VERSION_GREATER OFFLOAD_NEWEST_TORCH)
+  message(FATAL_ERROR "LibTorch ${torch_version} was found in ${torch_dir}. Supported is ${OFFLOAD_TORCH_RANGE}: run "
+    "tools/setup.sh, which installs one into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch of such a version.")
 endif()
 set(Torch_DIR "${torch_dir}" CACHE PATH "Where TorchConfig.cmake is" FORCE)
 

@@ -1,0 +1,35 @@
+#pragma once
+
+// What differs between the versions of LibTorch that this builds with. Beside it only ForwardingAllocator knows
+// versions: it has one function for each of an interface of PyTorch. docs/torch.md lists what is used.
+
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <torch/headeronly/version.h>
+
+#include <cstddef>
+#include <string_view>
+#include <utility>
+
+static_assert(TORCH_VERSION_MAJOR == 2);
+#define OFFLOAD_TORCH_MINOR TORCH_VERSION_MINOR
+
+namespace offload {
+
+/// Slots of c10::ThreadLocalDebugInfo that nobody else uses. Since 2.13 anybody may make one; before, these are two
+/// that PyTorch has for others and does not use itself.
+#if OFFLOAD_TORCH_MINOR >= 13
+inline constexpr std::string_view kMemoryScopeName = "offload::MemoryScope";
+inline constexpr c10::DebugInfoKind kMemoryScopeSlot(&kMemoryScopeName);
+inline constexpr std::string_view kCallScopeName = "offload::CallScope";
+inline constexpr c10::DebugInfoKind kCallScopeSlot(&kCallScopeName);
+#else
+inline constexpr auto kMemoryScopeSlot = c10::DebugInfoKind::INFERENCE_CONTEXT;
+inline constexpr auto kCallScopeSlot = c10::DebugInfoKind::TEST_INFO_2;
+#endif
+
+/// The address of a workspace in PyTorch's maps of them; since 2.13 its size stands beside it.
+inline void* address_of(const c10::DataPtr& workspace) { return workspace.get(); }
+inline void* address_of(const std::pair<c10::DataPtr, std::size_t>& workspace) { return workspace.first.get(); }
+
+} // namespace offload
