@@ -7,6 +7,11 @@
 set(OFFLOAD_OLDEST_TORCH 2.11)
 set(OFFLOAD_NEWEST_TORCH 2.15)
 set(OFFLOAD_TORCH_RANGE "${OFFLOAD_OLDEST_TORCH} to ${OFFLOAD_NEWEST_TORCH}")
+if(DEFINED OFFLOAD_TORCH_OF_BUILD) # what is built runs with the version that it was built with only
+  set(OFFLOAD_OLDEST_TORCH ${OFFLOAD_TORCH_OF_BUILD})
+  set(OFFLOAD_NEWEST_TORCH ${OFFLOAD_TORCH_OF_BUILD})
+  set(OFFLOAD_TORCH_RANGE "${OFFLOAD_TORCH_OF_BUILD}, with which TorchOffload was built")
+endif()
 if(NOT DEFINED OFFLOAD_TORCH_PACKAGES)
   file(GLOB OFFLOAD_TORCH_PACKAGES "${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages")
 endif()
@@ -60,7 +65,7 @@ find_package(CUDAToolkit REQUIRED)
 # --- LibTorch. The version is checked before anything of another version is run.
 find_package(Torch 999999 QUIET CONFIG HINTS ${OFFLOAD_TORCH_PACKAGES}) # finds none, but notes what there is
 if(NOT Torch_CONSIDERED_CONFIGS)
-  message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_RANGE}, built with CUDA: run tools/setup.sh, which installs "
+  message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_RANGE}; with CUDA: run tools/setup.sh, which installs "
     "it into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch.")
 endif()
 list(GET Torch_CONSIDERED_CONFIGS 0 torch_config)
