@@ -1,7 +1,7 @@
 #pragma once
 
-// What differs between the versions of LibTorch that this builds with. Beside it only ForwardingAllocator knows
-// versions: it has one function for each of an interface of PyTorch. docs/torch.md lists what is used.
+// What differs between the versions of LibTorch that this builds with; ForwardingAllocator, which overrides every
+// function of an interface of PyTorch, asks for them, too. docs/torch.md lists what is used.
 
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
@@ -11,7 +11,8 @@
 #include <string_view>
 #include <utility>
 
-static_assert(TORCH_VERSION_MAJOR == 2);
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 11 && TORCH_VERSION_MINOR <= 15,
+              "functions that PyTorch adds have to be forwarded first: see docs/torch.md");
 #define OFFLOAD_TORCH_MINOR TORCH_VERSION_MINOR
 
 namespace offload {
@@ -28,8 +29,8 @@ inline constexpr auto kMemoryScopeSlot = c10::DebugInfoKind::INFERENCE_CONTEXT;
 inline constexpr auto kCallScopeSlot = c10::DebugInfoKind::TEST_INFO_2;
 #endif
 
-/// The address of a workspace in PyTorch's maps of them; since 2.13 its size stands beside it.
-inline void* address_of(const c10::DataPtr& workspace) { return workspace.get(); }
-inline void* address_of(const std::pair<c10::DataPtr, std::size_t>& workspace) { return workspace.first.get(); }
+/// The address of an entry of PyTorch's maps of workspaces; since 2.13 its size stands beside it.
+inline void* workspace_address(const c10::DataPtr& workspace) { return workspace.get(); }
+inline void* workspace_address(const std::pair<c10::DataPtr, std::size_t>& workspace) { return workspace.first.get(); }
 
 } // namespace offload

@@ -4,8 +4,8 @@
 // longer than the others, or for ever; and what a round took it has given back.
 //
 // usage: soak [--seconds N] [--seed N] [--waits] [--device cpu|cuda:0] [--library FILE.so]... FOLDER...
-// --waits, on a machine that does nothing else: the longest wait of a round is within 3 of the median for those before
-// it. A failure names its round; `--seed N --rounds 1` repeats it.
+// --waits, on a machine that does nothing else, and with nothing beside the calls: the longest wait of a round is
+// within 3 of the median for those before it. A failure names its round; `--seed N --rounds 1` repeats it.
 
 #include <ATen/Parallel.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -88,8 +88,13 @@ class Watchdog {
 
 class Round {
  public:
-  Round(const std::filesystem::path& path, std::uint64_t seed, c10::Device device, Watchdog& watchdog)
-      : path_(path), random_(seed), device_(device), watchdog_(watchdog), plain_(read_archive(path.string())) {
+  Round(const std::filesystem::path& path, std::uint64_t seed, c10::Device device, bool alone, Watchdog& watchdog)
+      : path_(path),
+        random_(seed),
+        device_(device),
+        alone_(alone),
+        watchdog_(watchdog),
+        plain_(read_archive(path.string())) {
     auto inputs = path;
     calls_ = tools::read_inputs(inputs.replace_extension(".inputs.pt").string(), device,
                                 tools::schema_of(plain_, "forward"));
@@ -141,7 +146,7 @@ class Round {
     for (int i = 0; i < callers_; ++i) {
       seeds.push_back(random_());
     }
-    if (!writes_state_) {
+    if (!writes_state_ && !alone_) {
       Options options = options_;
       options.vram_budget = some_budget();
       bystander_.emplace(path_, options, calls_, expected, random_());
@@ -210,14 +215,14 @@ class Round {
       const auto begin = Clock::now();
       may_be_refused([&] {
         const std::string difference = tools::first_difference(copy.forward(calls_[which]), expected[which]);
+        const double took = since_s(begin);
         if (!difference.empty()) {
           tell("call " + std::to_string(which) + ": " + difference);
         }
+        const std::lock_guard lock(mutex_);
+        took_.push_back(took);
       });
-      const double took = since_s(begin);
       watchdog_.progress();
-      const std::lock_guard lock(mutex_);
-      took_.push_back(took);
     }
   }
 
@@ -239,6 +244,8 @@ class Round {
       throw;
     } catch (const InputError&) {
       throw;
+    } catch (const ArchiveError&) {
+      throw;
     } catch (const Error&) {
       if (!bystander_ || !bystander_->has_refused()) {
         throw;
@@ -256,7 +263,6 @@ class Round {
       } catch (const std::exception& error) {
         tell(std::string("unexpected, beside: ") + error.what());
       }
-      watchdog_.progress();
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
   }
@@ -293,6 +299,7 @@ class Round {
   const std::filesystem::path path_;
   std::mt19937_64 random_;
   const c10::Device device_;
+  const bool alone_; // nothing is done beside the calls
   Watchdog& watchdog_;
   torch::jit::Module plain_;
   std::vector<Call> calls_;
@@ -326,7 +333,7 @@ int soak(const std::vector<std::filesystem::path>& models, c10::Device device, d
     std::string name = path.stem().string() + ", seed " + std::to_string(round_seed);
     std::string wrong;
     try {
-      Round round(path, round_seed, device, watchdog);
+      Round round(path, round_seed, device, waits, watchdog);
       name = round.name();
       wrong = round.run();
       longest_wait = std::max(longest_wait, round.longest_wait());
@@ -350,9 +357,9 @@ int soak(const std::vector<std::filesystem::path>& models, c10::Device device, d
   const Holdings after = Holdings::now();
   std::cout << done << " rounds from seed " << seed << ", " << failures << " failures; " << format_bytes(after.resident)
             << ", " << after.threads << " threads, " << after.descriptors << " descriptors; the longest call took "
-            << longest_wait << " medians for each caller of its lane; beside them";
+            << longest_wait << " medians for each caller of its lane";
   for (const auto& [what, times] : beside) {
-    std::cout << " " << times << " " << what << (what == beside.rbegin()->first ? "" : ",");
+    std::cout << ", " << times << " " << what;
   }
   std::cout << std::endl;
   if (before && (after.threads > before->threads || after.descriptors > before->descriptors)) {

@@ -152,7 +152,7 @@ TEST(Wrap, NeverHasMoreThanOneWeightTwice) {
 }
 
 /// What a thread may have set when it asks for something.
-struct Mode {
+struct ModeOfThread {
   const char* name;
   std::function<std::shared_ptr<void>()> set;
 };
@@ -180,17 +180,17 @@ class DefaultDouble {
   DefaultDouble& operator=(const DefaultDouble&) = delete;
 };
 
-const std::vector<Mode>& modes() {
-  static const std::vector<Mode> kModes = {{"none", [] { return nullptr; }},
-                                           {"inference", [] { return std::make_shared<c10::InferenceMode>(); }},
-                                           {"no grad", [] { return std::make_shared<at::NoGradGuard>(); }},
-                                           {"autocast", [] { return std::make_shared<Autocast>(); }},
-                                           {"default dtype", [] { return std::make_shared<DefaultDouble>(); }}};
+const std::vector<ModeOfThread>& modes() {
+  static const std::vector<ModeOfThread> kModes = {{"none", [] { return nullptr; }},
+                                                   {"inference", [] { return std::make_shared<c10::InferenceMode>(); }},
+                                                   {"no grad", [] { return std::make_shared<at::NoGradGuard>(); }},
+                                                   {"autocast", [] { return std::make_shared<Autocast>(); }},
+                                                   {"default dtype", [] { return std::make_shared<DefaultDouble>(); }}};
   return kModes;
 }
 
 template <class Work>
-auto under(const Mode& mode, Work work) {
+auto under(const ModeOfThread& mode, Work work) {
   SCOPED_TRACE(mode.name);
   const std::shared_ptr<void> set = mode.set();
   return work();
@@ -202,7 +202,7 @@ TEST(Modes, OfWhoeverAsksLeaveNothingBehind) {
   const TemporaryFile file;
   module.save(file.path());
   const at::Tensor x = rows();
-  for (const Mode& mode : modes()) {
+  for (const ModeOfThread& mode : modes()) {
     for (const bool loads : {true, false}) {
       for (const bool example : {true, false}) {
         SCOPED_TRACE(std::string(mode.name) + (loads ? ", load" : ", wrap") + (example ? ", example" : ""));
@@ -215,14 +215,14 @@ TEST(Modes, OfWhoeverAsksLeaveNothingBehind) {
           }
           return loads ? load(file.path(), options) : wrap(copy, options);
         });
-        const auto call = [&](const Mode& other) {
+        const auto call = [&](const ModeOfThread& other) {
           under(other,
                 [&] { EXPECT_EQ(tools::first_difference(offloaded.forward({x}), reference.run("forward", {x})), ""); });
         };
         call(mode); // the first one, which places, where there was no example
         for (const std::uint64_t weights : {3, 1}) {
           under(mode, [&] { leave_room(offloaded, weights); });
-          for (const Mode& other : modes()) {
+          for (const ModeOfThread& other : modes()) {
             call(other);
           }
         }

@@ -2,7 +2,7 @@
 # Brings what a build needs: compiler and libraries from apt, and torch, nvcc, cmake and ninja from PyPI into build/venv.
 # Sourced by the commands beside it, which then stand in the project's root with cmake, ninja and python on PATH; can be run alone.
 #
-# Who has a LibTorch 2.11 and a CUDA toolkit names both, and neither is downloaded:
+# Who has a LibTorch (docs/torch.md says which) and a CUDA toolkit names both, and neither is downloaded:
 #   Torch_DIR=.../torch/share/cmake/Torch CUDACXX=.../bin/nvcc tools/test
 # shellcheck shell=bash
 set -euo pipefail

@@ -53,14 +53,14 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Lane
     {
       const std::unique_lock lock(map.mutex);
       const auto there = map.map.find({handle_, stream});
-      if (there != map.map.end() && memory.contains(address_of(there->second))) {
+      if (there != map.map.end() && memory.contains(workspace_address(there->second))) {
         continue; // it was made with the handle, just now
       }
       if (there != map.map.end()) {
         callers_[kind] = std::move(there->second);
         map.map.erase(there);
       }
-      if (address_of(ours_[kind])) {
+      if (workspace_address(ours_[kind])) {
         map.map.emplace(Key(handle_, stream), std::move(ours_[kind]));
         ours_[kind] = {};
         continue;
@@ -75,7 +75,7 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Lane
 
 void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
   const auto is_ours = [&](const auto& entry) {
-    return std::get<1>(entry.first) == stream && memory.contains(address_of(entry.second));
+    return std::get<1>(entry.first) == stream && memory.contains(workspace_address(entry.second));
   };
   void*& handle = handle_of_thread();
   if (!handle) { // this thread or one of autograd's has made one in the call
@@ -97,7 +97,7 @@ void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
       }
       entry = ours ? map.map.erase(entry) : std::next(entry); // those of other handles are freed
     }
-    if (address_of(callers_[kind])) {
+    if (workspace_address(callers_[kind])) {
       map.map.emplace(Key(handle_, stream), std::move(callers_[kind]));
       callers_[kind] = {};
     }

@@ -28,7 +28,7 @@ class CudaWorkspaces {
   void take_back(cudaStream_t stream, const LaneMemory& memory);
 
   /// Those that there are between calls.
-  Wanted had() const { return {address_of(ours_[0]) != nullptr, address_of(ours_[1]) != nullptr}; }
+  Wanted had() const { return {workspace_address(ours_[0]) != nullptr, workspace_address(ours_[1]) != nullptr}; }
 
   static std::size_t bytes_of(std::size_t kind);
 

@@ -20,6 +20,7 @@ class ForwardingAllocator : public c10::cuda::CUDACachingAllocator::CUDAAllocato
   explicit ForwardingAllocator(CUDAAllocator& behind) : behind_(behind) {}
 
   c10::DataPtr allocate(std::size_t bytes) override { return behind_.allocate(bytes); }
+  bool is_simple_data_ptr(const c10::DataPtr& data) const override { return behind_.is_simple_data_ptr(data); }
   c10::DeleterFnPtr raw_deleter() const override { return behind_.raw_deleter(); }
   void copy_data(void* dest, const void* src, std::size_t count) const override { behind_.copy_data(dest, src, count); }
   void* raw_alloc(std::size_t bytes) override { return behind_.raw_alloc(bytes); }

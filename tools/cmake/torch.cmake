@@ -65,8 +65,8 @@ find_package(CUDAToolkit REQUIRED)
 # --- LibTorch. The version is checked before anything of another version is run.
 find_package(Torch 999999 QUIET CONFIG HINTS ${OFFLOAD_TORCH_PACKAGES}) # finds none, but notes what there is
 if(NOT Torch_CONSIDERED_CONFIGS)
-  message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_RANGE}; with CUDA: run tools/setup.sh, which installs "
-    "it into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch.")
+  message(FATAL_ERROR "No LibTorch found. Supported is ${OFFLOAD_TORCH_RANGE}, for CUDA: run tools/setup.sh, which installs "
+    "one into build/venv, or give -DTorch_DIR=.../torch/share/cmake/Torch.")
 endif()
 list(GET Torch_CONSIDERED_CONFIGS 0 torch_config)
 list(GET Torch_CONSIDERED_VERSIONS 0 torch_version)
