@@ -3,6 +3,7 @@
 // What differs between the versions of LibTorch that this builds with; ForwardingAllocator, which overrides every
 // function of an interface of PyTorch, asks for them, too. docs/torch.md lists what is used.
 
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <torch/headeronly/version.h>
@@ -32,5 +33,14 @@ inline constexpr auto kCallScopeSlot = c10::DebugInfoKind::TEST_INFO_2;
 /// The address of an entry of PyTorch's maps of workspaces; since 2.13 its size stands beside it.
 inline void* workspace_address(const c10::DataPtr& workspace) { return workspace.get(); }
 inline void* workspace_address(const std::pair<c10::DataPtr, std::size_t>& workspace) { return workspace.first.get(); }
+
+/// The handle of cuBLAS that this thread has for the current device. Since 2.12 none of its workspaces is made for it.
+inline cublasHandle_t blas_handle() {
+#if OFFLOAD_TORCH_MINOR >= 12
+  return at::cuda::getCurrentCUDABlasHandle(false);
+#else
+  return at::cuda::getCurrentCUDABlasHandle();
+#endif
+}
 
 } // namespace offload

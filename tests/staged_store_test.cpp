@@ -10,8 +10,6 @@
 namespace offload::test {
 namespace {
 
-constexpr std::array kOrders = {Order::copies_late, Order::compute_late, Order::random};
-
 Shape staged(std::vector<std::uint64_t> units, std::uint64_t ring_units) {
   Shape shape;
   shape.units = std::move(units);

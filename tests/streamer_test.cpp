@@ -12,8 +12,6 @@
 namespace offload::test {
 namespace {
 
-constexpr std::array kOrders = {Order::copies_late, Order::compute_late, Order::random};
-
 Shape uniform(std::size_t weights, std::uint64_t ring_units, Order order = Order::copies_late) {
   Shape shape;
   shape.units.assign(weights, 1);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 #include <random>
@@ -21,6 +22,8 @@ struct alignas(kUnit) Unit {
 };
 
 enum class Host { direct, staged, mixed }; ///< mixed: every other weight is page-locked
+
+inline constexpr std::array kOrders = {Order::copies_late, Order::compute_late, Order::random};
 
 struct Shape {
   std::vector<std::uint64_t> units; ///< of each weight

@@ -84,7 +84,7 @@ void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
       const std::unique_lock lock(map_of(kind).mutex);
       any = any || std::any_of(map_of(kind).map.begin(), map_of(kind).map.end(), is_ours);
     }
-    handle = any ? at::cuda::getCurrentCUDABlasHandle() : nullptr;
+    handle = any ? blas_handle() : nullptr;
     handle_ = handle;
   }
   for (std::size_t kind = 0; kind < kKinds; ++kind) {
