@@ -34,6 +34,16 @@ inline constexpr auto kCallScopeSlot = c10::DebugInfoKind::TEST_INFO_2;
 inline void* workspace_address(const c10::DataPtr& workspace) { return workspace.get(); }
 inline void* workspace_address(const std::pair<c10::DataPtr, std::size_t>& workspace) { return workspace.first.get(); }
 
+/// Whether what a handle of cuBLAS has worked in is kept for its next product: since 2.15 only where somebody asks for
+/// it.
+inline bool keeps_workspaces() {
+#if OFFLOAD_TORCH_MINOR >= 15
+  return at::cuda::isCUDABlasWorkspaceCachingEnabled();
+#else
+  return true;
+#endif
+}
+
 /// The handle of cuBLAS that this thread has for the current device. Since 2.12 none of its workspaces is made for it.
 inline cublasHandle_t blas_handle() {
 #if OFFLOAD_TORCH_MINOR >= 12

@@ -44,11 +44,19 @@ class Verdict {
 void let_the_clock_of_files_tick() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
 
 #ifdef OFFLOAD_FAULTS
-struct Disarm {
-  Disarm() = default;
-  ~Disarm() { faults::disarm(); }
+/// Ends what was armed, and counts it if it came.
+class Disarm {
+ public:
+  explicit Disarm(int& came) : came_(came) {}
+  ~Disarm() {
+    came_ += faults::fired() ? 1 : 0;
+    faults::disarm();
+  }
   Disarm(const Disarm&) = delete;
   Disarm& operator=(const Disarm&) = delete;
+
+ private:
+  int& came_;
 };
 #endif
 
@@ -82,7 +90,7 @@ std::string Bystander::act(Module module) {
       {"children", &Bystander::fork_off},
 #endif
 #ifdef OFFLOAD_FAULTS
-      {"refusals of memory", &Bystander::refuse_memory},
+      {"refusals armed", &Bystander::refuse_memory},
 #endif
   };
   const auto& [name, act] = kActs[random_() % std::size(kActs)];
@@ -201,7 +209,7 @@ std::string Bystander::refuse_memory(Module& module) {
   faults::arm(functions[random_() % functions.size()], random_() % 8, 1 + random_() % 2);
   std::string wrong;
   try {
-    const Disarm when_done;
+    const Disarm when_done(done_["refusals of memory"]);
     Module other = load(path_.string(), options_);
     wrong = call(other, random_());
     other.set_vram_budget(*options_.vram_budget + 1_MiB);

@@ -117,11 +117,9 @@ std::vector<void*> workspaces_of(cudaStream_t stream) {
 }
 
 TEST(DeviceStreams, TheCallersWorkspacesAreTheCallersAgain) {
-#if OFFLOAD_TORCH_MINOR >= 15
-  if (!at::cuda::isCUDABlasWorkspaceCachingEnabled()) {
+  if (!keeps_workspaces()) {
     GTEST_SKIP() << "PyTorch keeps no workspaces: set TORCH_CUBLAS_WORKSPACE_CACHE=1";
   }
-#endif
   Module offloaded = wrap(stack(8), with_budget(112_MiB));
   const at::Tensor input = at::randn({64, 1024}).to(kCuda);
   const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool(false, 0);
