@@ -31,11 +31,11 @@ part() {
 
 tests() {
   local status=0 name
-  "$binaries/device_test" --gtest_output="json:$out/tests.json" || status=1
-  "$binaries/device_memory_test" || status=1
-  "$binaries/device_faults_test" || status=1
+  timeout 200 "$binaries/device_test" --gtest_output="json:$out/tests.json" || status=1 # a test that hangs is the last one named
+  timeout 100 "$binaries/device_memory_test" || status=1
+  timeout 100 "$binaries/device_faults_test" || status=1
   for name in TenModules AThousand AProcess AModule AThread; do # each in a process that has not used the device yet
-    "$binaries/device_life_test" --gtest_filter="*$name*" || status=1
+    timeout 60 "$binaries/device_life_test" --gtest_filter="*$name*" || status=1
   done
   return "$status"
 }

@@ -186,7 +186,9 @@ TEST_F(Server, ANewBudgetGoesBeforeCallersThatWait) {
 TEST_F(Server, ARefusedBudgetIsSeenByNobody) {
   const std::uint64_t given = budget(3);
   Module offloaded = wrap(holding_module(), options_for(given));
+  offloaded.forward({rows(), false}); // what calls take on a GPU is an assumption before, and refuses nothing
   const Budget known = offloaded.placement().budget;
+  ASSERT_THROW(offloaded.set_vram_budget(known.minimum / 2), BudgetError);
   std::atomic<bool> asked = false;
   std::atomic<int> refused = 0;
   std::thread refusals([&] {
