@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/randn.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <fcntl.h>
@@ -36,6 +37,7 @@
 #include <offload/stream/host_link.h>
 #include <offload/stream/lanes.h>
 #include <offload/stream/memory.h>
+#include <offload/stream/promises.h>
 #include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
 
@@ -191,6 +193,12 @@ void on_memory_of_its_own(c10::Device device, const std::function<void()>& work)
   });
 }
 
+/// What most models do first.
+void use_once(c10::Device device) {
+  const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
+  static_cast<void>(at::linear(little, little));
+}
+
 } // namespace
 
 void prepare_device(c10::Device device) {
@@ -201,20 +209,44 @@ void prepare_device(c10::Device device) {
     return;
   }
   try {
-    on_memory_of_its_own(device, [&] {
-      const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
-      static_cast<void>(at::linear(little, little));
-    });
+    on_memory_of_its_own(device, [&] { use_once(device); });
   } catch (const LaneOverflow&) { // whoever finds the device full will say so
     return;
   }
   prepared.insert(device.index());
 }
 
+DeviceUse device_use(c10::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  std::size_t free = 0;
+  std::size_t total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {free, total - free};
+}
+
+std::uint64_t outside_bytes(c10::Device device) {
+  if (device.is_cpu()) {
+    return 0;
+  }
+  const std::uint64_t known =
+      static_cast<std::uint64_t>(
+          c10::cuda::CUDACachingAllocator::getDeviceStats(device.index()).reserved_bytes[0].current) +
+      taken_bytes(device.index());
+  const std::uint64_t used = device_use(device).used;
+  return used - std::min(used, known); // others may give back meanwhile
+}
+
 MachineProfile measure_machine(c10::Device device) {
   const PlainModes plain;
   MachineProfile profile;
-  on_memory_of_its_own(device, [&] { profile = measure_here(device); });
+  on_memory_of_its_own(device, [&] {
+    profile = measure_here(device);
+    if (device.is_cuda()) { // this thread has its handles, and another one takes its own
+      profile.outside_bytes = static_cast<double>(outside_bytes(device));
+      on_memory_of_its_own(device, [&] { use_once(device); });
+      profile.outside_lane_bytes = std::max(0.0, static_cast<double>(outside_bytes(device)) - profile.outside_bytes);
+    }
+  });
   return profile;
 }
 
@@ -299,7 +331,10 @@ MachineProfile machine_profile(c10::Device device) {
     std::stringstream text;
     text << stored.rdbuf();
     try {
-      return profile_from_json(text.str());
+      const MachineProfile known = profile_from_json(text.str());
+      if (device.is_cpu() || known.outside_bytes > 0) {
+        return known;
+      }
     } catch (const InputError&) { // of another version, or damaged: measured anew
     }
   }

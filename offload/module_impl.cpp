@@ -51,13 +51,7 @@ std::uint64_t free_bytes(c10::Device device) {
   if (device.is_cpu()) {
     return available_host_bytes();
   }
-  std::size_t free = 0;
-  std::size_t total = 0;
-  prepare_device(device);
-  c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
-  const c10::cuda::CUDAGuard guard(device);
-  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return free;
+  return device_use(device).free;
 }
 
 std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
@@ -198,6 +192,10 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
 /// By default what is free and promised to nobody, less some for others; but what is free as far as the smallest
 /// budget.
 void Module::Impl::choose_budget(const Options& options) {
+  if (!options.vram_budget && device_.is_cuda()) {
+    prepare_device(device_);
+    c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
+  }
   device_promise_.set_by([&](std::uint64_t outstanding) {
     if (options.vram_budget) {
       vram_ = *options.vram_budget;

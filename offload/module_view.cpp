@@ -6,6 +6,7 @@
 
 #include <offload/call_scope.h>
 #include <offload/graph/values.h>
+#include <offload/measure.h>
 #include <offload/module_impl.h>
 #include <offload/plain_modes.h>
 
@@ -66,6 +67,9 @@ Placement Module::Impl::describe() const {
   budget.ring = plan_.residency.ring_bytes;
   budget.reserve = reserve();
   budget.reserve_measured = !measured_.empty();
+  if (device_.is_cuda()) {
+    budget.outside = static_cast<std::uint64_t>(machine_.outside_bytes + (lanes_ - 1) * machine_.outside_lane_bytes);
+  }
   budget.host = host_bytes_;
   budget.pinned = pinned_bytes_;
   for (WeightId id = 0; id < weights.size(); ++id) {
@@ -85,6 +89,7 @@ Stats Module::Impl::stats() const {
   stats.bytes_in_place = engine_->lender().bytes_in_place();
   stats.bytes_in_cache = engine_->lender().bytes_in_cache();
   stats.stall_us = engine_->stall_us();
+  stats.outside_bytes = outside_bytes(device_);
   const std::lock_guard lock(mutex_);
   stats.calls = calls_;
   stats.calls_repeated = repeated_;

@@ -270,9 +270,13 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
     nlohmann::ordered_json json;
     json["plan"] = nlohmann::ordered_json::parse(offload::to_json(placement));
     json["predicted"] = json["plan"]["predicted"];
-    json["measured"] = {{"time_us", median_us},       {"peak_device_bytes", after.peak_device_bytes},
-                        {"streamed_bytes", streamed}, {"in_cache_bytes", in_cache},
-                        {"misses", misses},           {"stall_us", stall_us},
+    json["measured"] = {{"time_us", median_us},
+                        {"peak_device_bytes", after.peak_device_bytes},
+                        {"outside_bytes", after.outside_bytes},
+                        {"streamed_bytes", streamed},
+                        {"in_cache_bytes", in_cache},
+                        {"misses", misses},
+                        {"stall_us", stall_us},
                         {"calls", times.size()}};
     json["check"] = check;
     out << json.dump(2) << '\n';
@@ -299,7 +303,14 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
   std::snprintf(line, sizeof line, "  peak     %14s  %14s on the device\n",
                 offload::format_bytes(predicted.peak_device_bytes).c_str(),
                 offload::format_bytes(after.peak_device_bytes).c_str());
-  out << line << (arguments.threads > 1 ? "  calls at the same time share what is streamed for one of them\n" : "")
+  out << line;
+  if (placement.device != "cpu") {
+    std::snprintf(line, sizeof line, "  beside   %14s  %14s of the device in no budget: context, kernels, handles\n",
+                  offload::format_bytes(placement.budget.outside).c_str(),
+                  offload::format_bytes(after.outside_bytes).c_str());
+    out << line;
+  }
+  out << (arguments.threads > 1 ? "  calls at the same time share what is streamed for one of them\n" : "")
       << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
 }
 

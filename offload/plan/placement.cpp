@@ -101,6 +101,10 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
       << "  ring      " << format_bytes(budget.ring) << '\n'
       << "  reserve   " << format_bytes(budget.reserve) << " for workspaces and activations, "
       << (budget.reserve_measured ? "measured" : "a default until a call has been measured") << '\n'
+      << (budget.outside == 0
+              ? ""
+              : "  beside it " + format_bytes(budget.outside) +
+                    " for CUDA's context, kernels and handles, and for what other kernels a model loads\n")
       << "  host      " << format_bytes(budget.host) << ", " << format_bytes(budget.pinned) << " of it pinned; "
       << format_bytes(budget.file) << " stay on the file\n"
       << "  predicted " << milliseconds(placement.predicted.time_us) << " a call, "
@@ -211,6 +215,7 @@ std::string to_json(const Placement& placement) {
         {"ring", budget.ring},
         {"reserve", budget.reserve},
         {"reserve_measured", budget.reserve_measured},
+        {"outside", budget.outside},
         {"pinned", budget.pinned},
         {"file", budget.file}}},
       {"predicted",

@@ -95,6 +95,16 @@ std::uint64_t Promise::outstanding(int place) {
   return outstanding_of(account, place);
 }
 
+std::uint64_t taken_bytes(int place) {
+  Account& account = Account::get();
+  const std::lock_guard lock(account.mutex);
+  std::uint64_t total = 0;
+  for (const auto& [key, bytes] : account.taken) {
+    total += key.first == place ? bytes : 0;
+  }
+  return total;
+}
+
 void note_taken(int place, const void* data, std::uint64_t bytes) {
   Account& account = Account::get();
   const std::lock_guard lock(account.mutex);

@@ -20,8 +20,8 @@ class Promise {
   void set(std::uint64_t bytes);
   void raise_to(std::uint64_t bytes);
 
-  /// Sets it to what `decide` returns, who is told how much others have been promised and have not taken. Nobody
-  /// decides meanwhile.
+  /// Sets it to what `decide` returns, who is told how much others have been promised and have not taken. Meanwhile
+  /// nobody else decides, takes memory or gives it back; so `decide` must not wait for anybody who does, nor do it.
   void set_by(const std::function<std::uint64_t(std::uint64_t outstanding)>& decide);
 
   /// What modules have been promised of the memory at `place`, and have not taken.
@@ -31,6 +31,9 @@ class Promise {
   const int place_;
   std::uint64_t bytes_ = 0;
 };
+
+/// What modules of this process have taken of the memory at `place`, by note_taken(); of the host's, its addresses.
+std::uint64_t taken_bytes(int place);
 
 /// Memory that modules have taken. On the host it is addresses first, and counts page by page as it is written.
 void note_taken(int place, const void* data, std::uint64_t bytes);
