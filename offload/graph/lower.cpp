@@ -263,8 +263,8 @@ LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<boo
     const bool looks_up = indices && positions == std::vector<std::size_t>{0};
     const Taken taken = product ? Taken::product : looks_up ? Taken::rows : Taken::leased;
     const std::vector<Loop> loops = loops_around(node);
-    const double trips = std::accumulate(loops.begin(), loops.end(), 1.0, [](double product, const Loop& loop) {
-      return product * static_cast<double>(loop.trips);
+    const double trips = std::accumulate(loops.begin(), loops.end(), 1.0, [](double so_far, const Loop& loop) {
+      return so_far * static_cast<double>(loop.trips);
     });
     const double times = trips / static_cast<double>(choices.size());
     for (const Step& weights : choices) {

@@ -158,6 +158,34 @@ Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machi
   return {std::move(residency), predicted};
 }
 
+/// The best of `candidates`: all are followed for a few calls, and the best of them until they repeat themselves.
+Plan best_of(const Pass& pass, std::vector<Residency> candidates, const MachineProfile& machine) {
+  constexpr std::size_t kFewCalls = 8;
+  constexpr std::size_t kFinalists = 5;
+  std::vector<Plan> plans;
+  for (Residency& residency : candidates) {
+    const Simulated rough = simulate(pass, residency, machine, kFewCalls);
+    plans.push_back({std::move(residency), rough});
+  }
+  const auto take_best = [&plans] {
+    auto best = plans.begin();
+    for (auto plan = plans.begin(); plan != plans.end(); ++plan) {
+      best = better(*plan, *best) ? plan : best;
+    }
+    Plan taken = std::move(*best);
+    plans.erase(best);
+    return taken;
+  };
+  Plan best = evaluate(pass, take_best().residency, machine);
+  for (std::size_t i = 1; i < kFinalists && !plans.empty(); ++i) {
+    Plan finalist = evaluate(pass, take_best().residency, machine);
+    if (better(finalist, best)) {
+      best = std::move(finalist);
+    }
+  }
+  return best;
+}
+
 /// Every weight that a step reads, once; those that only other steps read come last.
 Order used_in_order(const Pass& pass) {
   Order order;
@@ -188,9 +216,8 @@ Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachinePr
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
   const Order used = used_in_order(pass);
   const Plan rule = plan_larger_first(pass, capacity, machine);
-  Plan best = rule;
-  if (best.predicted.streamed_bytes == 0) {
-    return best;
+  if (rule.predicted.streamed_bytes == 0) {
+    return rule;
   }
   Order backwards(used.rbegin(), used.rend());
   const std::vector<Order> orders = {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)),
@@ -203,17 +230,18 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
                                       largest * 2, largest * 3, largest * 4,     8 * kBatchBytes};
   std::sort(rings.begin(), rings.end());
   rings.erase(std::unique(rings.begin(), rings.end()), rings.end());
+  std::vector<Residency> candidates = {rule.residency};
   for (const Order& order : orders) {
     for (const std::uint64_t ring : rings) {
-      if (ring > capacity) {
-        continue;
-      }
-      Plan candidate = evaluate(pass, fill(pass, needs, capacity, order, ring), machine);
-      if (better(candidate, best)) {
-        best = std::move(candidate);
+      if (ring <= capacity) {
+        Residency candidate = fill(pass, needs, capacity, order, ring);
+        if (std::find(candidates.begin(), candidates.end(), candidate) == candidates.end()) {
+          candidates.push_back(std::move(candidate));
+        }
       }
     }
   }
+  const Plan best = best_of(pass, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
   return best.predicted.time_us <= rule.predicted.time_us ? best : rule;
 }

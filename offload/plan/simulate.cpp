@@ -134,7 +134,8 @@ std::vector<std::uint64_t> lay_out(const Pass& pass) {
   return offsets;
 }
 
-Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine) {
+Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine,
+                   std::size_t most_calls) {
   const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency.resident));
   ClockLink link(machine);
   ClockStore store(link, pass, machine);
@@ -174,7 +175,7 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
   };
   // The first pass fills the ring. Once one ends as an earlier one did, all that comes repeats what came between. That
   // may take dozens of passes; long ones are not given as many.
-  const std::size_t most = std::clamp<std::size_t>(50'000 / (pass.steps.size() + 1), 24, 96);
+  const std::size_t most = std::min(most_calls, std::clamp<std::size_t>(50'000 / (pass.steps.size() + 1), 24, 96));
   std::vector<std::vector<std::uint64_t>> layouts;
   std::size_t period = 0;
   while ((period == 0 || passes.size() < 3) && passes.size() < most) {

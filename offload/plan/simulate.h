@@ -38,6 +38,8 @@ struct Pass {
 struct Residency {
   std::vector<bool> resident; ///< by weight
   std::uint64_t ring_bytes = 0;
+
+  bool operator==(const Residency&) const = default;
 };
 
 /// One call in a row of calls: the mean of those after which the row repeats itself.
@@ -52,8 +54,10 @@ struct Simulated {
 constexpr std::uint64_t kBatchBytes = 16ULL << 20;
 
 /// Runs the very streamer that the device will see, over a link that keeps time instead of moving bytes.
+/// A row of calls is followed until it repeats itself, or for `most_calls` of them.
 /// Throws Error when a step does not fit the ring.
-Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine);
+Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine,
+                   std::size_t most_calls = ~std::size_t{0});
 
 /// The steps without the weights that are resident, and without the steps that are then empty.
 Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident);
