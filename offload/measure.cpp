@@ -26,6 +26,7 @@
 #include <set>
 #include <sstream>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <offload/bytes.h>
@@ -193,12 +194,6 @@ void on_memory_of_its_own(c10::Device device, const std::function<void()>& work)
   });
 }
 
-/// What most models do first.
-void use_once(c10::Device device) {
-  const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
-  static_cast<void>(at::linear(little, little));
-}
-
 } // namespace
 
 void prepare_device(c10::Device device) {
@@ -209,44 +204,57 @@ void prepare_device(c10::Device device) {
     return;
   }
   try {
-    on_memory_of_its_own(device, [&] { use_once(device); });
-  } catch (const LaneOverflow&) { // whoever finds the device full will say so
+    on_memory_of_its_own(device, [&] {
+      const at::Tensor little = at::randn({8, 8}, at::TensorOptions(device));
+      static_cast<void>(at::linear(little, little));
+    });
+  } catch (const std::exception&) { // whoever finds the device full will say so
     return;
   }
   prepared.insert(device.index());
 }
 
-DeviceUse device_use(c10::Device device) {
-  const c10::cuda::CUDAGuard guard(device);
-  std::size_t free = 0;
-  std::size_t total = 0;
-  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return {free, total - free};
+namespace {
+
+/// What of the driver's figure is known: PyTorch's share, and that of modules of this process.
+std::uint64_t known_bytes(c10::Device device) {
+  const auto reserved =
+      c10::cuda::CUDACachingAllocator::getDeviceStats(device.index()).reserved_bytes[0].current; // of all sizes
+  return static_cast<std::uint64_t>(reserved) + taken_bytes(device.index());
 }
+
+} // namespace
 
 std::uint64_t outside_bytes(c10::Device device) {
   if (device.is_cpu()) {
     return 0;
   }
-  const std::uint64_t known =
-      static_cast<std::uint64_t>(
-          c10::cuda::CUDACachingAllocator::getDeviceStats(device.index()).reserved_bytes[0].current) +
-      taken_bytes(device.index());
-  const std::uint64_t used = device_use(device).used;
-  return used - std::min(used, known); // others may give back meanwhile
+  try {
+    const c10::cuda::CUDAGuard guard(device);
+    std::uint64_t known = known_bytes(device);
+    std::uint64_t used = 0;
+    for (int tries = 0; tries < 4; ++tries) { // until nobody has taken any or given it back in between
+      std::size_t free = 0;
+      std::size_t total = 0;
+      if (cudaMemGetInfo(&free, &total) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        return 0;
+      }
+      used = total - free;
+      if (std::exchange(known, known_bytes(device)) == known) {
+        break;
+      }
+    }
+    return used - std::min(used, known);
+  } catch (const c10::Error&) { // allocators that others have put in the place of PyTorch's may keep no account
+    return 0;
+  }
 }
 
 MachineProfile measure_machine(c10::Device device) {
   const PlainModes plain;
   MachineProfile profile;
-  on_memory_of_its_own(device, [&] {
-    profile = measure_here(device);
-    if (device.is_cuda()) { // this thread has its handles, and another one takes its own
-      profile.outside_bytes = static_cast<double>(outside_bytes(device));
-      on_memory_of_its_own(device, [&] { use_once(device); });
-      profile.outside_lane_bytes = std::max(0.0, static_cast<double>(outside_bytes(device)) - profile.outside_bytes);
-    }
-  });
+  on_memory_of_its_own(device, [&] { profile = measure_here(device); });
   return profile;
 }
 
@@ -331,10 +339,7 @@ MachineProfile machine_profile(c10::Device device) {
     std::stringstream text;
     text << stored.rdbuf();
     try {
-      const MachineProfile known = profile_from_json(text.str());
-      if (device.is_cpu() || known.outside_bytes > 0) {
-        return known;
-      }
+      return profile_from_json(text.str());
     } catch (const InputError&) { // of another version, or damaged: measured anew
     }
   }

@@ -17,15 +17,9 @@ OFFLOAD_API MachineProfile measure_machine(c10::Device device);
 /// first thread that calls. What is free before the first module of a process is then what is free before the others.
 void prepare_device(c10::Device device);
 
-/// What the driver has given out of `device`.
-struct DeviceUse {
-  std::uint64_t free = 0;
-  std::uint64_t used = 0; ///< by all processes
-};
-DeviceUse device_use(c10::Device device);
-
-/// Of these, what is neither in PyTorch's allocator nor in modules of this process: CUDA's context, kernels, handles of
-/// libraries, and whatever other processes have taken. 0 for a host.
+/// What is in use on `device`, now, and neither in PyTorch's allocator nor in modules of this process: CUDA's context,
+/// kernels, handles of libraries, what the program has allocated by itself, and other processes. 0 for a host, and
+/// where the driver or the allocator does not say.
 std::uint64_t outside_bytes(c10::Device device);
 
 /// Bytes per microsecond at which a store reads a file that is not cached, measured with one of 64 MiB in `folder`;

@@ -126,8 +126,9 @@ std::ostream& operator<<(std::ostream& out, const Stats& stats) {
              << format_bytes(stats.bytes_streamed) << " in " << stats.copies << " copies, read in place "
              << format_bytes(stats.bytes_in_place) << ", in the page cache " << format_bytes(stats.bytes_in_cache)
              << ", resident " << format_bytes(stats.bytes_resident) << ", misses " << stats.misses << ", stalled "
-             << stats.stall_us / 1e3 << " ms, peak " << format_bytes(stats.peak_device_bytes) << " on the device, "
-             << format_bytes(stats.outside_bytes) << " beside the budget\n";
+             << stats.stall_us / 1e3 << " ms, peak " << format_bytes(stats.peak_device_bytes) << " on the device"
+             << (stats.outside_bytes == 0 ? "" : ", in use beside budgets " + format_bytes(stats.outside_bytes))
+             << '\n';
 }
 
 Module wrap(torch::jit::Module module, const Options& options) {

@@ -31,7 +31,9 @@ struct Stats {
   std::uint64_t bytes_in_cache = 0; ///< of streamed weights that calls read where the page cache has them, on the host
   double stall_us = 0;              ///< compute waiting for a copy
   std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
-  std::uint64_t outside_bytes = 0;     ///< of the device in no budget, now: context, kernels, handles, other processes
+  /// In use on the device, now, in no budget and not in PyTorch's allocator: CUDA's context, kernels, handles, what the
+  /// program has allocated by itself, other processes. The same for all modules of a device; 0 where it is not known.
+  std::uint64_t outside_bytes = 0;
 };
 
 OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);

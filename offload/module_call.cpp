@@ -148,6 +148,9 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(Request& request) {
     const std::uint64_t room = gate_->room();
     {
       const std::lock_guard lock(mutex_);
+      if (readiness_ == Readiness::placed && engine_->streamer().lost()) {
+        readiness_ = Readiness::measured; // a call ran out of host memory: weights have to be placed anew
+      }
       if (readiness_ != Readiness::placed || room <= request.too_little) {
         return std::nullopt;
       }

@@ -51,7 +51,11 @@ std::uint64_t free_bytes(c10::Device device) {
   if (device.is_cpu()) {
     return available_host_bytes();
   }
-  return device_use(device).free;
+  std::size_t free = 0;
+  std::size_t total = 0;
+  const c10::cuda::CUDAGuard guard(device);
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
 }
 
 std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
@@ -156,7 +160,11 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     machine_.file_bytes_per_us =
         1 / (cached / mapped.value_or(machine_.host_copy_bytes_per_us) + (1 - cached) / machine_.file_bytes_per_us);
   }
+  if (purpose == Purpose::plan) {
+    prepare_device(device_); // what a run would take of the device, the plan names
+  }
   choose_budget(options);
+  outside_ = outside_bytes(device_);
   if (options.example_calls.empty() ||
       vram_ < minimum() - least_reserve()) { // else examples show what activations take
     require_minimum(vram_);
@@ -193,7 +201,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
 /// budget.
 void Module::Impl::choose_budget(const Options& options) {
   if (!options.vram_budget && device_.is_cuda()) {
-    prepare_device(device_);
+    prepare_device(device_);                       // before others are kept from taking memory
     c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
   }
   device_promise_.set_by([&](std::uint64_t outstanding) {

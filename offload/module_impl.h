@@ -166,6 +166,7 @@ class Module::Impl {
 
   mutable std::mutex mutex_; // what follows, which only somebody who is alone changes, but for what calls note
   std::uint64_t vram_ = 0;
+  std::uint64_t outside_ = 0;         // of budgets, when this was planned
   std::optional<std::uint64_t> free_; // of device memory, when the budget was chosen by it; none where one was given
   std::string planned_method_;
   std::map<std::string, std::vector<LeasedStep>> measured_;          // by method

@@ -8,6 +8,7 @@
 #include <offload/bytes.h>
 #include <offload/graph/expected_order.h>
 #include <offload/graph/lower.h>
+#include <offload/measure.h>
 #include <offload/module_impl.h>
 #include <offload/plain_modes.h>
 
@@ -244,8 +245,10 @@ void Module::Impl::settle() {
     note_peak();
   }
   device_promise_.set(promised);
+  const std::uint64_t outside = outside_bytes(device_);
   const std::lock_guard lock(mutex_);
   placement_.reset();
+  outside_ = outside;
   planned_for_ = activations_.largest();
   plan_ = std::move(best);
   readiness_ = engine_ ? Readiness::placed : Readiness::measured;

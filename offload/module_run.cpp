@@ -67,10 +67,6 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
       made.output = take_out(*call, run_code(codes_.at(request.method), request.stack, gradients), inputs, boundary);
     } catch (...) {
       streamer.end(lane);
-      if (streamer.lost()) {
-        const std::lock_guard lock(mutex_);
-        readiness_ = readiness_ == Readiness::placed ? Readiness::measured : readiness_; // places weights anew
-      }
       if (scope.failure() && !call->overflowed()) {
         std::rethrow_exception(scope.failure());
       }

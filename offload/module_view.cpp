@@ -67,9 +67,7 @@ Placement Module::Impl::describe() const {
   budget.ring = plan_.residency.ring_bytes;
   budget.reserve = reserve();
   budget.reserve_measured = !measured_.empty();
-  if (device_.is_cuda()) {
-    budget.outside = static_cast<std::uint64_t>(machine_.outside_bytes + (lanes_ - 1) * machine_.outside_lane_bytes);
-  }
+  budget.outside = outside_;
   budget.host = host_bytes_;
   budget.pinned = pinned_bytes_;
   for (WeightId id = 0; id < weights.size(); ++id) {

@@ -44,15 +44,16 @@ tests() {
 # the plain model's time.
 load() {
   local status=0
-  "$binaries/load" --device cuda:0 --calls 200 --budgets 1GiB,2GiB,8GiB --waits || status=1
-  "$binaries/load" --device cuda:0 --threads 16 --calls 40 --sizes 1000,1024,24 --lanes 1 --budgets 1GiB --changes 40 || status=1
-  "$binaries/load" --device cuda:0 --calls 20 --lanes 4 --budgets 8GiB --plain || status=1
+  timeout 300 "$binaries/load" --device cuda:0 --flash --calls 200 --budgets 1GiB,2GiB,8GiB --waits || status=1
+  timeout 60 "$binaries/load" --device cuda:0 --calls 20 --lanes 4 --budgets 2GiB || status=1 # with what cuDNN plans
+  timeout 60 "$binaries/load" --device cuda:0 --threads 16 --calls 40 --sizes 1000,1024,24 --lanes 1 --budgets 1GiB --changes 40 ||
+    status=1
   python3 "$project/models/export.py" resnet vit lstm "$made/load" || status=1
-  "$binaries/load" --device cuda:0 --model "$made/load/resnet.pt" --input 'float32[2,3,*,*]' --sizes 64,256,8 --calls 50 \
+  timeout 60 "$binaries/load" --device cuda:0 --model "$made/load/resnet.pt" --input 'float32[2,3,*,*]' --sizes 64,256,8 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
-  "$binaries/load" --device cuda:0 --model "$made/load/lstm.pt" --input 'int64[2,*]<3000' --sizes 4,64 --calls 50 \
+  timeout 60 "$binaries/load" --device cuda:0 --model "$made/load/lstm.pt" --input 'int64[2,*]<3000' --sizes 4,64 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
-  "$binaries/load" --device cuda:0 --model "$made/load/vit.pt" --input 'float32[*,3,64,64]' --sizes 1,16 --calls 50 \
+  timeout 60 "$binaries/load" --device cuda:0 --model "$made/load/vit.pt" --input 'float32[*,3,64,64]' --sizes 1,16 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
   return "$status"
 }

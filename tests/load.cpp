@@ -6,9 +6,11 @@
 //             [--transformer BYTES | --model FILE.pt] [--input 'int64[1,*]<32000'] [--sizes FROM,TO[,STEP]] [--waits]
 //             [--changes N]  the budget changes so often meanwhile, to half and back; says how long that took
 //             [--plain]      the plain model instead, for its time: on a GPU that holds it
-// --waits, on a machine that does nothing else: no call takes longer than those ahead of it take alone, and four times
-// what the largest does. A failure names the seed; --seed repeats its sizes.
+//             [--flash]      attention without cuDNN, which plans it anew for each size and thread: 50 ms each
+// --waits, on a machine that does nothing else: no call takes longer than those ahead take alone, and four times what
+// the largest does. A failure names the seed; --seed repeats its sizes.
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -60,6 +62,7 @@ struct Arguments {
   bool waits = false;
   int changes = 0;
   bool plain = false;
+  bool flash = false;
 };
 
 using Forward = std::function<c10::IValue(const c10::IValue& input)>;
@@ -191,7 +194,8 @@ class Load {
       tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first 50");
     }
     // cuDNN compiles a kernel of attention for each size and thread: 140 to 340 KiB of the device on an H200.
-    const std::uint64_t kernels = 384_KiB * expected_.size() * static_cast<std::uint64_t>(lanes);
+    const std::uint64_t kernels =
+        arguments_.flash || !arguments_.model.empty() ? 2_MiB : 384_KiB * expected_.size() * lanes;
     if (peak > budget + kernels || stats.peak_device_bytes > budget) {
       tell("the driver gave " + format_bytes(peak) + ", by our own figure " + format_bytes(stats.peak_device_bytes));
     }
@@ -230,8 +234,7 @@ class Load {
     });
   }
 
-  /// What as many lanes and threads take once is there before anything is counted, and how long calls take alone is
-  /// known: the first of their size, for cuDNN plans attention and convolutions anew for each size and thread.
+  /// What lanes and threads take once is there before anything is counted, and what calls take alone is known.
   void warm_up(const Options& options) {
     constexpr int kStreamsOfPyTorch = 32; // each takes something of the device when it is first used
     for (int i = 0; i < kStreamsOfPyTorch; ++i) {
@@ -245,16 +248,15 @@ class Load {
         print_of(module.forward({input(sizes_.back())}));
       }
     });
-    const std::size_t last = sizes_.size() - 1;
     for (std::size_t i = 0; i < 8; ++i) {
-      const std::size_t place = i * last / 7;
-      const std::size_t beside = std::min(place + 1, last - (place == last && last > 0 ? 1 : 0));
-      const c10::IValue x = input(sizes_[beside]);
+      const std::int64_t size = sizes_[i * (sizes_.size() - 1) / 7];
+      module.forward({input(size)});
       c10::cuda::device_synchronize();
+      const c10::IValue x = input(size);
       const auto begin = Clock::now();
       module.forward({x});
       c10::cuda::device_synchronize();
-      alone_[sizes_[place]] = since_s(begin);
+      alone_[size] = since_s(begin);
     }
     std::cout << "alone, a call of size " << sizes_.back() << " takes " << alone_[sizes_.back()] << " s" << std::endl;
   }
@@ -352,6 +354,7 @@ class Load {
 
 int run(const Arguments& arguments) {
   at::set_num_threads(1); // a setting of each thread, and products round by it
+  at::globalContext().setSDPUseCuDNN(!arguments.flash);
   TemporaryFile file;
   std::string path = arguments.model;
   if (path.empty()) {
@@ -392,6 +395,7 @@ int main(int argc, char** argv) {
   app.add_option("--sizes", arguments.sizes, "FROM,TO[,STEP]")->delimiter(',')->expected(2, 3);
   app.add_option("--changes", arguments.changes, "how often the budget changes meanwhile");
   app.add_flag("--plain", arguments.plain, "the plain model, for its time");
+  app.add_flag("--flash", arguments.flash, "attention without cuDNN");
   app.add_flag("--waits", arguments.waits, "long waits are failures");
   return offload::tools::run_command(app, argc, argv, [&] { return offload::test::run(arguments); });
 }

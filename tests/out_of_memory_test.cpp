@@ -5,43 +5,11 @@
 #include <offload/error.h>
 #include <offload/stream/copies.h>
 
-#include <cstdlib>
-#include <new>
-
+#include "scarce.h"
 #include "waits_device.h"
-
-namespace {
-
-/// Of this thread: how many allocations are left; negative when none is counted.
-thread_local int left = -1;
-
-} // namespace
-
-void* operator new(std::size_t bytes) {
-  if (left == 0) {
-    throw std::bad_alloc();
-  }
-  left -= left > 0 ? 1 : 0;
-  if (void* data = std::malloc(bytes > 0 ? bytes : 1)) {
-    return data;
-  }
-  throw std::bad_alloc();
-}
-void operator delete(void* data) noexcept { std::free(data); }
-void operator delete(void* data, std::size_t) noexcept { std::free(data); }
 
 namespace offload::test {
 namespace {
-
-/// Memory for so many allocations, for as long as this lives.
-class Scarce {
- public:
-  explicit Scarce(int allocations) { left = allocations; }
-  ~Scarce() { left = -1; }
-  Scarce(const Scarce&) = delete;
-  Scarce& operator=(const Scarce&) = delete;
-  static bool ran_out() { return left == 0; }
-};
 
 constexpr std::size_t kNoStep = ~std::size_t{0};
 

@@ -8,9 +8,7 @@
 namespace offload {
 namespace {
 
-MachineProfile profile() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5, 7e8, 6e7}; }
-
-bool may_be_missing(const std::string& key) { return key == "outside_bytes" || key == "outside_lane_bytes"; }
+MachineProfile profile() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
 
 nlohmann::json json() { return nlohmann::json::parse(to_json(profile())); }
 
@@ -41,24 +39,11 @@ TEST(Profile, NeedsNoName) {
 TEST(Profile, NamesAKeyThatIsMissing) {
   const auto whole = json();
   for (const auto& [key, value] : whole.items()) {
-    if (key != "name" && !may_be_missing(key)) {
+    if (key != "name") {
       auto changed = json();
       changed.erase(key);
       expect_refused(changed, key);
     }
-  }
-}
-
-TEST(Profile, KnowsWhatIsOutsideOfBudgetsOrSaysNothing) {
-  for (const char* key : {"outside_bytes", "outside_lane_bytes"}) {
-    EXPECT_GT(json()[key], 0);
-    auto changed = json();
-    changed.erase(key);
-    EXPECT_EQ(nlohmann::json::parse(to_json(profile_from_json(changed.dump())))[key], 0);
-    changed[key] = 0;
-    EXPECT_EQ(refusal(changed.dump()), "");
-    changed[key] = -1;
-    expect_refused(changed, key);
   }
 }
 

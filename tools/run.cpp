@@ -305,9 +305,8 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
                 offload::format_bytes(after.peak_device_bytes).c_str());
   out << line;
   if (placement.device != "cpu") {
-    std::snprintf(line, sizeof line, "  beside   %14s  %14s of the device in no budget: context, kernels, handles\n",
-                  offload::format_bytes(placement.budget.outside).c_str(),
-                  offload::format_bytes(after.outside_bytes).c_str());
+    std::snprintf(line, sizeof line, "  beside   %14s  %14s in use on the device: context, kernels, handles, others\n",
+                  "", offload::format_bytes(after.outside_bytes).c_str());
     out << line;
   }
   out << (arguments.threads > 1 ? "  calls at the same time share what is streamed for one of them\n" : "")

@@ -101,10 +101,9 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
       << "  ring      " << format_bytes(budget.ring) << '\n'
       << "  reserve   " << format_bytes(budget.reserve) << " for workspaces and activations, "
       << (budget.reserve_measured ? "measured" : "a default until a call has been measured") << '\n'
-      << (budget.outside == 0
-              ? ""
-              : "  beside it " + format_bytes(budget.outside) +
-                    " for CUDA's context, kernels and handles, and for what other kernels a model loads\n")
+      << (budget.outside == 0 ? ""
+                              : "  beside it " + format_bytes(budget.outside) +
+                                    " are in use: CUDA's context, kernels, handles, others; models load more kernels\n")
       << "  host      " << format_bytes(budget.host) << ", " << format_bytes(budget.pinned) << " of it pinned; "
       << format_bytes(budget.file) << " stay on the file\n"
       << "  predicted " << milliseconds(placement.predicted.time_us) << " a call, "

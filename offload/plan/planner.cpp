@@ -158,8 +158,9 @@ Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machi
   return {std::move(residency), predicted};
 }
 
-/// The best of `candidates`: all are followed for a few calls, and the best of them until they repeat themselves.
-Plan best_of(const Pass& pass, std::vector<Residency> candidates, const MachineProfile& machine) {
+/// The best of `first` and `candidates`: these are followed for a few calls, and the best of them, and the one that is
+/// fastest by then, until calls repeat themselves.
+Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candidates, const MachineProfile& machine) {
   constexpr std::size_t kFewCalls = 8;
   constexpr std::size_t kFinalists = 5;
   std::vector<Plan> plans;
@@ -167,18 +168,19 @@ Plan best_of(const Pass& pass, std::vector<Residency> candidates, const MachineP
     const Simulated rough = simulate(pass, residency, machine, kFewCalls);
     plans.push_back({std::move(residency), rough});
   }
-  const auto take_best = [&plans] {
-    auto best = plans.begin();
-    for (auto plan = plans.begin(); plan != plans.end(); ++plan) {
-      best = better(*plan, *best) ? plan : best;
+  const auto faster = [](const Plan& a, const Plan& b) { return a.predicted.time_us < b.predicted.time_us; };
+  Plan best = first;
+  for (std::size_t i = 0; i < kFinalists && !plans.empty(); ++i) {
+    auto chosen = plans.begin();
+    if (i == 0) {
+      chosen = std::min_element(plans.begin(), plans.end(), faster);
+    } else {
+      for (auto plan = plans.begin(); plan != plans.end(); ++plan) {
+        chosen = better(*plan, *chosen) ? plan : chosen;
+      }
     }
-    Plan taken = std::move(*best);
-    plans.erase(best);
-    return taken;
-  };
-  Plan best = evaluate(pass, take_best().residency, machine);
-  for (std::size_t i = 1; i < kFinalists && !plans.empty(); ++i) {
-    Plan finalist = evaluate(pass, take_best().residency, machine);
+    Plan finalist = evaluate(pass, std::move(chosen->residency), machine);
+    plans.erase(chosen);
     if (better(finalist, best)) {
       best = std::move(finalist);
     }
@@ -230,18 +232,19 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
                                       largest * 2, largest * 3, largest * 4,     8 * kBatchBytes};
   std::sort(rings.begin(), rings.end());
   rings.erase(std::unique(rings.begin(), rings.end()), rings.end());
-  std::vector<Residency> candidates = {rule.residency};
+  std::vector<Residency> candidates;
   for (const Order& order : orders) {
     for (const std::uint64_t ring : rings) {
       if (ring <= capacity) {
         Residency candidate = fill(pass, needs, capacity, order, ring);
-        if (std::find(candidates.begin(), candidates.end(), candidate) == candidates.end()) {
+        if (!(candidate == rule.residency) &&
+            std::find(candidates.begin(), candidates.end(), candidate) == candidates.end()) {
           candidates.push_back(std::move(candidate));
         }
       }
     }
   }
-  const Plan best = best_of(pass, std::move(candidates), machine);
+  const Plan best = best_of(pass, rule, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
   return best.predicted.time_us <= rule.predicted.time_us ? best : rule;
 }

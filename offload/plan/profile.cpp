@@ -13,10 +13,9 @@ namespace {
 struct Key {
   const char* name;
   double MachineProfile::* value;
-  bool optional = false;
 };
 
-constexpr std::array<Key, 11> kKeys = {{
+constexpr std::array<Key, 9> kKeys = {{
     {"link_bytes_per_us", &MachineProfile::link_bytes_per_us},
     {"copy_overhead_us", &MachineProfile::copy_overhead_us},
     {"host_copy_bytes_per_us", &MachineProfile::host_copy_bytes_per_us},
@@ -26,8 +25,6 @@ constexpr std::array<Key, 11> kKeys = {{
     {"fp32_flops_per_us", &MachineProfile::fp32_flops_per_us},
     {"half_flops_per_us", &MachineProfile::half_flops_per_us},
     {"node_overhead_us", &MachineProfile::node_overhead_us},
-    {"outside_bytes", &MachineProfile::outside_bytes, true},
-    {"outside_lane_bytes", &MachineProfile::outside_lane_bytes, true},
 }};
 
 } // namespace
@@ -59,14 +56,13 @@ MachineProfile profile_from_json(const std::string& text) {
     if (key == kKeys.end()) {
       throw InputError("machine profile: unknown key '" + name + "'");
     }
-    const double number = value.is_number() ? value.get<double>() : -1;
-    if (!(number > 0 || (key->optional && number == 0)) || number > 1e18) {
+    if (!value.is_number() || !(value.get<double>() > 0) || value.get<double>() > 1e18) {
       throw InputError("machine profile: '" + name + "' must be a positive number");
     }
-    profile.*key->value = number;
+    profile.*key->value = value.get<double>();
   }
   for (const Key& key : kKeys) {
-    if (!key.optional && !(profile.*key.value > 0)) {
+    if (!(profile.*key.value > 0)) {
       throw InputError(std::string("machine profile: '") + key.name + "' is missing");
     }
   }

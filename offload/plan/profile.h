@@ -17,16 +17,13 @@ struct MachineProfile {
   double memory_bytes_per_us = 0;    ///< device memory, read once
   double fp64_flops_per_us = 0;      ///< large matrix products
   double fp32_flops_per_us = 0;
-  double half_flops_per_us = 0;  ///< bf16 and fp16
-  double node_overhead_us = 0;   ///< the least time between two nodes: launch and interpreter
-  double outside_bytes = 0;      ///< of the device, in no budget: CUDA's context, kernels, the handles of one lane
-  double outside_lane_bytes = 0; ///< the handles of each further lane
+  double half_flops_per_us = 0; ///< bf16 and fp16
+  double node_overhead_us = 0;  ///< the least time between two nodes: launch and interpreter
 };
 
 OFFLOAD_API std::string to_json(const MachineProfile& profile);
 
-/// Throws InputError that names the key when one is missing, unknown, or not a positive number. What is outside of
-/// budgets may be missing: it is 0 then, as it is for a host.
+/// Throws InputError that names the key when one is missing, unknown, or not a positive number.
 OFFLOAD_API MachineProfile profile_from_json(const std::string& json);
 
 } // namespace offload

@@ -8,19 +8,30 @@
 
 namespace offload {
 
+/// It is made before it takes hold of its weights: nothing can fail in between that would leave them held.
 class WeightLender::StreamedLease final : public Lease {
  public:
   StreamedLease(std::shared_ptr<Streamer> streamer, int lane, Step step)
       : streamer_(std::move(streamer)), lane_(lane), step_(std::move(step)) {}
 
-  ~StreamedLease() override { streamer_->release(lane_, step_); }
+  ~StreamedLease() override {
+    if (acquired_) {
+      streamer_->release(lane_, step_);
+    }
+  }
   StreamedLease(const StreamedLease&) = delete;
   StreamedLease& operator=(const StreamedLease&) = delete;
+
+  void acquire() {
+    streamer_->acquire(lane_, step_);
+    acquired_ = true;
+  }
 
  private:
   const std::shared_ptr<Streamer> streamer_; // that gave it: others may have come after it
   const int lane_;
   const Step step_;
+  bool acquired_ = false;
 };
 
 thread_local WeightLender::Scope* WeightLender::Scope::current = nullptr;
@@ -137,13 +148,13 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
   }
   std::vector<c10::Storage> storages(step.size());
   if (!step.empty()) {
+    const auto leased = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
     try {
-      streamer_->acquire(scope->lane_, step);
+      leased->acquire();
     } catch (const Error&) {
       scope->failure_ = std::current_exception();
       throw;
     }
-    const auto leased = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
     for (std::size_t i = 0; i < step.size(); ++i) {
       storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
       bytes_in_cache_ += streamer_->is_in_ring(step[i]) ? 0 : bytes_[step[i]];

@@ -1,0 +1,48 @@
+#include "scarce.h"
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace {
+
+struct Grant {
+  int left = -1; // negative when none is counted
+  bool once = false;
+  bool refused = false;
+};
+
+thread_local Grant grant;
+
+void* allocate(std::size_t bytes, std::size_t alignment) {
+  if (grant.left == 0) {
+    grant.refused = true;
+    grant.left = grant.once ? -1 : 0;
+    throw std::bad_alloc();
+  }
+  grant.left -= grant.left > 0 ? 1 : 0;
+  const std::size_t padded = (bytes + alignment) / alignment * alignment;
+  if (void* data = std::aligned_alloc(alignment, padded)) {
+    return data;
+  }
+  throw std::bad_alloc();
+}
+
+} // namespace
+
+void* operator new(std::size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t) noexcept { std::free(data); }
+void operator delete(void* data, std::align_val_t) noexcept { std::free(data); }
+void operator delete(void* data, std::size_t, std::align_val_t) noexcept { std::free(data); }
+
+namespace offload::test {
+
+Scarce::Scarce(int allocations, bool once) { grant = {allocations, once, false}; }
+Scarce::~Scarce() { grant = {}; }
+bool Scarce::ran_out() { return grant.refused; }
+
+} // namespace offload::test

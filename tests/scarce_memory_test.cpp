@@ -1,0 +1,132 @@
+// Host memory that runs out within a call: an error of that call, or its output, and a module that works on.
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+
+#include "modules.h"
+#include "operators.h"
+#include "scarce.h"
+
+namespace offload::test {
+namespace {
+
+int granted = -1; // allocations, to the next call; negative for all
+bool ran_out = false;
+std::optional<Scarce> scarce;
+
+TORCH_LIBRARY(scarce_memory_test, library) {
+  library.def("begin(Tensor x) -> Tensor", [](const at::Tensor& x) {
+    const at::Tensor copy = x.clone();
+    if (granted >= 0) {
+      scarce.emplace(granted, /*once=*/true);
+    }
+    return copy;
+  });
+  library.def("end(Tensor x) -> Tensor", [](const at::Tensor& x) {
+    ran_out = ran_out || Scarce::ran_out();
+    scarce.reset();
+    return x.clone();
+  });
+}
+
+/// Memory is scarce while it reads three of its weights, and two of them once more.
+torch::jit::Module reader() {
+  torch::jit::Module module = make(8, "def unused(self, x):\n  return x\n");
+  module.define(R"(
+def forward(self, x):
+  x = torch.linear(torch.linear(x, self.w0), self.w1)
+  x = scarce_memory_test.begin(x)
+  x = torch.linear(torch.linear(torch.linear(x, self.w2), self.w3), self.w4)
+  x = torch.linear(torch.linear(x, self.w2), self.w3)
+  x = scarce_memory_test.end(x)
+  return torch.linear(torch.linear(torch.linear(x, self.w5), self.w6), self.w7)
+)",
+                std::make_shared<OperatorsOf>("scarce_memory_test"));
+  return module;
+}
+
+TEST(ScarceMemory, WithinACallLeavesAModuleThatWorks) {
+  at::set_num_threads(1); // a setting of each thread, and products round by it
+  for (const std::uint64_t weights : {1, 3, 6}) {
+    Pair pair(reader(), options_for(budget(weights)));
+    const at::Tensor x = rows();
+    granted = -1;
+    const c10::IValue expected = pair.reference.run("forward", {x});
+    pair.expect_same({x});
+    pair.expect_same({x});
+    int failed = 0;
+    int allocations = 0;
+    do {
+      SCOPED_TRACE(std::to_string(weights) + " weights, allocation " + std::to_string(allocations));
+      ran_out = false;
+      granted = allocations++;
+      try {
+        EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), "");
+      } catch (const std::exception&) { // of ours, of TorchScript, or the allocation's own
+        ++failed;
+        ran_out = true;
+      }
+      scarce.reset();
+      granted = -1;
+      for (int call = 0; call < 2; ++call) {
+        EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), "");
+      }
+    } while (ran_out && !HasFailure());
+    EXPECT_GT(failed, 10);
+    EXPECT_LE(pair.offloaded.stats().peak_device_bytes, budget(weights));
+    std::cout << weights << " weights: " << allocations << " allocations, " << failed << " calls failed\n";
+  }
+}
+
+/// From the arguments of the call to its output, and where a call or a new budget places weights anew.
+TEST(ScarceMemory, AnywhereInACallOrANewBudgetLeavesAModuleThatWorks) {
+  at::set_num_threads(1);
+  Pair pair(make(6, chain(6)), options_for(budget(3)));
+  const at::Tensor x = rows();
+  const c10::IValue expected = pair.reference.run("forward", {x});
+  pair.expect_same({x});
+  const std::uint64_t first = pair.offloaded.placement().budget.vram;
+  struct Work {
+    const char* name;
+    int stride; // of the allocations that are refused
+    std::function<void()> run;
+  };
+  const std::vector<Work> works = {
+      {"a call", 1, [&] { EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), ""); }},
+      {"a new budget", 13, [&] { pair.offloaded.set_vram_budget(first + kWeightBytes); }},
+  };
+  for (const auto& [name, stride, run] : works) {
+    int failed = 0;
+    bool refused = true;
+    for (int allocations = 0; refused && !HasFailure(); allocations += stride) {
+      SCOPED_TRACE(std::string(name) + ", allocation " + std::to_string(allocations));
+      {
+        const Scarce memory(allocations, /*once=*/true);
+        try {
+          run();
+        } catch (const std::exception&) {
+          ++failed;
+        }
+        refused = Scarce::ran_out();
+      }
+      try {
+        pair.offloaded.forward({x});
+      } catch (const Error&) { // copies for this one were asked for when there was no memory
+      }
+      for (int call = 0; call < 2; ++call) {
+        EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), "");
+      }
+      pair.offloaded.set_vram_budget(first);
+    }
+    EXPECT_GT(failed, 10);
+    std::cout << name << ": " << failed << " failed\n";
+  }
+}
+
+} // namespace
+} // namespace offload::test
