@@ -217,7 +217,7 @@ Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachinePr
 
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
   const Order used = used_in_order(pass);
-  const Plan rule = plan_larger_first(pass, capacity, machine);
+  Plan rule = plan_larger_first(pass, capacity, machine);
   if (rule.predicted.streamed_bytes == 0) {
     return rule;
   }
@@ -244,7 +244,7 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
       }
     }
   }
-  const Plan best = best_of(pass, rule, std::move(candidates), machine);
+  Plan best = best_of(pass, rule, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
   return best.predicted.time_us <= rule.predicted.time_us ? best : rule;
 }
