@@ -241,7 +241,8 @@ std::uint64_t outside_bytes(c10::Device device) {
         return 0;
       }
       used = total - free;
-      if (std::exchange(known, known_bytes(device)) == known) {
+      const std::uint64_t before = std::exchange(known, known_bytes(device));
+      if (before == known) {
         break;
       }
     }

@@ -148,7 +148,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(Request& request) {
     const std::uint64_t room = gate_->room();
     {
       const std::lock_guard lock(mutex_);
-      if (readiness_ == Readiness::placed && engine_->streamer().lost()) {
+      if (readiness_ == Readiness::placed && (!engine_->placed() || engine_->streamer().lost())) {
         readiness_ = Readiness::measured; // a call ran out of host memory: weights have to be placed anew
       }
       if (readiness_ != Readiness::placed || room <= request.too_little) {
@@ -179,7 +179,7 @@ std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
     try {
       settle();
     } catch (const ArchiveError&) {
-      if (!engine_->placed()) {
+      if (!engine_->placed() || engine_->streamer().lost()) {
         throw;
       }
       const std::lock_guard lock(mutex_);
@@ -192,14 +192,14 @@ std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
     return std::nullopt;
   }
   engine_->check_file(); // what is placed for other calls stays, then
-  const auto before = std::make_tuple(activations_, measured_, planned_method_);
+  auto before = std::make_tuple(activations_, measured_, planned_method_);
   c10::IValue output;
   try {
     output = measure(request);
     require_minimum(vram_);
   } catch (...) {
     const std::lock_guard lock(mutex_);
-    std::tie(activations_, measured_, planned_method_) = before;
+    std::tie(activations_, measured_, planned_method_) = std::move(before); // allocates nothing
     activations_.remove(request.shape);
     placement_.reset();
     readiness_ = measured_.empty() ? Readiness::unknown : Readiness::measured;

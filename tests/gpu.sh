@@ -31,29 +31,28 @@ part() {
 
 tests() {
   local status=0 name
-  timeout 200 "$binaries/device_test" --gtest_output="json:$out/tests.json" || status=1 # a test that hangs is the last one named
-  timeout 100 "$binaries/device_memory_test" || status=1
-  timeout 100 "$binaries/device_faults_test" || status=1
+  timeout -k 10 200 "$binaries/device_test" --gtest_output="json:$out/tests.json" || status=1 # a test that hangs is the last one named
+  timeout -k 10 100 "$binaries/device_memory_test" || status=1
+  timeout -k 10 100 "$binaries/device_faults_test" || status=1
   for name in TenModules AThousand AProcess AModule AThread; do # each in a process that has not used the device yet
-    timeout 60 "$binaries/device_life_test" --gtest_filter="*$name*" || status=1
+    timeout -k 10 60 "$binaries/device_life_test" --gtest_filter="*$name*" || status=1
   done
   return "$status"
 }
 
-# Threads that call with sizes drawn at random: a language model of 2 GiB, images, sequences; budgets that change meanwhile;
-# the plain model's time.
+# Threads that call with sizes drawn at random: a language model of 2 GiB, images, sequences; budgets that change meanwhile.
 load() {
   local status=0
-  timeout 300 "$binaries/load" --device cuda:0 --flash --calls 200 --budgets 1GiB,2GiB,8GiB --waits || status=1
-  timeout 60 "$binaries/load" --device cuda:0 --calls 20 --lanes 4 --budgets 2GiB || status=1 # with what cuDNN plans
-  timeout 60 "$binaries/load" --device cuda:0 --threads 16 --calls 40 --sizes 1000,1024,24 --lanes 1 --budgets 1GiB --changes 40 ||
+  timeout -k 10 300 "$binaries/load" --device cuda:0 --flash --calls 200 --budgets 1GiB,2GiB,8GiB --waits || status=1
+  timeout -k 10 60 "$binaries/load" --device cuda:0 --calls 20 --lanes 4 --budgets 2GiB || status=1 # with what cuDNN plans
+  timeout -k 10 60 "$binaries/load" --device cuda:0 --threads 16 --calls 40 --sizes 1000,1024,24 --lanes 1 --budgets 1GiB --changes 40 ||
     status=1
   python3 "$project/models/export.py" resnet vit lstm "$made/load" || status=1
-  timeout 60 "$binaries/load" --device cuda:0 --model "$made/load/resnet.pt" --input 'float32[2,3,*,*]' --sizes 64,256,8 --calls 50 \
+  timeout -k 10 60 "$binaries/load" --device cuda:0 --model "$made/load/resnet.pt" --input 'float32[2,3,*,*]' --sizes 64,256,8 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
-  timeout 60 "$binaries/load" --device cuda:0 --model "$made/load/lstm.pt" --input 'int64[2,*]<3000' --sizes 4,64 --calls 50 \
+  timeout -k 10 60 "$binaries/load" --device cuda:0 --model "$made/load/lstm.pt" --input 'int64[2,*]<3000' --sizes 4,64 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
-  timeout 60 "$binaries/load" --device cuda:0 --model "$made/load/vit.pt" --input 'float32[*,3,64,64]' --sizes 1,16 --calls 50 \
+  timeout -k 10 60 "$binaries/load" --device cuda:0 --model "$made/load/vit.pt" --input 'float32[*,3,64,64]' --sizes 1,16 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
   return "$status"
 }
@@ -98,15 +97,15 @@ sanitizer() {
   local few='Module.EveryDtypeAndRank:Module.Tied*:Module.Branches*:Module.ErrorsOf*:Module.Integer*'
   for tool in memcheck racecheck synccheck; do
     echo "== $tool"
-    timeout 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binaries/device_test" --gtest_filter="$few" || status=1
+    timeout -k 10 90 compute-sanitizer --tool "$tool" --error-exitcode 9 "$binaries/device_test" --gtest_filter="$few" || status=1
   done
   # It does not see what cuBLAS writes by bulk copies of Hopper, and reports memory that nothing else wrote before. So does
   # the plain model in Python, given fresh memory for every tensor: both logs say where.
   echo "== initcheck of the plain model in Python"
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 60 compute-sanitizer --tool initcheck --print-limit 2 \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 60 compute-sanitizer --tool initcheck --print-limit 2 \
     python3 "$project/tests/initcheck_control.py"
   echo "== initcheck"
-  timeout 90 compute-sanitizer --tool initcheck --print-limit 2 "$binaries/device_test" --gtest_filter="$few"
+  timeout -k 10 90 compute-sanitizer --tool initcheck --print-limit 2 "$binaries/device_test" --gtest_filter="$few"
   return "$status"
 }
 

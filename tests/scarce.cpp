@@ -1,6 +1,7 @@
 #include "scarce.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -21,6 +22,9 @@ void* allocate(std::size_t bytes, std::size_t alignment) {
     throw std::bad_alloc();
   }
   grant.left -= grant.left > 0 ? 1 : 0;
+  if (bytes > SIZE_MAX - alignment) {
+    throw std::bad_alloc();
+  }
   const std::size_t padded = (bytes + alignment) / alignment * alignment;
   if (void* data = std::aligned_alloc(alignment, padded)) {
     return data;
