@@ -304,25 +304,6 @@ TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
   }
 }
 
-TEST(DeviceMemory, WhatIsOutsideOfBudgetsIsNamed) {
-  Impl impl = take_in(stack_of(4), 1_GiB);
-  const at::Tensor input = at::randn({64, 1024}).to(kCuda);
-  impl.run_method("forward", {input}, {});
-  const std::uint64_t before = impl.stats().outside_bytes;
-  EXPECT_GT(before, 100_MiB) << "a context takes more";
-  EXPECT_LE(impl.placement().budget.outside, before);
-  EXPECT_GE(impl.placement().budget.outside + 66_MiB, before) << "handles at most";
-  const at::Tensor tensor = at::empty({static_cast<std::int64_t>(256_MiB)}, at::TensorOptions(at::kByte).device(kCuda));
-  Impl another = take_in(stack_of(4), 1_GiB);
-  another.run_method("forward", {at::randn({512, 1024}).to(kCuda)}, {});
-  const std::uint64_t with_both = impl.stats().outside_bytes;
-  EXPECT_LE(with_both, before + 66_MiB) << "handles of the other one's lane";
-  void* beside = nullptr;
-  ASSERT_EQ(cudaMalloc(&beside, 256_MiB), cudaSuccess);
-  EXPECT_EQ(impl.stats().outside_bytes, with_both + 256_MiB);
-  ASSERT_EQ(cudaFree(beside), cudaSuccess);
-}
-
 TEST(DeviceMemory, WhatALargeCallTookBecomesRoomForWeightsAgain) {
   const torch::jit::Module module = stack_of(32);
   Reference plain(module.deepcopy(), kCuda);

@@ -314,5 +314,26 @@ def forward(self, x):
   EXPECT_LE(offloaded.stats().peak_device_bytes, *options.vram_budget);
 }
 
+TEST(Device, WhatIsOutsideOfBudgetsIsNamed) {
+  Options options;
+  options.device = kCuda;
+  options.vram_budget = 1_GiB;
+  Module first = wrap(stack(4, 1024), options);
+  first.forward({at::randn({64, 1024}).to(kCuda)});
+  const std::uint64_t before = first.stats().outside_bytes;
+  EXPECT_GT(before, 100_MiB) << "a context takes more";
+  EXPECT_LE(first.placement().budget.outside, before);
+  EXPECT_GE(first.placement().budget.outside + 66_MiB, before) << "handles at most";
+  const at::Tensor tensor = at::zeros({64 << 20}, at::TensorOptions(kCuda)); // of PyTorch's allocator
+  Module second = wrap(stack(4, 1024), options);
+  second.forward({at::randn({512, 1024}).to(kCuda)});
+  const std::uint64_t with_both = first.stats().outside_bytes;
+  EXPECT_LE(with_both, before + 66_MiB) << "handles of the other one's lane";
+  void* beside = nullptr;
+  ASSERT_EQ(cudaMalloc(&beside, 256_MiB), cudaSuccess);
+  EXPECT_EQ(first.stats().outside_bytes, with_both + 256_MiB);
+  ASSERT_EQ(cudaFree(beside), cudaSuccess);
+}
+
 } // namespace
 } // namespace offload
