@@ -47,7 +47,7 @@ std::optional<c10::Stream> own_stream(c10::Device device) {
   if (!device.is_cuda()) {
     return std::nullopt;
   }
-  thread_local const c10::Stream own = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index());
+  thread_local c10::Stream own = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index());
   return own;
 }
 
