@@ -10,16 +10,17 @@ void Activations::note(std::size_t shape, std::uint64_t bytes) {
   Shape& seen = shapes_[shape];
   seen.known = seen.bytes() == 0 || bytes <= seen.bytes();
   seen.recent = std::max(seen.recent, bytes);
-  differ_ = differ_ || (largest_ > 0 && seen.bytes() != largest_);
-  largest_ = std::max(largest_, seen.bytes());
-  if (++calls_ % kPeriod == 0) {
-    begin_period();
+  if (std::exchange(seen.at_least, 0) > 0) {
+    add_up();
   }
+  count(seen);
 }
 
 void Activations::note_at_least(std::size_t shape, std::uint64_t bytes) {
-  note(shape, bytes);
-  shapes_[shape].known = false;
+  Shape& seen = shapes_[shape];
+  seen.known = false;
+  seen.at_least = std::max(seen.at_least, bytes);
+  count(seen);
 }
 
 void Activations::keep(std::size_t shape) { shapes_[shape].kept = true; }
@@ -39,11 +40,19 @@ std::uint64_t Activations::expected(std::size_t shape) const {
   return seen != shapes_.end() && seen->second.known ? seen->second.bytes() : largest_;
 }
 
+void Activations::count(const Shape& seen) {
+  differ_ = differ_ || (largest_ > 0 && seen.bytes() != largest_);
+  largest_ = std::max(largest_, seen.bytes());
+  if (++calls_ % kPeriod == 0) {
+    begin_period();
+  }
+}
+
 void Activations::begin_period() {
   for (auto seen = shapes_.begin(); seen != shapes_.end();) {
     Shape& shape = seen->second;
     if (!shape.kept) {
-      shape.before = std::exchange(shape.recent, 0);
+      shape.before = std::max(std::exchange(shape.recent, 0), std::exchange(shape.at_least, 0));
     }
     seen = shape.bytes() == 0 ? shapes_.erase(seen) : std::next(seen);
   }

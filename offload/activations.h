@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <unordered_map>
 
@@ -12,7 +13,8 @@ class Activations {
   /// A call of `shape` took `bytes`.
   void note(std::size_t shape, std::uint64_t bytes);
 
-  /// A call of `shape` takes `bytes` at least: it was stopped there.
+  /// A call of `shape` takes `bytes` at least: it was stopped there. What one of that shape is then seen to take counts
+  /// instead: memory that is in pieces stops a call which would fit into the same bytes in one.
   void note_at_least(std::size_t shape, std::uint64_t bytes);
 
   /// Calls of `shape` are planned for, whether they come or not.
@@ -43,12 +45,14 @@ class Activations {
   struct Shape {
     std::uint64_t recent = 0;
     std::uint64_t before = 0;
+    std::uint64_t at_least = 0;
     bool kept = false;
     bool known = false;
 
-    std::uint64_t bytes() const { return recent > before ? recent : before; }
+    std::uint64_t bytes() const { return std::max({recent, before, at_least}); }
   };
 
+  void count(const Shape& seen);
   void begin_period();
   void add_up();
 

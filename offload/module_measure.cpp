@@ -45,7 +45,12 @@ c10::IValue Module::Impl::measure(const Request& request) {
     std::vector<LeasedStep> trace;
     // What it takes is to be known to its end before it is refused.
     const bool lends = is_last && may_overflow_;
-    Made made = run_on(0, request, lends ? Lanes::Overflow::lend : Lanes::Overflow::stop, &trace);
+    const Lanes::Overflow overflow = lends ? Lanes::Overflow::lend : Lanes::Overflow::stop;
+    Made made = run_on(0, request, overflow, &trace);
+    if (is_last && !made.output && made.memory.bytes <= gate_->room() && !made.memory.by_device) {
+      trace.clear(); // it has room where what libraries work in is there from the beginning, as it is from now on
+      made = run_on(0, request, overflow, &trace);
+    }
     if (made.output) {
       const std::lock_guard lock(mutex_);
       placement_.reset();

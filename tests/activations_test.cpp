@@ -45,6 +45,16 @@ TEST(Activations, KnowAShapeOnceItTookNoMoreThanBefore) {
   EXPECT_EQ(seen.expected(1), 500);
 }
 
+TEST(Activations, KeepWhatAStoppedCallWantedUntilOneHasEnded) {
+  Activations seen;
+  seen.note(1, 100);
+  seen.note_at_least(2, 600); // of memory that was in pieces
+  EXPECT_EQ(seen.largest(), 600);
+  seen.note(2, 500);
+  EXPECT_EQ(seen.largest(), 500);
+  EXPECT_EQ(seen.expected(2), 500);
+}
+
 TEST(Activations, ForgetWhatDidNotComeAgain) {
   Activations seen;
   seen.note(1, 1000);

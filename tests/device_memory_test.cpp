@@ -17,23 +17,12 @@
 #include <iostream>
 #include <thread>
 
-#include <offload/module_impl.h>
 #include <tools/compare.h>
+
+#include "on_device.h"
 
 namespace offload {
 namespace {
-
-using Impl = Module::Impl;
-
-const c10::Device kCuda(c10::kCUDA, 0);
-
-Impl take_in(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
-  Options options;
-  options.device = kCuda;
-  options.vram_budget = vram;
-  options.concurrency = lanes;
-  return {module.deepcopy(), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared};
-}
 
 std::uint64_t driver_bytes() {
   std::size_t free = 0;
@@ -42,18 +31,6 @@ std::uint64_t driver_bytes() {
   c10::cuda::CUDACachingAllocator::emptyCache();
   EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
   return total - free;
-}
-
-torch::jit::Module stack_of(int layers) {
-  torch::jit::Module module("Stack");
-  std::string source = "def forward(self, x):\n";
-  for (int i = 0; i < layers; ++i) {
-    const std::string name = "w" + std::to_string(i);
-    module.register_parameter(name, at::randn({1024, 1024}).mul(1.0 / 32), false);
-    source += "  x = x + torch.linear(x, self." + name + ")\n";
-  }
-  module.define(source + "  return x\n");
-  return module;
 }
 
 /// Upsampling by transposed convolutions with few rows and large kernels: cuDNN has many plans for them, which want

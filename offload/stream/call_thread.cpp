@@ -11,6 +11,12 @@
 
 namespace offload {
 
+namespace {
+
+thread_local bool serves_a_lane = false;
+
+} // namespace
+
 CallThread::~CallThread() {
   if (thread_.joinable()) {
     work_ = nullptr;
@@ -40,7 +46,10 @@ void CallThread::run(c10::Device device, const std::function<void()>& work) {
   }
 }
 
+bool CallThread::is_current() { return serves_a_lane; }
+
 void CallThread::serve() {
+  serves_a_lane = true;
   while (true) {
     wanted_.acquire();
     if (!work_) {

@@ -26,6 +26,9 @@ class CallThread {
   /// The thread is started by the first call; throws Error where the system has none.
   void run(c10::Device device, const std::function<void()>& work);
 
+  /// True on a thread of a lane: nothing but calls has ever run there.
+  static bool is_current();
+
  private:
   void serve();
 

@@ -101,6 +101,7 @@ class CudaLane {
       try {
         lane_.memory_->begin_call(overflow, first ? &trace_ : nullptr);
         state_->begin_call(Lanes::Overflow::stop);
+        CudaWorkspaces::find_handle(caller_.stream());
         scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
         lane_.workspaces_.bring(caller_.stream(), lane_.wanted_, *lane_.memory_);
       } catch (const LaneOverflow&) { // known to overflowed(), and told as the call goes on

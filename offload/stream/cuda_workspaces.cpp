@@ -3,11 +3,14 @@
 #include <c10/cuda/CUDAFunctions.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <iterator>
 #include <map>
 #include <mutex>
 #include <tuple>
 #include <utility>
+
+#include <offload/stream/call_thread.h>
 
 namespace offload {
 
@@ -20,11 +23,12 @@ Map& map_of(std::size_t kind) {
   return kind == 0 ? at::cuda::cublas_handle_stream_to_workspace() : at::cuda::cublaslt_handle_stream_to_workspace();
 }
 
-bool any_for(cudaStream_t stream) {
+/// For any handle.
+std::ptrdiff_t count_for(cudaStream_t stream) {
   Map& map = map_of(0);
   const std::unique_lock lock(map.mutex);
-  return std::any_of(map.map.begin(), map.map.end(),
-                     [&](const auto& entry) { return std::get<1>(entry.first) == stream; });
+  return std::count_if(map.map.begin(), map.map.end(),
+                       [&](const auto& entry) { return std::get<1>(entry.first) == stream; });
 }
 
 /// The handle that this thread has for the current device, as far as it is known; asking PyTorch would make one.
@@ -33,12 +37,33 @@ void*& handle_of_thread() {
   return handles[c10::cuda::current_device()];
 }
 
+/// A thread that is new has no context yet, and no handle is made without one.
+void prepare_thread() { static_cast<void>(cudaSetDevice(c10::cuda::current_device())); }
+
 } // namespace
+
+void CudaWorkspaces::find_handle(cudaStream_t stream) {
+  void*& handle = handle_of_thread();
+  if (handle || CallThread::is_current()) {
+    return;
+  }
+  const std::ptrdiff_t before = count_for(stream);
+  if (before == 0) {
+    return; // whether it has one or not, it has not worked there
+  }
+  prepare_thread();
+  handle = blas_handle();
+  if (count_for(stream) > before) {
+    const std::unique_lock lock(map_of(0).mutex);
+    map_of(0).map.erase({handle, stream});
+  }
+}
 
 void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const LaneMemory& memory) {
   void*& handle = handle_of_thread();
-  if (!handle && (wanted[0] || wanted[1] || any_for(stream))) {
-    static_cast<void>(cudaSetDevice(c10::cuda::current_device())); // a thread that is new has no context yet
+  if (!handle && (wanted[0] || wanted[1])) {
+    drop(); // those of another thread's handle, before there are others
+    prepare_thread();
     handle = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
   }
   if (!handle) {

@@ -20,6 +20,11 @@ class CudaWorkspaces {
   static constexpr std::size_t kKinds = 2; ///< cuBLAS, cuBLASLt
   using Wanted = std::array<bool, kKinds>;
 
+  /// Of a thread that is about to begin a call on `stream`, with no lane's memory in use yet: finds the handle that it
+  /// may have from work of its own. There is no asking without making one, nor, before 2.12, without a workspace for
+  /// it: a new one is given back at once.
+  static void find_handle(cudaStream_t stream);
+
   /// Of a thread that has just begun a call on `stream`, with the lane's `memory` in use. Those that are wanted are
   /// taken from it first.
   void bring(cudaStream_t stream, const Wanted& wanted, const LaneMemory& memory);
