@@ -49,6 +49,7 @@ c10::IValue Module::Impl::measure(const Request& request) {
     Made made = run_on(0, request, overflow, &trace);
     if (is_last && !made.output && made.memory.bytes <= gate_->room() && !made.memory.by_device) {
       trace.clear(); // it has room where what libraries work in is there from the beginning, as it is from now on
+      engine_->lanes().release();
       made = run_on(0, request, overflow, &trace);
     }
     if (made.output) {

@@ -4,11 +4,13 @@
 
 namespace offload::test {
 
-/// Refuses this thread its allocation number `allocations` from here on, counted from 0, and all after it, or `once`:
-/// that one alone. For as long as this lives.
+/// Refuses this thread, or all others together, allocation number `allocations` from here on, counted from 0, and all
+/// after it, or `once`: that one alone. For as long as this lives.
 class Scarce {
  public:
-  explicit Scarce(int allocations, bool once = false);
+  enum class Whose { mine, others };
+
+  explicit Scarce(int allocations, bool once = false, Whose whose = Whose::mine);
   ~Scarce();
   Scarce(const Scarce&) = delete;
   Scarce& operator=(const Scarce&) = delete;

@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -11,6 +12,8 @@
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <offload/load/archive.h>
 
 #include "modules.h"
 #include "operators.h"
@@ -135,6 +138,47 @@ TEST(ScarceMemory, AnywhereInACallOrANewBudgetLeavesAModuleThatWorks) {
     EXPECT_GT(failed, 10);
     std::cout << name << ": " << failed << " failed\n";
   }
+}
+
+/// Threads that stage weights, and that read them from a file: where one of them is refused memory, calls that wait for
+/// it fail, and the process goes on.
+TEST(ScarceMemory, OnAnyThreadOfOursLeavesAModuleThatWorks) {
+  at::set_num_threads(1);
+  const TemporaryFile file;
+  make(12, chain(12)).save(file.path());
+  const std::fstream writer(file.path(), std::ios::in | std::ios::out); // so that weights are read, not mapped
+  const at::Tensor x = rows();
+  Reference plain(read_archive(file.path()), kDevice);
+  const c10::IValue expected = plain.run("forward", {x});
+  int failed = 0;
+  bool refused = true;
+  for (int allocations = 0; refused && !HasFailure(); allocations += 3) {
+    SCOPED_TRACE("allocation " + std::to_string(allocations));
+    Options options = options_for(budget(3));
+    options.host_budget = 26_MiB; // half of the weights stay on the file
+    std::optional<Module> module;
+    {
+      const Scarce memory(allocations, /*once=*/true, Scarce::Whose::others);
+      try {
+        module.emplace(load(file.path(), options));
+        for (int call = 0; call < 3; ++call) {
+          EXPECT_EQ(tools::first_difference(module->forward({x}), expected), "");
+        }
+      } catch (const std::exception&) {
+        ++failed;
+      }
+      refused = Scarce::ran_out();
+    }
+    for (int call = 0; module && call < 4; ++call) {
+      try {
+        EXPECT_EQ(tools::first_difference(module->forward({x}), expected), "");
+      } catch (const Error&) { // what was under way for this one
+        EXPECT_LT(call, 2);
+      }
+    }
+  }
+  EXPECT_GT(failed, 5);
+  std::cout << failed << " failed\n";
 }
 
 /// Weights that stay on a file can not be placed anew when that has changed: an error, and not an attempt without end.

@@ -154,12 +154,13 @@ class CudaLane {
       if (lane_.memory_->overflowed() && cudaStreamSynchronize(caller_.stream()) != cudaSuccess) {
         static_cast<void>(cudaGetLastError()); // it may have been lent what goes now, but the device is gone
       }
+      const std::uint64_t more = lane_.note_workspaces(first_ ? &trace_ : nullptr);
       memory_ = lane_.memory_->end_call();
+      memory_.bytes += more;
       const CallMemory state = state_->end_call();
       memory_.overflowed = memory_.overflowed || state.overflowed;
       memory_.by_device = memory_.by_device || state.by_device;
-      const std::uint64_t workspaces = lane_.note_new_workspaces();
-      memory_.bytes += first_ ? 0 : workspaces; // a trace has been repeated with them at the beginning
+      lane_.rearrange_workspaces();
       return memory_;
     }
 
@@ -186,30 +187,42 @@ class CudaLane {
   };
 
  private:
-  /// After a call: workspaces that it wanted for the first time lie where they found room. They are dropped, and later
-  /// calls take them first, so that what these take does not depend on it. Returns the bytes of them.
-  std::uint64_t note_new_workspaces() {
-    const CudaWorkspaces::Wanted had = workspaces_.had();
+  /// When a call wants workspaces for the first time, all calls take all kinds first from then on, so that what a call
+  /// takes does not depend on those before it. Returns the bytes that calls take more by that than this one has shown;
+  /// a `trace` shows them itself, kept from its beginning.
+  std::uint64_t note_workspaces(AllocationTrace* trace) {
+    if (wanted_ || !(workspaces_.has(0) || workspaces_.has(1))) {
+      return 0;
+    }
+    wanted_ = true;
+    scattered_ = true;
     std::uint64_t bytes = 0;
-    for (std::size_t kind = 0; kind < had.size(); ++kind) {
-      if (had[kind] && !wanted_[kind]) {
-        wanted_[kind] = true;
-        bytes += align_up(CudaWorkspaces::bytes_of(kind), kDeviceGranularity);
+    for (std::size_t kind = 0; kind < CudaWorkspaces::kKinds; ++kind) {
+      const std::size_t of_kind = CudaWorkspaces::bytes_of(kind);
+      bytes += align_up(of_kind, kDeviceGranularity);
+      if (trace && !workspaces_.has(kind)) {
+        trace->push_back({kNoOffset - kind, static_cast<std::int64_t>(of_kind)});
       }
     }
-    if (bytes > 0) {
-      workspaces_.drop();
-    }
-    return bytes;
+    return trace ? 0 : bytes;
   }
 
+  /// Those of that call lie where it found room.
+  void rearrange_workspaces() {
+    if (std::exchange(scattered_, false)) {
+      workspaces_.drop();
+    }
+  }
+
+  static constexpr std::uint64_t kNoOffset = ~std::uint64_t{0}; // of no part of an arena
   const int number_;
   const c10::DeviceIndex device_;
   CudaCalls& calls_;
   const std::shared_ptr<LaneMemory> memory_;
   const KnownMemory known_;
-  std::mutex in_use_; // held by the call that is under way, and by who takes the workspaces of a lane that rests
-  CudaWorkspaces::Wanted wanted_ = {};
+  std::mutex in_use_;   // held by the call that is under way, and by who takes the workspaces of a lane that rests
+  bool wanted_ = false; // workspaces of libraries
+  bool scattered_ = false;
   CudaWorkspaces workspaces_;
   CallThread thread_;
 };

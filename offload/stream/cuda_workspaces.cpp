@@ -59,9 +59,9 @@ void CudaWorkspaces::find_handle(cudaStream_t stream) {
   }
 }
 
-void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const LaneMemory& memory) {
+void CudaWorkspaces::bring(cudaStream_t stream, bool wanted, const LaneMemory& memory) {
   void*& handle = handle_of_thread();
-  if (!handle && (wanted[0] || wanted[1])) {
+  if (!handle && wanted) {
     drop(); // those of another thread's handle, before there are others
     prepare_thread();
     handle = at::cuda::getCurrentCUDABlasHandle(); // and with it a workspace, where this handle has none yet
@@ -91,7 +91,7 @@ void CudaWorkspaces::bring(cudaStream_t stream, const Wanted& wanted, const Lane
         continue;
       }
     }
-    if (wanted[kind]) {
+    if (wanted) {
       kind == 0 ? static_cast<void>(at::cuda::getCurrentCUDABlasHandle())
                 : static_cast<void>(at::cuda::getCUDABlasLtWorkspace());
     }

@@ -18,22 +18,21 @@ namespace offload {
 class CudaWorkspaces {
  public:
   static constexpr std::size_t kKinds = 2; ///< cuBLAS, cuBLASLt
-  using Wanted = std::array<bool, kKinds>;
 
   /// Of a thread that is about to begin a call on `stream`, with no lane's memory in use yet: finds the handle that it
   /// may have from work of its own. There is no asking without making one, nor, before 2.12, without a workspace for
   /// it: a new one is given back at once.
   static void find_handle(cudaStream_t stream);
 
-  /// Of a thread that has just begun a call on `stream`, with the lane's `memory` in use. Those that are wanted are
-  /// taken from it first.
-  void bring(cudaStream_t stream, const Wanted& wanted, const LaneMemory& memory);
+  /// Of a thread that has just begun a call on `stream`, with the lane's `memory` in use. When they are `wanted`, those
+  /// that are not there are taken from it first.
+  void bring(cudaStream_t stream, bool wanted, const LaneMemory& memory);
 
   /// At the end of that call. What it wanted for the first time is ours as well.
   void take_back(cudaStream_t stream, const LaneMemory& memory);
 
-  /// Those that there are between calls.
-  Wanted had() const { return {workspace_address(ours_[0]) != nullptr, workspace_address(ours_[1]) != nullptr}; }
+  /// Whether there is one of that kind, between calls.
+  bool has(std::size_t kind) const { return workspace_address(ours_[kind]) != nullptr; }
 
   static std::size_t bytes_of(std::size_t kind);
 

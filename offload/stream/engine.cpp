@@ -325,14 +325,14 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     config.bytes = std::move(streamed);
     config.names = config_.names;
     streaming->streamer = std::make_unique<Streamer>(std::move(config));
+    config_.lender->attach({streaming, streaming->streamer.get()}, std::move(resident), std::move(in_place),
+                           config_.bytes, known, [this](WeightId weight) { return locate(weight); });
     const std::lock_guard lock(mutex_);
     streaming_ = std::move(streaming);
   } catch (...) {
     clear();
     throw;
   }
-  config_.lender->attach({streaming_, streaming_->streamer.get()}, std::move(resident), std::move(in_place),
-                         config_.bytes, known, [this](WeightId weight) { return locate(weight); });
 }
 
 } // namespace offload

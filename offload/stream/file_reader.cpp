@@ -59,14 +59,28 @@ void FileReader::read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes,
   }
   read->begin = offset / kDiskBlock * kDiskBlock;
   read->end = (offset + bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock;
-  start(read);
+  try {
+    start(read);
+  } catch (...) {
+    let_go(*read);
+    throw;
+  }
 }
 
 void FileReader::start(const std::shared_ptr<Read>& read) {
   std::byte* to = buffer(read->buffer) + read->have;
   const std::uint64_t from = read->begin + read->have;
   const std::uint64_t bytes = read->end - from;
-  disk_->start(to, from, bytes, [this, read](std::int64_t result) { go_on(read, result); });
+  disk_->start(to, from, bytes, [this, read](std::int64_t result) { came(read, result); });
+}
+
+/// On a thread of the disk, which nothing may leave.
+void FileReader::came(const std::shared_ptr<Read>& read, std::int64_t result) noexcept {
+  try {
+    go_on(read, result);
+  } catch (const std::exception&) {
+    finish(read, no_memory_);
+  }
 }
 
 /// A read may come short anywhere: then the rest is asked for, from the last whole block on.
@@ -105,36 +119,54 @@ void FileReader::go_on(const std::shared_ptr<Read>& read, std::int64_t result) {
   finish(read, "");
 }
 
+/// Nothing of the read is to be done any more.
 void FileReader::finish(const std::shared_ptr<Read>& read, const std::string& error) {
+  let_go(*read);
+  const std::string* told = &error;
+  std::string change;
+  try {
+    change = changed(); // it explains what went wrong, and what seems right may be of both
+    told = change.empty() ? &error : &change;
+  } catch (const std::exception&) {
+    told = &no_memory_;
+  }
+  read->done(*told);
+}
+
+void FileReader::let_go(const Read& read) {
   {
     const std::lock_guard lock(mutex_);
-    free_.push_back(read->buffer);
-    freed_.notify_one();
+    free_.push_back(read.buffer);
   }
-  const std::string change = changed(); // it explains what went wrong, and what seems right may be of both
-  read->done(change.empty() ? error : change);
+  freed_.notify_one();
 }
 
 void FileReader::read_all(std::byte* dst, std::uint64_t offset, std::uint64_t bytes) {
   std::mutex mutex;
   std::condition_variable changed;
   std::uint64_t pending = 0;
-  std::string failure;
+  std::exception_ptr failure;
   std::unique_lock lock(mutex);
-  for (std::uint64_t done = 0; done < bytes && failure.empty(); done += kMostBytes) {
+  for (std::uint64_t done = 0; done < bytes && !failure; done += kMostBytes) {
     ++pending;
     lock.unlock();
-    read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::string& error) {
-      const std::lock_guard done_lock(mutex);
-      failure = failure.empty() ? error : failure;
+    try {
+      read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::string& error) {
+        const std::lock_guard done_lock(mutex);
+        failure = error.empty() ? failure : archive_failure(error);
+        --pending;
+        changed.notify_one();
+      });
+      lock.lock();
+    } catch (...) { // not begun with; those before it are under way still
+      lock.lock();
+      failure = std::current_exception();
       --pending;
-      changed.notify_one();
-    });
-    lock.lock();
+    }
   }
   changed.wait(lock, [&] { return pending == 0; });
-  if (!failure.empty()) {
-    throw ArchiveError(failure);
+  if (failure) {
+    std::rethrow_exception(failure);
   }
 }
 

@@ -1,15 +1,26 @@
 #pragma once
 
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include <offload/error.h>
 #include <offload/stream/disk.h>
 
 namespace offload {
+
+/// An ArchiveError, or what keeps one from being made.
+inline std::exception_ptr archive_failure(const std::string& what) noexcept {
+  try {
+    return std::make_exception_ptr(ArchiveError(what));
+  } catch (...) {
+    return std::current_exception();
+  }
+}
 
 /// Brings ranges of a file to memory, several at a time: from the page cache where it has them, else past it, so that
 /// memory is what we count and not what the cache keeps. Any thread may call.
@@ -28,7 +39,7 @@ class FileReader {
   FileReader(const FileReader&) = delete;
   FileReader& operator=(const FileReader&) = delete;
 
-  /// Empty when all went well.
+  /// Empty when all went well. It throws nothing.
   using Done = std::function<void(const std::string& error)>;
 
   /// Reads [offset, offset + bytes), at most kMostBytes, into `dst`. `done` is called once, before this function
@@ -59,12 +70,15 @@ class FileReader {
   };
 
   void start(const std::shared_ptr<Read>& read);
+  void came(const std::shared_ptr<Read>& read, std::int64_t result) noexcept;
   void go_on(const std::shared_ptr<Read>& read, std::int64_t result);
   void finish(const std::shared_ptr<Read>& read, const std::string& error);
+  void let_go(const Read& read);
   std::string changed() const;
   std::byte* buffer(int number) const { return buffers_ + number * kBufferBytes; }
 
   const std::shared_ptr<const File> file_;
+  const std::string no_memory_ = "host memory ran out while a file was read"; // there before it does
   std::byte* buffers_ = nullptr;
   std::mutex mutex_; // free_
   std::condition_variable freed_;

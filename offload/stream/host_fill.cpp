@@ -16,6 +16,7 @@ HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& 
     }
   }
   there_.resize(pieces_.size());
+  again_.reserve(pieces_.size());
   preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
   publish();
   try {
@@ -135,8 +136,8 @@ void HostFill::work() {
       if (again_.empty()) {
         ++next_;
       } else {
-        piece = again_.front();
-        again_.pop_front();
+        piece = again_.back();
+        again_.pop_back();
       }
       ++in_flight_;
       lock.unlock();
@@ -175,20 +176,26 @@ void HostFill::note_failure(std::exception_ptr failure) {
 
 void HostFill::read(std::size_t piece) {
   const Part& part = pieces_[piece];
-  reader_->read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) { end(piece, error); });
+  try {
+    reader_->read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) {
+      end(piece, error.empty() ? nullptr : archive_failure(error));
+    });
+  } catch (...) { // not begun with
+    end(piece, std::current_exception());
+  }
 }
 
 /// On a thread of the reader, or on ours.
-void HostFill::end(std::size_t piece, const std::string& error) {
+void HostFill::end(std::size_t piece, std::exception_ptr failure) {
   const std::lock_guard lock(mutex_);
   --in_flight_;
-  if (error.empty()) {
+  if (failure) {
+    again_.push_back(piece);
+    note_failure(std::move(failure));
+  } else {
     there_[piece] = true;
     untold_ += callbacks_.came ? pieces_[piece].bytes : 0;
     publish();
-  } else {
-    again_.push_back(piece);
-    note_failure(std::make_exception_ptr(ArchiveError(error)));
   }
   wake_.notify_all();
 }

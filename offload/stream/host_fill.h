@@ -4,7 +4,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -66,7 +65,7 @@ class HostFill {
   bool finished() const;
   std::exception_ptr call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback);
   void read(std::size_t piece);
-  void end(std::size_t piece, const std::string& error);
+  void end(std::size_t piece, std::exception_ptr failure);
   void note_failure(std::exception_ptr failure);
   void publish();
   void stop();
@@ -80,10 +79,10 @@ class HostFill {
   std::condition_variable wake_;
   std::condition_variable changed_;
   std::shared_ptr<FileReader> reader_;
-  std::vector<bool> there_;       // by piece
-  std::size_t first_ = 0;         // that is not there
-  std::size_t next_ = 0;          // that nobody has begun to read
-  std::deque<std::size_t> again_; // failed
+  std::vector<bool> there_;        // by piece
+  std::size_t first_ = 0;          // that is not there
+  std::size_t next_ = 0;           // that nobody has begun to read
+  std::vector<std::size_t> again_; // failed; has room for all of them
   int in_flight_ = 0;
   int working_ = 0;          // threads
   std::uint64_t untold_ = 0; // bytes that have come

@@ -23,12 +23,12 @@ HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t byte
 
 } // namespace
 
-void LoadCutter::begin(Batch batch) {
-  auto copies = merge_neighbours(batch, host_, [&](WeightId a, WeightId b) { return direct_[a] == direct_[b]; });
-  job_ = std::make_shared<Job>(Job{std::move(batch), std::move(copies)});
+void LoadCutter::begin(Batch&& batch) {
+  auto job = std::make_shared<Job>();
+  job->copies = merge_neighbours(batch, host_, [&](WeightId a, WeightId b) { return direct_[a] == direct_[b]; });
+  job->batch = std::move(batch);
+  job_ = std::move(job);
 }
-
-Batch LoadCutter::give_up() { return std::move(std::exchange(job_, nullptr)->batch); }
 
 /// Where the ring is filled in place, so is what the link could read: what it copies would come later than what threads
 /// fill.

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <exception>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <offload/stream/copies.h>
@@ -48,10 +49,12 @@ class LoadCutter {
 
   /// True while a batch is not cut to its end; the next begins after that.
   bool has_more() const { return job_ != nullptr; }
-  void begin(Batch batch);
 
-  /// The batch that is being cut, none of whose loads will come any more.
-  Batch give_up();
+  /// Takes `batch`, unless it throws.
+  void begin(Batch&& batch);
+
+  /// The batch that is being cut, of which no more loads will come; those that came share it.
+  std::shared_ptr<Job> give_up() { return std::exchange(job_, nullptr); }
 
   /// The next load, into `buffer` if it needs one.
   std::shared_ptr<Load> cut(int buffer);

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -11,6 +10,7 @@
 
 #include <offload/error.h>
 #include <offload/stream/cached_weights.h>
+#include <offload/stream/load_fillers.h>
 #include <offload/stream/loads.h>
 #include <offload/stream/start_thread.h>
 #include <offload/stream/store.h>
@@ -32,21 +32,14 @@ class StagedStore final : public Store {
               int threads, StagedSources sources)
       : link_(link),
         ring_(ring),
-        reader_(sources.reader),
         fill_(sources.fill),
         cached_(std::move(sources.window), host),
         waiters_(std::move(sources.team)),
+        fillers_(threads, most_loads(staging), sources.reader, sources.fill, waiters_),
         cutter_(std::move(host), std::move(direct), ring, staging),
         sent_(staging.count) {
-    try {
-      for (int i = 0; i < threads; ++i) {
-        fillers_.push_back(start_thread("staging", [this] { fill_loads(); }));
-      }
-      issuer_ = start_thread("staging", [this] { run(); });
-    } catch (...) {
-      stop();
-      throw;
-    }
+    loads_.reserve(most_loads(staging)); // nothing is lost to lack of memory later
+    issuer_ = start_thread("staging", [this] { run(); });
   }
 
   ~StagedStore() override {
@@ -92,22 +85,18 @@ class StagedStore final : public Store {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
     }
-    {
-      const std::lock_guard lock(open_mutex_);
-      fillers_stopping_ = true;
-    }
     work_.notify_all();
-    opened_.notify_all();
     if (issuer_.joinable()) {
       issuer_.join();
     }
-    for (std::thread& filler : fillers_) {
-      filler.join();
-    }
-    fillers_.clear();
+    fillers_.stop();
   }
 
  private:
+  static std::size_t most_loads(const StagingBuffers& staging) {
+    return std::max<std::size_t>(staging.count, kLoadsInPlace) + 1;
+  }
+
   void run() {
     while (true) {
       if (!loads_.empty() && loads_.front()->unfilled == 0) {
@@ -115,7 +104,7 @@ class StagedStore final : public Store {
       } else if (may_open() && open_load()) {
         continue;
       } else if (!loads_.empty()) {
-        await_filled(*loads_.front());
+        fillers_.await_filled(*loads_.front());
       } else if (!await_work()) {
         break;
       } else if (!cutter_.fills_in_place() && sent_[next_buffer_]) {
@@ -177,20 +166,35 @@ class StagedStore final : public Store {
       return true;
     }
     if (!cutter_.has_more()) {
-      const std::lock_guard lock(mutex_);
-      if (batches_.empty()) {
-        return false;
+      Batch batch;
+      {
+        const std::lock_guard lock(mutex_);
+        if (batches_.empty()) {
+          return false;
+        }
+        batch = std::move(batches_.front());
+        batches_.pop_front();
       }
-      cutter_.begin(std::move(batches_.front()));
-      batches_.pop_front();
+      try {
+        cutter_.begin(std::move(batch));
+      } catch (const std::exception& error) {
+        fail(link_, batch, error); // which it has not taken
+        end(batch);
+        return true;
+      }
     }
-    if (!broken_.empty()) {
-      const Batch batch = cutter_.give_up();
-      fail(link_, batch, Error(broken_));
-      end(batch);
+    std::shared_ptr<Load> load;
+    try {
+      if (!broken_.empty()) {
+        throw Error(broken_);
+      }
+      load = cutter_.cut(next_buffer_);
+    } catch (const std::exception& error) {
+      const std::shared_ptr<Job> job = cutter_.give_up(); // loads of it that are open are not sent any more
+      fail(link_, job->batch, error);
+      end(job->batch);
       return true;
     }
-    const std::shared_ptr<Load> load = cutter_.cut(next_buffer_);
     if (load->buffer >= 0) {
       take_next_buffer();
     }
@@ -204,25 +208,14 @@ class StagedStore final : public Store {
 
   void open(const std::shared_ptr<Load>& load) {
     loads_.push_back(load);
-    if (load->unfilled > 0) {
-      {
-        const std::lock_guard lock(open_mutex_);
-        open_.push_back(load);
-      }
-      opened_.notify_all();
-    }
+    fillers_.open(load);
   }
 
   void take_next_buffer() { next_buffer_ = (next_buffer_ + 1) % static_cast<int>(sent_.size()); }
 
-  void await_filled(const Load& load) {
-    std::unique_lock lock(open_mutex_);
-    filled_.wait(lock, [&] { return load.unfilled == 0; });
-  }
-
   void send_oldest() {
-    const std::shared_ptr<Load> load = std::move(loads_.front());
-    loads_.pop_front();
+    const std::shared_ptr<Load> load = loads_.front();
+    loads_.erase(loads_.begin());
     Job& job = *load->job;
     Arrival& arrival = *job.batch.arrival;
     if (arrival.failure.empty()) {
@@ -271,101 +264,21 @@ class StagedStore final : public Store {
     waiters_.notify();
   }
 
-  void fill_loads() {
-    std::shared_ptr<Load> load;
-    while (true) {
-      if (!load) {
-        load = next_open();
-        if (!load) {
-          return;
-        }
-      }
-      const std::size_t piece = load->taken++;
-      if (piece >= load->pieces.size()) {
-        load.reset();
-        continue;
-      }
-      const Piece& part = load->pieces[piece];
-      if (part.src.in_file()) {
-        if (waiters_.work() && reader_->is_cached(part.src.offset, part.src.bytes)) {
-          waiters_.leave([this, load, &part] { read(load, part); });
-        } else {
-          read(load, part);
-        }
-      } else if (part.src.memory) {
-        copy(part, *load);
-      } else {
-        fill_one(*load); // what lies beyond the weight in the file
-      }
-    }
-  }
-
-  void copy(const Piece& piece, Load& load) {
-    try {
-      if (fill_) {
-        fill_->await_bytes(piece.src.memory + piece.bytes);
-      }
-      std::memcpy(piece.dst, piece.src.memory, piece.bytes);
-    } catch (...) {
-      const std::lock_guard lock(open_mutex_);
-      load.failure = std::current_exception();
-    }
-    fill_one(load);
-  }
-
-  void fill_one(Load& load) {
-    if (--load.unfilled == 0) {
-      {
-        const std::lock_guard lock(open_mutex_);
-      } // the issuer is not between its look and its wait
-      filled_.notify_all();
-    }
-  }
-
-  /// Ends on a thread of the reader, or here. The store is there until all loads are filled and the mutex is free.
-  void read(const std::shared_ptr<Load>& load, const Piece& piece) {
-    reader_->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
-      const std::lock_guard lock(open_mutex_);
-      if (!error.empty()) {
-        load->failure = std::make_exception_ptr(ArchiveError(error));
-      }
-      if (--load->unfilled == 0) {
-        filled_.notify_all();
-      }
-    });
-  }
-
-  /// A load with pieces that nobody has taken; waits for one. Null when the store is being destroyed.
-  std::shared_ptr<Load> next_open() {
-    std::unique_lock lock(open_mutex_);
-    while (true) {
-      while (!open_.empty() && open_.front()->taken >= open_.front()->pieces.size()) {
-        open_.pop_front();
-      }
-      if (!open_.empty()) {
-        return open_.front();
-      }
-      if (fillers_stopping_) {
-        return nullptr;
-      }
-      opened_.wait(lock);
-    }
-  }
-
   Link& link_;
   std::byte* const ring_;
-  FileReader* const reader_;
   HostFill* const fill_; // null when all has come
   CachedWeights cached_;
   Waiters waiters_; // for batches; copies of what the page cache has are left to them
+
+  LoadFillers fillers_;
 
   // The issuing thread's.
   LoadCutter cutter_;
   std::vector<FencePtr> sent_; // by buffer: after this the link has read it
   int next_buffer_ = 0;
-  std::string broken_;                      // why no buffer may be filled any more; empty while they may
-  std::deque<std::shared_ptr<Load>> loads_; // opened and not sent, oldest first
-  std::shared_ptr<Load> held_back_;         // cut, for a place that an open one still writes
+  std::string broken_;                       // why no buffer may be filled any more; empty while they may
+  std::vector<std::shared_ptr<Load>> loads_; // opened and not sent, oldest first
+  std::shared_ptr<Load> held_back_;          // cut, for a place that an open one still writes
 
   std::mutex mutex_; // batches_, stopping_
   std::condition_variable work_;
@@ -373,13 +286,6 @@ class StagedStore final : public Store {
   std::atomic<int> pending_ = 0; // batches
   bool stopping_ = false;
 
-  std::mutex open_mutex_; // open_, fillers_stopping_, failures of loads
-  std::condition_variable opened_;
-  std::condition_variable filled_;
-  std::deque<std::shared_ptr<Load>> open_; // with pieces that nobody has taken
-  bool fillers_stopping_ = false;
-
-  std::vector<std::thread> fillers_;
   std::thread issuer_;
 };
 
