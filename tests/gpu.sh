@@ -43,7 +43,7 @@ tests() {
 # Threads that call with sizes drawn at random: a language model of 2 GiB, images, sequences; budgets that change meanwhile.
 load() {
   local status=0
-  timeout -k 10 300 "$binaries/load" --device cuda:0 --flash --calls 200 --budgets 1GiB,2GiB,8GiB --waits || status=1
+  timeout -k 10 300 "$binaries/load" --device cuda:0 --flash --calls 200 --budgets 1GiB,2GiB,8GiB || status=1
   timeout -k 10 60 "$binaries/load" --device cuda:0 --calls 20 --lanes 4 --budgets 2GiB || status=1 # with what cuDNN plans
   timeout -k 10 60 "$binaries/load" --device cuda:0 --threads 16 --calls 40 --sizes 1000,1024,24 --lanes 1 --budgets 1GiB --changes 40 ||
     status=1

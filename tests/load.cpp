@@ -173,10 +173,11 @@ class Load {
     std::cout << lanes << " lanes, " << format_bytes(budget) << ": " << done << " calls in " << since_s(begin) << " s, "
               << stats.calls_repeated << " made twice, driver " << peak / 1_MiB << " MiB, own figure "
               << stats.peak_device_bytes / 1_MiB << " MiB, " << stats.bytes_streamed / done / 1_MiB
-              << " MiB streamed for a call, failures " << failures_ << std::endl;
+              << " MiB streamed for a call" << std::endl;
     if (device_.is_cuda()) {
       look_at_waits(forward);
     }
+    std::cout << "  failures " << failures_ << std::endl;
     if (!changes.empty()) {
       std::sort(changes.begin(), changes.end());
       std::cout << changes.size() << " changes of the budget took " << changes[changes.size() / 2]

@@ -83,8 +83,9 @@ class Matrix {
         summary_.plain = plain_is_exact(path_.string(), device_, calls_) ? "" : "gives other bits from call to call";
       }
     } catch (const std::exception& error) {
-      const std::string what = error.what();
-      summary_.plain = "can not be run there: " + what.substr(what.rfind('\n', what.size() - 2) + 1);
+      const std::string what = error.what(); // its first line, or, of TorchScript's, the one that names the error
+      const std::size_t begin = what.rfind("RuntimeError: ") == std::string::npos ? 0 : what.rfind("RuntimeError: ");
+      summary_.plain = "can not be run there: " + what.substr(begin, what.find('\n', begin) - begin);
       return summary_;
     }
     Options options;
