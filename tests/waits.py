@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = [
     "offload/stream/streamer.cpp",
     "offload/stream/staged_store.cpp",
+    "offload/stream/load_fillers.cpp",
     "offload/stream/file_reader.cpp",
     "offload/stream/host_fill.cpp",
     "offload/stream/disk.cpp",

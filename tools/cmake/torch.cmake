@@ -13,7 +13,7 @@ if(DEFINED OFFLOAD_TORCH_OF_BUILD) # what is built runs with the version that it
   set(OFFLOAD_TORCH_RANGE "${OFFLOAD_TORCH_OF_BUILD}, with which TorchOffload was built")
 endif()
 if(NOT DEFINED OFFLOAD_TORCH_PACKAGES)
-  file(GLOB OFFLOAD_TORCH_PACKAGES "${PROJECT_SOURCE_DIR}/build/venv/lib/python3*/site-packages")
+  file(GLOB OFFLOAD_TORCH_PACKAGES "${OFFLOAD_VENV}/lib/python3*/site-packages")
 endif()
 
 # --- CUDA. Before find_package(Torch), which would look for an nvcc of its own.
