@@ -5,7 +5,7 @@
 #include <string>
 
 #include <offload/export.h>
-#include <offload/plan/profile.h>
+#include <offload/profile.h>
 
 namespace offload {
 

@@ -13,7 +13,7 @@
 #include <offload/error.h>
 #include <offload/export.h>
 #include <offload/options.h>
-#include <offload/plan/placement.h>
+#include <offload/placement.h>
 #include <offload/process.h>
 
 namespace offload {

@@ -6,8 +6,8 @@
 
 #include <offload/export.h>
 #include <offload/options.h>
-#include <offload/plan/placement.h>
-#include <offload/plan/profile.h>
+#include <offload/placement.h>
+#include <offload/profile.h>
 
 namespace offload {
 

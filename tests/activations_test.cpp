@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <offload/activations.h>
+#include <offload/runtime/activations.h>
 
 namespace offload::test {
 namespace {

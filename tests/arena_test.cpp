@@ -6,7 +6,7 @@
 #include <vector>
 
 #include <offload/bytes.h>
-#include <offload/stream/arena.h>
+#include <offload/device/arena.h>
 
 namespace offload::test {
 namespace {

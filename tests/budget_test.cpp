@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include <offload/stream/promises.h>
+#include <offload/core/promises.h>
 
 #include "fake_system.h"
 #include "holdings.h"

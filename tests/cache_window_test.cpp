@@ -3,9 +3,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <offload/bytes.h>
-#include <offload/stream/cache_window.h>
-#include <offload/stream/host_link.h>
-#include <offload/stream/store.h>
+#include <offload/device/host_link.h>
+#include <offload/feed/stores.h>
+#include <offload/io/cache_window.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>

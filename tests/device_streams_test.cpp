@@ -20,9 +20,9 @@
 #include <thread>
 
 #include <models/stack.h>
+#include <offload/device/torch_versions.h>
 #include <offload/graph/program.h>
 #include <offload/module.h>
-#include <offload/torch_versions.h>
 #include <tests/spin.h>
 #include <tools/compare.h>
 

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <offload/stream/disk.h>
-#include <offload/stream/file_reader.h>
+#include <offload/io/disk.h>
+#include <offload/io/file_reader.h>
 
 #include <algorithm>
 #include <atomic>

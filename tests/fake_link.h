@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <offload/stream/link.h>
+#include <offload/core/link.h>
 
 namespace offload::test {
 

@@ -10,7 +10,7 @@
 #include <system_error>
 #include <vector>
 
-#include <offload/stream/host_limits.h>
+#include <offload/core/host_limits.h>
 
 namespace offload::test {
 

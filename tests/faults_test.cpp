@@ -6,8 +6,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
-#include <offload/stream/file_reader.h>
-#include <offload/stream/store.h>
+#include <offload/feed/stores.h>
+#include <offload/io/file_reader.h>
 
 #include "faults.h"
 #include "modules.h"

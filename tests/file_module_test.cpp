@@ -1,8 +1,8 @@
 // Modules whose weights stay on the file.
 
 #include <ATen/ops/randint.h>
+#include <offload/feed/stores.h>
 #include <offload/load/archive.h>
-#include <offload/stream/store.h>
 #include <torch/library.h>
 
 #include <atomic>

@@ -1,10 +1,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <offload/device/host_link.h>
 #include <offload/error.h>
-#include <offload/stream/file_reader.h>
-#include <offload/stream/host_link.h>
-#include <offload/stream/store.h>
-#include <offload/stream/streamer.h>
+#include <offload/feed/stores.h>
+#include <offload/io/file_reader.h>
+#include <offload/ring/streamer.h>
 #include <sys/mman.h>
 #include <unistd.h>
 

@@ -8,8 +8,8 @@
 #include <offload/graph/lower.h>
 #include <offload/graph/program.h>
 #include <offload/graph/trace_weights.h>
-#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
+#include <offload/tensor/values.h>
 
 #include "ir.h"
 

@@ -1,9 +1,9 @@
 #include <gtest/gtest.h>
+#include <offload/device/host_link.h>
 #include <offload/error.h>
-#include <offload/stream/host_fill.h>
-#include <offload/stream/host_link.h>
-#include <offload/stream/store.h>
-#include <offload/stream/streamer.h>
+#include <offload/feed/host_fill.h>
+#include <offload/feed/stores.h>
+#include <offload/ring/streamer.h>
 
 #include <algorithm>
 #include <atomic>

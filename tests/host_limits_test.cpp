@@ -1,4 +1,4 @@
-#include <offload/stream/host_limits.h>
+#include <offload/core/host_limits.h>
 
 #include <gtest/gtest.h>
 

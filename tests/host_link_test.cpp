@@ -3,8 +3,8 @@
 #include <cstring>
 #include <vector>
 
-#include <offload/stream/host_link.h>
-#include <offload/stream/streamer.h>
+#include <offload/device/host_link.h>
+#include <offload/ring/streamer.h>
 
 #include "streaming.h"
 #include "threads.h"

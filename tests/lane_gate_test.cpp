@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <offload/lane_gate.h>
+#include <offload/device/lane_gate.h>
 
 #include "threads.h"
 

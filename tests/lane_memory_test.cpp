@@ -7,9 +7,9 @@
 #include <vector>
 
 #include <offload/bytes.h>
-#include <offload/lane_gate.h>
-#include <offload/stream/lane_memory.h>
-#include <offload/stream/memory.h>
+#include <offload/device/lane_gate.h>
+#include <offload/device/lane_memory.h>
+#include <offload/device/memory.h>
 
 #include "threads.h"
 

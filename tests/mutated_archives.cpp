@@ -24,11 +24,11 @@
 #include <vector>
 
 #include <offload/error.h>
-#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
 #include <offload/load/archive.h>
 #include <offload/load/file_bytes.h>
 #include <offload/load/zip.h>
+#include <offload/tensor/values.h>
 
 #include "mutations.h"
 #include "temporary_file.h"

@@ -7,7 +7,7 @@
 #include <string>
 
 #include <offload/bytes.h>
-#include <offload/module_impl.h>
+#include <offload/runtime/module_impl.h>
 
 namespace offload {
 

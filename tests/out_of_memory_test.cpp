@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <offload/error.h>
-#include <offload/stream/copies.h>
+#include <offload/feed/copies.h>
 
 #include "scarce.h"
 #include "waits_device.h"

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <offload/stream/link.h>
+#include <offload/core/link.h>
 
 namespace offload::test {
 

@@ -12,8 +12,8 @@
 #include <offload/graph/constants.h>
 #include <offload/graph/inline_calls.h>
 #include <offload/graph/prepare.h>
-#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
+#include <offload/tensor/values.h>
 
 #include "ir.h"
 

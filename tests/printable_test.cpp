@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
+#include <offload/core/printable.h>
 #include <offload/error.h>
-#include <offload/plan/placement.h>
-#include <offload/printable.h>
+#include <offload/placement.h>
 
 #include <sstream>
 

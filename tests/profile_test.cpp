@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include <offload/error.h>
-#include <offload/plan/profile.h>
+#include <offload/profile.h>
 
 namespace offload {
 namespace {

@@ -1,4 +1,4 @@
-#include <offload/stream/promises.h>
+#include <offload/core/promises.h>
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>

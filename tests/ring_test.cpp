@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <random>
 
-#include <offload/stream/ring.h>
+#include <offload/ring/ring.h>
 
 #include "point.h"
 

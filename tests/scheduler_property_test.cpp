@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include <offload/stream/scheduler.h>
+#include <offload/ring/scheduler.h>
 
 #include "point.h"
 #include "streaming.h"

@@ -2,7 +2,7 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
-#include <offload/state.h>
+#include <offload/runtime/state.h>
 
 namespace offload {
 namespace {

@@ -8,7 +8,8 @@
 #include <string>
 #include <vector>
 
-#include <offload/stream/streamer.h>
+#include <offload/feed/stores.h>
+#include <offload/ring/streamer.h>
 
 #include "fake_link.h"
 

@@ -28,6 +28,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # What core_tests is built from and waits.
 FILES = [
+<<<<<<< HEAD
+    "offload/ring/streamer.cpp",
+    "offload/feed/staged_store.cpp",
+    "offload/feed/load_fillers.cpp",
+    "offload/io/file_reader.cpp",
+    "offload/feed/host_fill.cpp",
+    "offload/io/disk.cpp",
+    "offload/feed/direct_store.cpp",
+    "offload/feed/copies.h",
+    "offload/device/host_link.cpp",
+    "offload/device/lane_gate.cpp",
+=======
     "offload/stream/streamer.cpp",
     "offload/stream/staged_store.cpp",
     "offload/stream/load_fillers.cpp",
@@ -38,6 +50,7 @@ FILES = [
     "offload/stream/copies.h",
     "offload/stream/host_link.cpp",
     "offload/lane_gate.cpp",
+>>>>>>> e21fd3d27240cca3ceb300e3d0a7748b362bba64
 ]
 
 # The names of waits: of links (wait, wait_arrived, synchronize) and of those who call them, of condition variables, of

@@ -7,8 +7,8 @@
 #include <ctime>
 #include <thread>
 
-#include <offload/lane_gate.h>
-#include <offload/stream/host_link.h>
+#include <offload/device/host_link.h>
+#include <offload/device/lane_gate.h>
 
 #include "waits_device.h"
 

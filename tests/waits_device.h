@@ -15,9 +15,9 @@
 #include <mutex>
 #include <thread>
 
+#include <offload/device/host_link.h>
+#include <offload/device/lane_gate.h>
 #include <offload/error.h>
-#include <offload/lane_gate.h>
-#include <offload/stream/host_link.h>
 
 #include "streaming.h"
 #include "threads.h"

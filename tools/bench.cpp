@@ -10,10 +10,10 @@
 #include <sstream>
 
 #include <offload/bytes.h>
+#include <offload/core/printable.h>
 #include <offload/error.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
-#include <offload/printable.h>
 #include <tools/bench_cases.h>
 #include <tools/bench_measure.h>
 #include <tools/bench_models.h>

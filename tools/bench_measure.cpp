@@ -19,10 +19,10 @@
 #include <thread>
 
 #include <offload/bytes.h>
+#include <offload/device/memory.h>
 #include <offload/graph/program.h>
 #include <offload/measure.h>
 #include <offload/module.h>
-#include <offload/stream/memory.h>
 
 #include "models/stack.h"
 

@@ -10,8 +10,8 @@
 #include <iostream>
 
 #include <offload/bytes.h>
+#include <offload/core/printable.h>
 #include <offload/error.h>
-#include <offload/printable.h>
 #include <tools/inputs.h>
 
 namespace offload::tools {

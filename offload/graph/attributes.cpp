@@ -4,7 +4,7 @@
 
 #include <unordered_set>
 
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

@@ -8,8 +8,8 @@
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/shared_memory.h>
-#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

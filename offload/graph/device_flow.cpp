@@ -6,7 +6,7 @@
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/host_arguments.h>
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

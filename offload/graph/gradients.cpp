@@ -6,7 +6,7 @@
 #include <string>
 
 #include <offload/graph/attributes.h>
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

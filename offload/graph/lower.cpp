@@ -9,7 +9,7 @@
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/operators.h>
-#include <offload/plan/placement.h>
+#include <offload/placement.h>
 
 namespace offload {
 

@@ -9,9 +9,9 @@
 #include <offload/graph/attributes.h>
 #include <offload/graph/gradients.h>
 #include <offload/graph/inline_calls.h>
-#include <offload/graph/values.h>
 #include <offload/graph/weights.h>
-#include <offload/plain_modes.h>
+#include <offload/tensor/plain_modes.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

@@ -13,7 +13,7 @@
 #include <offload/graph/constants.h>
 #include <offload/graph/prepare.h>
 #include <offload/graph/rewrite_devices.h>
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

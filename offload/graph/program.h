@@ -15,7 +15,7 @@
 #include <offload/graph/lower.h>
 #include <offload/graph/weights.h>
 #include <offload/options.h>
-#include <offload/plan/placement.h>
+#include <offload/placement.h>
 
 namespace offload {
 

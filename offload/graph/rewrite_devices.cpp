@@ -7,7 +7,7 @@
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/device_flow.h>
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

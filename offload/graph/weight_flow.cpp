@@ -4,7 +4,7 @@
 
 #include <offload/graph/operators.h>
 #include <offload/graph/types.h>
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

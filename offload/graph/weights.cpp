@@ -4,14 +4,9 @@
 #include <functional>
 #include <unordered_set>
 
-#include <offload/graph/values.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
-
-bool is_weight_like(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.layout() == at::kStrided && tensor.has_storage() && !tensor.is_quantized() &&
-         !tensor.is_meta();
-}
 
 ModuleWeights find_weights(const Holders& holders, Extent extent) {
   struct Found {

@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-#include <offload/stream/scheduler.h>
+#include <offload/core/words.h>
+#include <offload/tensor/values.h>
 #include <ops/lease.h>
 
 namespace offload {
@@ -53,9 +54,6 @@ struct ModuleWeights {
 /// What holds the weights of a program: the module, and after it, perhaps, what holds the constants of its graphs.
 using Holders = std::vector<torch::jit::Module>;
 
-/// Weights below this size are resident: a lease costs more than they do.
-constexpr std::uint64_t kSmallBytes = 16ULL << 10;
-
 /// What of a storage belongs to a weight: the ranges that tensors of the module use, or all of it, where a graph may
 /// reach past them.
 enum class Extent { ranges, storages };
@@ -64,9 +62,6 @@ enum class Extent { ranges, storages };
 /// storage whose byte ranges overlap are one weight. A range begins at a multiple of kAlignment. Tensors without dense
 /// strided storage (sparse, quantised, meta) are `others`.
 ModuleWeights find_weights(const Holders& holders, Extent extent = Extent::ranges);
-
-/// True for tensors that find_weights takes.
-bool is_weight_like(const at::Tensor& tensor);
 
 /// Puts `replace(tensor)` in the place of every defined tensor that the holders have in attributes and containers.
 void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace);

@@ -11,9 +11,8 @@
 #include <string_view>
 #include <unordered_map>
 
+#include <offload/core/words.h>
 #include <offload/error.h>
-#include <offload/graph/values.h>
-#include <offload/graph/weights.h>
 #include <offload/load/code.h>
 #include <offload/load/file_bytes.h>
 #include <offload/load/outline.h>
@@ -21,6 +20,7 @@
 #include <offload/load/records.h>
 #include <offload/load/source_ranges.h>
 #include <offload/load/storage_types.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include <offload/stream/file.h>
+#include <offload/io/file.h>
 
 namespace offload {
 

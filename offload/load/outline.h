@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include <offload/stream/file.h>
+#include <offload/io/file.h>
 
 namespace offload {
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include <offload/stream/file.h>
+#include <offload/io/file.h>
 
 namespace offload {
 

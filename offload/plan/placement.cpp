@@ -1,4 +1,4 @@
-#include <offload/plan/placement.h>
+#include <offload/placement.h>
 
 #include <algorithm>
 #include <array>
@@ -10,7 +10,7 @@
 #include <ostream>
 
 #include <offload/bytes.h>
-#include <offload/printable.h>
+#include <offload/core/printable.h>
 
 namespace offload {
 

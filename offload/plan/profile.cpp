@@ -1,4 +1,4 @@
-#include <offload/plan/profile.h>
+#include <offload/profile.h>
 
 #include <algorithm>
 #include <array>

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include <offload/stream/copies.h>
-#include <offload/stream/streamer.h>
+#include <offload/feed/copies.h>
+#include <offload/ring/streamer.h>
 
 namespace offload {
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include <offload/plan/profile.h>
-#include <offload/stream/scheduler.h>
+#include <offload/profile.h>
+#include <offload/ring/scheduler.h>
 
 namespace offload {
 

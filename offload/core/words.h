@@ -1,0 +1,23 @@
+#pragma once
+
+// Words that every part uses.
+
+#include <cstdint>
+#include <vector>
+
+namespace offload {
+
+using WeightId = std::uint32_t;
+
+/// The streamed weights that one node reads, each once.
+using Step = std::vector<WeightId>;
+
+/// The steps of one pass in the order of execution. A pass is expected to be followed by the same pass.
+using Sequence = std::vector<Step>;
+
+/// Weights below this size are resident: a lease costs more than they do.
+constexpr std::uint64_t kSmallBytes = 16ULL << 10;
+
+constexpr std::uint64_t kPageBytes = 4096; // of host memory
+
+} // namespace offload

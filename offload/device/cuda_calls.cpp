@@ -1,0 +1,127 @@
+#include <offload/device/cuda_calls.h>
+
+#include <pthread.h>
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include <offload/error.h>
+
+namespace offload {
+
+namespace {
+
+enum class Cuda { unused, used, lost };
+std::atomic<Cuda> cuda = Cuda::unused;
+
+[[maybe_unused]] const int kRegistered = pthread_atfork(nullptr, nullptr, [] {
+  if (cuda == Cuda::used) {
+    cuda = Cuda::lost;
+  }
+});
+
+} // namespace
+
+void require_cuda() {
+  Cuda before = Cuda::unused;
+  if (!cuda.compare_exchange_strong(before, Cuda::used) && before == Cuda::lost) {
+    throw Error(
+        "CUDA can not be used in this process, since the one that it was forked from has used it: fork before "
+        "the first module is loaded, start another program, or give the device cpu");
+  }
+}
+
+void check_cuda(cudaError_t code, const char* doing) {
+  if (code != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    throw Error(std::string(doing) + " failed: " + cudaGetErrorString(code));
+  }
+}
+
+bool has_reached(cudaEvent_t event) {
+  if (cudaPeekAtLastError() != cudaSuccess) {
+    return false;
+  }
+  const bool reached = cudaEventQuery(event) == cudaSuccess;
+  if (!reached) {
+    static_cast<void>(cudaGetLastError());
+  }
+  return reached;
+}
+
+EventPool::~EventPool() {
+  for (cudaEvent_t event : free_) {
+    static_cast<void>(cudaEventDestroy(event));
+  }
+}
+
+cudaEvent_t EventPool::take() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      cudaEvent_t event = free_.back();
+      free_.pop_back();
+      return event;
+    }
+  }
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, flags_), "cudaEventCreate");
+  return event;
+}
+
+void EventPool::give_back(cudaEvent_t event) {
+  const std::lock_guard lock(mutex_);
+  free_.push_back(event);
+}
+
+EventPtr CudaCall::record() const {
+  const std::lock_guard lock(mutex_);
+  if (ended_) {
+    return end_;
+  }
+  auto event = std::make_shared<PooledEvent>(events_);
+  event->record(stream_);
+  return event;
+}
+
+void CudaCall::end() noexcept {
+  const std::lock_guard lock(mutex_);
+  if (!ended_ && cudaEventRecord(end_->get(), stream_) != cudaSuccess) {
+    static_cast<void>(
+        cudaStreamSynchronize(stream_)); // what waits for the event, which is of an earlier time, may go on
+    static_cast<void>(cudaGetLastError());
+  }
+  ended_ = true;
+}
+
+CudaCallPtr CudaCalls::begin(int lane, cudaStream_t stream) {
+  auto call = std::make_shared<CudaCall>(stream, events_);
+  if (const CudaCallPtr before = last(lane)) {
+    const EventPtr end = before->record();
+    check_cuda(cudaStreamWaitEvent(stream, end->get()), "cudaStreamWaitEvent");
+  }
+  const std::lock_guard lock(mutex_);
+  last_[static_cast<std::size_t>(lane)] = call;
+  return call;
+}
+
+CudaCallPtr CudaCalls::last(int lane) const {
+  const std::lock_guard lock(mutex_);
+  return last_[static_cast<std::size_t>(lane)];
+}
+
+void CudaCalls::synchronize() const {
+  std::vector<CudaCallPtr> calls;
+  {
+    const std::lock_guard lock(mutex_);
+    calls = last_;
+  }
+  for (const CudaCallPtr& call : calls) {
+    if (call) {
+      check_cuda(cudaEventSynchronize(call->record()->get()), "waiting for the device");
+    }
+  }
+}
+
+} // namespace offload

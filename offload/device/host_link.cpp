@@ -1,0 +1,132 @@
+#include <offload/device/host_link.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include <offload/core/start_thread.h>
+
+namespace offload {
+
+namespace {
+
+/// The point after the first `copies` copies; 0 is reached from the start.
+class CopyCount final : public Fence {
+ public:
+  CopyCount(int lane, std::uint64_t n) : Fence(lane), copies(n) {}
+  const std::uint64_t copies;
+};
+
+class HostLink final : public Link {
+ public:
+  HostLink() : worker_(start_thread("copies within the host", [this] { run(); })) {}
+
+  ~HostLink() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    worker_.join();
+  }
+
+  void wait(const Fence&) override {} // a host lane has done what it enqueued
+  void settle(const Fence&) override {}
+  FencePtr record_used(int lane) override { return std::make_shared<CopyCount>(lane, 0); }
+
+  FencePtr record_arrived() override {
+    const std::lock_guard lock(mutex_);
+    return std::make_shared<CopyCount>(Fence::kLink, enqueued_);
+  }
+
+  void wait_arrived(int, const Fence& arrived) override {
+    const std::uint64_t copies = static_cast<const CopyCount&>(arrived).copies;
+    std::unique_lock lock(mutex_);
+    if (done_ >= copies) {
+      return;
+    }
+    const auto begin = std::chrono::steady_clock::now();
+    changed_.wait(lock, [&] { return done_ >= copies; });
+    stall_us_ += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  bool reached(const Fence& arrived) override {
+    const std::lock_guard lock(mutex_);
+    return done_ >= static_cast<const CopyCount&>(arrived).copies;
+  }
+
+  void synchronize(const Fence& fence) override {
+    const std::uint64_t copies = static_cast<const CopyCount&>(fence).copies;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_ >= copies; });
+  }
+
+  void note_thread_wait(double us) override {
+    const std::lock_guard lock(mutex_);
+    stall_us_ += us;
+  }
+
+  double stall_us() override {
+    const std::lock_guard lock(mutex_);
+    return stall_us_;
+  }
+
+ protected:
+  void enqueue_copy(void* dst, const void* src, std::size_t bytes) override {
+    {
+      const std::lock_guard lock(mutex_);
+      if (dst == src && done_ == enqueued_) { // the ring was filled in place: nobody needs to wake up for it
+        ++enqueued_;
+        ++done_;
+        return;
+      }
+      copies_.push_back({dst, src, bytes});
+      ++enqueued_;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  struct Copy {
+    void* dst;
+    const void* src;
+    std::size_t bytes;
+  };
+
+  void run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return stopping_ || !copies_.empty(); });
+      if (copies_.empty()) {
+        return;
+      }
+      const Copy copy = copies_.front();
+      copies_.pop_front();
+      lock.unlock();
+      if (copy.dst != copy.src) { // where the ring was filled in place
+        std::memcpy(copy.dst, copy.src, copy.bytes);
+      }
+      lock.lock();
+      ++done_;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Copy> copies_;
+  std::uint64_t enqueued_ = 0;
+  std::uint64_t done_ = 0;
+  double stall_us_ = 0;
+  bool stopping_ = false;
+  std::thread worker_;
+};
+
+} // namespace
+
+std::unique_ptr<Link> make_host_link() { return std::make_unique<HostLink>(); }
+
+} // namespace offload

@@ -1,0 +1,125 @@
+#include <offload/device/lane_gate.h>
+
+#include <algorithm>
+#include <iterator>
+#include <numeric>
+
+namespace offload {
+
+LaneGate::LaneGate(int lanes)
+    : visitors_(static_cast<std::size_t>(lanes)), claims_(static_cast<std::size_t>(lanes), 0) {
+  for (int lane = lanes; lane > 0; --lane) {
+    free_.push_back(lane - 1);
+  }
+}
+
+int LaneGate::enter(const void* visitor, std::uint64_t bytes) {
+  std::unique_lock lock(mutex_);
+  return await_turn(lock, waiters_.emplace(waiters_.end(), false, visitor, bytes));
+}
+
+void LaneGate::leave(int lane) {
+  const std::lock_guard lock(mutex_);
+  free_.push_back(lane);
+  claims_[lane] = 0;
+  admit();
+}
+
+void LaneGate::enter_alone() {
+  std::unique_lock lock(mutex_);
+  const auto place = std::find_if(waiters_.begin(), waiters_.end(),
+                                  [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
+  await_turn(lock, waiters_.emplace(place, true, nullptr, 0));
+}
+
+void LaneGate::leave_alone() {
+  const std::lock_guard lock(mutex_);
+  alone_ = false;
+  claims_[0] = 0;
+  const auto first = std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.alone; });
+  if (first != waiters_.end()) {
+    first->overtaken = true;
+  }
+  admit();
+}
+
+int LaneGate::await_turn(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter) {
+  admit();
+  waiter->admitted.wait(lock, [&] { return waiter->lane != kNone; });
+  const int lane = waiter->lane;
+  waiters_.erase(waiter);
+  return lane;
+}
+
+/// Admits those who wait, in their order, up to the first who may not enter yet.
+void LaneGate::admit() {
+  for (Waiter& waiter : waiters_) {
+    if (waiter.lane != kNone) {
+      continue; // admitted, and about to wake up
+    }
+    if (!may_enter(waiter)) {
+      return;
+    }
+    if (waiter.alone) {
+      alone_ = true;
+      waiter.lane = kAlone;
+    } else {
+      waiter.lane = take_lane(waiter.visitor);
+      claims_[waiter.lane] = std::min(waiter.bytes, room_ - std::min(room_, claimed()));
+    }
+    waiter.admitted.notify_one();
+  }
+}
+
+bool LaneGate::may_enter(const Waiter& waiter) const {
+  const bool nobody_is_in = !alone_ && free_.size() == claims_.size();
+  if (waiter.alone || nobody_is_in) {
+    return nobody_is_in;
+  }
+  const std::uint64_t taken = claimed();
+  return !alone_ && !free_.empty() && taken <= room_ && waiter.bytes <= room_ - taken;
+}
+
+int LaneGate::take_lane(const void* visitor) {
+  auto chosen = std::find_if(free_.rbegin(), free_.rend(), [&](int lane) { return visitors_[lane] == visitor; });
+  chosen = chosen == free_.rend() ? free_.rbegin() : chosen;
+  const int lane = *chosen;
+  free_.erase(std::prev(chosen.base()));
+  visitors_[lane] = visitor;
+  return lane;
+}
+
+std::uint64_t LaneGate::claimed() const { return std::accumulate(claims_.begin(), claims_.end(), state_); }
+
+void LaneGate::set_room(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  room_ = bytes;
+}
+
+std::uint64_t LaneGate::room() const {
+  const std::lock_guard lock(mutex_);
+  return room_;
+}
+
+bool LaneGate::extend(int lane, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  std::uint64_t& claim = claims_[lane];
+  const std::uint64_t others = claimed() - claim;
+  if (bytes > claim && (others > room_ || bytes > room_ - others)) {
+    return false;
+  }
+  claim = std::max(claim, bytes);
+  return true;
+}
+
+bool LaneGate::set_state(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t others = claimed() - state_;
+  if (bytes > state_ && (others > room_ || bytes > room_ - others)) {
+    return false;
+  }
+  state_ = bytes;
+  return true;
+}
+
+} // namespace offload

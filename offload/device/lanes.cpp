@@ -1,0 +1,45 @@
+#include <offload/device/lanes.h>
+
+namespace offload {
+
+namespace {
+
+class HostLanes final : public Lanes {
+ public:
+  std::unique_ptr<Call> enter(int, Overflow, bool) override { return std::make_unique<HostCall>(); }
+  void run(int, const std::function<void()>& work) override { work(); }
+  bool owns(const void*) const override { return false; }
+  bool keeps(const void*) const override { return false; }
+  void release() override {}
+  std::uint64_t held() const override { return 0; }
+  std::uint64_t state() const override { return 0; }
+  void synchronize() override {}
+  std::shared_ptr<const CudaCalls> calls() const override { return nullptr; }
+  const void* callers_stream() const override { return nullptr; }
+  void refuse_from(int, std::uint64_t) override {}
+
+ private:
+  class HostCall final : public Call {
+   public:
+    std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override { return leave(inner); }
+    std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) override {
+      std::vector<at::Tensor> outer;
+      outer.reserve(inner.size());
+      for (const at::Tensor& tensor : inner) {
+        outer.push_back(tensor.clone());
+      }
+      return outer;
+    }
+    bool overflowed() const override { return false; }
+    bool must_stop() const override { return false; }
+    CallMemory end() override { return {}; }
+  };
+};
+
+} // namespace
+
+std::unique_ptr<Lanes> make_lanes(c10::Device device, int count, std::shared_ptr<LaneGate> gate) {
+  return device.is_cuda() ? make_cuda_lanes(device, count, std::move(gate)) : std::make_unique<HostLanes>();
+}
+
+} // namespace offload

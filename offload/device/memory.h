@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <offload/core/words.h>
+
+namespace offload {
+
+/// Device memory is given out in units of this size: what a plan counts must be what the driver takes.
+constexpr std::uint64_t kDeviceGranularity = 2ULL << 20;
+
+/// One allocation on a device, aligned to 512 bytes or more. Device -1 is the host.
+/// Freeing it waits for nothing: the owner knows that nobody reads it any more.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+
+  /// Throws Error, saying what `purpose` it was for, when there is not so much.
+  DeviceMemory(int device, std::uint64_t bytes, const char* purpose);
+  ~DeviceMemory();
+  DeviceMemory(DeviceMemory&& other) noexcept;
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
+
+  std::byte* data() const { return data_; }
+  std::uint64_t bytes() const { return bytes_; }
+  bool contains(const void* address) const;
+
+  /// Copies host bytes here and waits until they are.
+  void upload(std::uint64_t offset, const void* src, std::uint64_t bytes);
+
+  /// Copies bytes from here to the host, where nobody writes them meanwhile, and waits for nothing else.
+  void download(std::uint64_t offset, void* dst, std::uint64_t bytes) const;
+
+ private:
+  int device_ = -1;
+  std::byte* data_ = nullptr;
+  std::uint64_t bytes_ = 0;
+};
+
+/// Host memory of an exact size, of which the first bytes may be page-locked.
+class HostMemory {
+ public:
+  HostMemory() = default;
+
+  /// Throws Error when the host has not so much.
+  explicit HostMemory(std::uint64_t bytes);
+  ~HostMemory();
+  HostMemory(HostMemory&& other) noexcept;
+  HostMemory& operator=(HostMemory&& other) noexcept;
+
+  /// Page-locks the first `bytes`, a multiple of the page size or all there is. Others may write there meanwhile.
+  /// Throws Error when the driver refuses.
+  void pin(std::uint64_t bytes);
+
+  void unpin();
+
+  /// Gives back the memory of those pages that lie in the range as a whole: nobody reads them any more.
+  void discard(std::byte* begin, std::uint64_t bytes);
+
+  std::byte* data() const { return data_; }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::uint64_t bytes_ = 0;
+  std::uint64_t pinned_ = 0;
+};
+
+} // namespace offload

@@ -1,9 +1,0 @@
-#include <offload/error.h>
-
-#include <offload/printable.h>
-
-namespace offload {
-
-Error::Error(const std::string& what) : std::runtime_error(printable(what, "\n\t")) {}
-
-} // namespace offload

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <exception>
+#include <new>
+#include <vector>
+
+#include <offload/error.h>
+#include <offload/feed/stores.h>
+
+namespace offload {
+
+/// Bytes that are contiguous on both sides.
+struct Copy {
+  std::uint64_t place; ///< offset in the ring
+  HostPlace src;
+  std::uint64_t bytes;
+  WeightId first; ///< of the weights that it carries
+};
+
+/// The copies of a batch, neighbours joined where `alike(a, b)` holds for their weights.
+template <typename Alike>
+std::vector<Copy> merge_neighbours(const Batch& batch, const HostPlaces& host, Alike alike) {
+  std::vector<Copy> copies;
+  for (const Fetch& fetch : batch.fetches) {
+    const HostPlace& src = host[fetch.weight];
+    const bool is_next = !copies.empty() && copies.back().place + copies.back().bytes == fetch.place;
+    if (is_next && !src.in_file() && !copies.back().src.in_file() &&
+        copies.back().src.memory + copies.back().bytes == src.memory && alike(copies.back().first, fetch.weight)) {
+      copies.back().bytes += fetch.bytes;
+    } else {
+      copies.push_back({fetch.place, src, fetch.bytes, fetch.weight});
+    }
+  }
+  return copies;
+}
+
+/// The copy stream waits for those who read the places last.
+inline void wait_for_readers(Link& link, const Batch& batch) {
+  for (const FencePtr& reader : batch.readers) {
+    link.wait(*reader);
+  }
+}
+
+/// What wait_for_readers() will wait for is decided now.
+inline void settle_readers(Link& link, const Batch& batch) {
+  for (const FencePtr& reader : batch.readers) {
+    try {
+      link.settle(*reader);
+    } catch (const std::exception&) { // whoever waits for it will be told
+    }
+  }
+}
+
+/// Tells the arrival that `batch` will not come. Later batches count on this one having waited for its readers, so now
+/// the host waits for them.
+inline void fail(Link& link, const Batch& batch, const std::exception& error) noexcept {
+  batch.arrival->of_archive = dynamic_cast<const ArchiveError*>(&error) != nullptr;
+  try {
+    batch.arrival->failure = *error.what() ? error.what() : "unknown error"; // empty would mean that it went well
+  } catch (const std::bad_alloc&) {
+    batch.arrival->failure = "no host memory"; // so short that it takes none
+  }
+  for (const FencePtr& reader : batch.readers) {
+    try {
+      link.synchronize(*reader);
+    } catch (const std::exception&) { // the device is gone: nothing will be written either
+    }
+  }
+}
+
+/// Nothing more happens to `arrival`.
+inline void announce(Arrival& arrival) {
+  arrival.issued.store(true, std::memory_order_release);
+  arrival.issued.notify_all();
+}
+
+/// All copies of `batch` are enqueued, or it failed: either way nothing more happens to its arrival.
+inline void finish(Link& link, const Batch& batch) noexcept {
+  if (batch.arrival->failure.empty()) {
+    try {
+      batch.arrival->fence = link.record_arrived();
+    } catch (const std::exception& error) {
+      fail(link, batch, error);
+    }
+  }
+  announce(*batch.arrival);
+}
+
+} // namespace offload

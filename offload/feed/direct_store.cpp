@@ -1,0 +1,44 @@
+#include <offload/feed/copies.h>
+#include <offload/feed/stores.h>
+
+namespace offload {
+
+namespace {
+
+class DirectStore final : public Store {
+ public:
+  DirectStore(Link& link, HostPlaces host, std::byte* ring, HostFill* fill)
+      : link_(link), host_(std::move(host)), ring_(ring), fill_(fill) {}
+
+  void issue(Batch batch) override {
+    try {
+      wait_for_readers(link_, batch);
+      for (const Copy& copy : merge_neighbours(batch, host_, [](WeightId, WeightId) { return true; })) {
+        if (fill_) {
+          fill_->await_bytes(copy.src.memory + copy.bytes);
+        }
+        link_.copy(ring_ + copy.place, copy.src.memory, copy.bytes);
+      }
+    } catch (const std::exception& error) {
+      fail(link_, batch, error);
+    }
+    finish(link_, batch);
+  }
+
+  void wait_issued(const Arrival& arrival) override { arrival.issued.wait(false, std::memory_order_acquire); }
+  void drain() override {}
+
+ private:
+  Link& link_;
+  HostPlaces host_;
+  std::byte* ring_;
+  HostFill* const fill_; // null when all has come
+};
+
+} // namespace
+
+std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring, HostFill* fill) {
+  return std::make_unique<DirectStore>(link, std::move(host), ring, fill);
+}
+
+} // namespace offload

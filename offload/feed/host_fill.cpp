@@ -1,0 +1,203 @@
+#include <offload/feed/host_fill.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <offload/core/start_thread.h>
+#include <offload/error.h>
+
+namespace offload {
+
+HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
+    : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
+  for (const Part& part : parts) {
+    for (std::uint64_t done = 0; done < part.bytes; done += FileReader::kMostBytes) {
+      pieces_.push_back({part.place + done, part.offset + done, std::min(FileReader::kMostBytes, part.bytes - done)});
+    }
+  }
+  there_.resize(pieces_.size());
+  again_.reserve(pieces_.size());
+  preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
+  publish();
+  try {
+    for (int i = 0; i < threads; ++i) {
+      {
+        const std::lock_guard lock(mutex_);
+        ++working_;
+      }
+      threads_.push_back(start_thread("reading weights", [this] { work(); }));
+    }
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+HostFill::~HostFill() { stop(); }
+
+void HostFill::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) {
+    thread.join();
+  }
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return in_flight_ == 0; });
+}
+
+void HostFill::await_bytes(const std::byte* end) {
+  if (is_there(end)) {
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return is_there(end) || failure_ || cancelled_; });
+  if (is_there(end)) {
+    return;
+  }
+  if (!failure_) {
+    throw Error("the weights are not wanted any more");
+  }
+  told_ = true;
+  std::rethrow_exception(failure_);
+}
+
+void HostFill::retry() {
+  if (all_there() && !refused_) {
+    return;
+  }
+  std::exception_ptr untold;
+  {
+    const std::lock_guard lock(mutex_);
+    if (failure_ && (told_ || refused_)) {
+      untold = told_ ? nullptr : failure_;
+      failure_ = nullptr;
+      refused_ = false;
+      wake_.notify_all();
+    }
+  }
+  if (untold) {
+    std::rethrow_exception(untold);
+  }
+}
+
+void HostFill::cancel() {
+  {
+    const std::lock_guard lock(mutex_);
+    cancelled_ = true;
+  }
+  changed_.notify_all();
+}
+
+/// Moves ready_ to where the first piece that is not there begins.
+void HostFill::publish() {
+  while (first_ < pieces_.size() && there_[first_]) {
+    ++first_;
+  }
+  if (preparation_ == Preparation::done) {
+    ready_ = first_ < pieces_.size() ? reinterpret_cast<std::uintptr_t>(pieces_[first_].place) : ~std::uintptr_t{0};
+  }
+  changed_.notify_all();
+}
+
+bool HostFill::finished() const {
+  return first_ == pieces_.size() && preparation_ == Preparation::done && untold_ == 0 && !telling_;
+}
+
+bool HostFill::has_work() const {
+  return may_tell() ||
+         (!failure_ && (preparation_ == Preparation::wanted || !again_.empty() || next_ < pieces_.size()));
+}
+
+void HostFill::work() {
+  std::shared_ptr<FileReader> gone; // with the last thread, and what it holds: without the mutex
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait(lock, [&] { return stopping_ || finished() || has_work(); });
+    if (stopping_ || finished()) {
+      if (--working_ == 0 && finished()) {
+        gone = std::move(reader_);
+      }
+      return;
+    }
+    if (may_tell()) {
+      telling_ = true;
+      const auto thrown = call(lock, [&, bytes = std::exchange(untold_, 0)] { callbacks_.came(bytes); });
+      refused_ = thrown && thrown == failure_;
+      telling_ = false;
+    } else if (preparation_ == Preparation::wanted) {
+      preparation_ = Preparation::under_way;
+      preparation_ = call(lock, callbacks_.prepare) ? Preparation::wanted : Preparation::done;
+      publish();
+    } else {
+      std::size_t piece = next_;
+      if (again_.empty()) {
+        ++next_;
+      } else {
+        piece = again_.back();
+        again_.pop_back();
+      }
+      ++in_flight_;
+      lock.unlock();
+      read(piece);
+      lock.lock();
+    }
+    wake_.notify_all(); // it may have been the last that was missing
+  }
+}
+
+/// Without the lock. What it threw.
+std::exception_ptr HostFill::call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback) {
+  std::exception_ptr failure;
+  lock.unlock();
+  try {
+    callback();
+  } catch (const std::exception&) {
+    failure = std::current_exception();
+  } catch (...) {
+    failure = std::make_exception_ptr(Error("a callback threw what is no std::exception"));
+  }
+  lock.lock();
+  if (failure) {
+    note_failure(failure);
+  }
+  return failure;
+}
+
+void HostFill::note_failure(std::exception_ptr failure) {
+  if (!failure_) {
+    failure_ = std::move(failure);
+    told_ = false;
+  }
+  changed_.notify_all();
+}
+
+void HostFill::read(std::size_t piece) {
+  const Part& part = pieces_[piece];
+  try {
+    reader_->read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) {
+      end(piece, error.empty() ? nullptr : archive_failure(error));
+    });
+  } catch (...) { // not begun with
+    end(piece, std::current_exception());
+  }
+}
+
+/// On a thread of the reader, or on ours.
+void HostFill::end(std::size_t piece, std::exception_ptr failure) {
+  const std::lock_guard lock(mutex_);
+  --in_flight_;
+  if (failure) {
+    again_.push_back(piece);
+    note_failure(std::move(failure));
+  } else {
+    there_[piece] = true;
+    untold_ += callbacks_.came ? pieces_[piece].bytes : 0;
+    publish();
+  }
+  wake_.notify_all();
+}
+
+} // namespace offload

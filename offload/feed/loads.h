@@ -1,0 +1,76 @@
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <offload/feed/copies.h>
+
+namespace offload {
+
+/// A batch that is cut into loads.
+struct Job {
+  Batch batch;
+  std::vector<Copy> copies;
+  std::size_t next = 0;   // the copy that is being cut, and
+  std::uint64_t done = 0; // how far
+  bool begun = false;     // its readers have been waited for
+};
+
+/// A part of a load: for one thread to copy, or for one read of the file.
+struct Piece {
+  std::byte* dst;
+  HostPlace src; ///< of the piece alone; nowhere for what lies beyond a weight in the file
+  std::uint64_t bytes;
+};
+
+/// Bytes on their way to one contiguous range of the ring: a staging buffer that many threads fill, or, without a
+/// buffer, the range itself, or page-locked bytes that the link reads where they are.
+struct Load {
+  std::shared_ptr<Job> job;
+  std::byte* data = nullptr;
+  int buffer = -1;
+  std::uint64_t place = 0;
+  std::uint64_t bytes = 0;
+  bool last = false; ///< of its batch
+  std::vector<Piece> pieces;
+  std::atomic<std::size_t> taken = 0;    ///< pieces that threads have begun with, or found that there are no more
+  std::atomic<std::size_t> unfilled = 0; ///< pieces
+  std::exception_ptr failure;            ///< of a piece, before the last is filled
+};
+
+/// Cuts batches into loads, in order. One thread calls.
+class LoadCutter {
+ public:
+  LoadCutter(HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging)
+      : host_(std::move(host)), direct_(std::move(direct)), ring_(ring), staging_(staging) {}
+
+  /// True while a batch is not cut to its end; the next begins after that.
+  bool has_more() const { return job_ != nullptr; }
+
+  /// Takes `batch`, unless it throws.
+  void begin(Batch&& batch);
+
+  /// The batch that is being cut, of which no more loads will come; those that came share it.
+  std::shared_ptr<Job> give_up() { return std::exchange(job_, nullptr); }
+
+  /// The next load, into `buffer` if it needs one.
+  std::shared_ptr<Load> cut(int buffer);
+
+  /// True when the ring is host memory, and filled where it is.
+  bool fills_in_place() const { return staging_.count == 0; }
+
+ private:
+  bool is_direct(const Copy& copy) const;
+  void cut_pieces(Job& job, Load& load, std::uint64_t room) const;
+
+  const HostPlaces host_;
+  const std::vector<bool> direct_;
+  std::byte* const ring_;
+  const StagingBuffers staging_;
+  std::shared_ptr<Job> job_;
+};
+
+} // namespace offload

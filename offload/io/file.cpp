@@ -1,0 +1,120 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include <offload/core/words.h>
+#include <offload/error.h>
+#include <offload/io/file.h>
+
+namespace offload {
+
+File::File(std::string path) : path_(std::move(path)) {
+  descriptor_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor_ < 0) {
+    throw ArchiveError(path_ + ": can not be opened: " + std::strerror(errno));
+  }
+  struct stat status{};
+  if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    close(descriptor_);
+    throw ArchiveError(path_ + ": is not a regular file");
+  }
+  size_ = static_cast<std::uint64_t>(status.st_size);
+  modified_ = status.st_mtim;
+  // By its descriptor: the name may be another file's by now.
+  direct_ = open(("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  // Of others' files mincore() says that all is there, unless one may write them.
+  const bool tells =
+      status.st_uid == geteuid() || geteuid() == 0 ||
+      faccessat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), W_OK, AT_EACCESS) == 0;
+  void* mapped = tells && size_ > 0 ? mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0) : MAP_FAILED;
+  mapped_ = mapped != MAP_FAILED ? mapped : nullptr;
+}
+
+File::~File() {
+  if (mapped_) {
+    munmap(mapped_, size_);
+  }
+  if (direct_ >= 0) {
+    close(direct_);
+  }
+  close(descriptor_);
+}
+
+void File::read(void* dst, std::uint64_t offset, std::uint64_t bytes) const {
+  auto* to = static_cast<std::byte*>(dst);
+  while (bytes > 0) {
+    const ssize_t got = pread(descriptor_, to, std::min<std::uint64_t>(bytes, 1ULL << 30), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      throw ArchiveError(explain(offset, bytes, got < 0 ? -errno : 0));
+    }
+    to += got;
+    offset += static_cast<std::uint64_t>(got);
+    bytes -= static_cast<std::uint64_t>(got);
+  }
+}
+
+std::optional<std::uint64_t> File::cached_bytes(std::uint64_t offset, std::uint64_t bytes) const {
+  if (!mapped_) {
+    return std::nullopt;
+  }
+  if (offset >= size_ || bytes == 0) {
+    return 0;
+  }
+  const std::uint64_t begin = offset / kPageBytes * kPageBytes;
+  const std::uint64_t end = std::min(size_, offset + bytes);
+  std::vector<unsigned char> pages((end - begin + kPageBytes - 1) / kPageBytes);
+  if (mincore(static_cast<std::byte*>(mapped_) + begin, end - begin, pages.data()) != 0) {
+    return std::nullopt;
+  }
+  const auto missing = std::find_if(pages.begin(), pages.end(), [](unsigned char page) { return (page & 1) == 0; });
+  const std::uint64_t there = begin + static_cast<std::uint64_t>(missing - pages.begin()) * kPageBytes;
+  return there > offset ? std::min(there, end) - offset : 0;
+}
+
+double File::cached_share() const {
+  constexpr std::uint64_t kSamples = 64;
+  std::uint64_t cached = 0;
+  for (std::uint64_t i = kSamples; i-- > 0;) { // backwards: trying to read makes the system read ahead
+    const std::uint64_t offset = size_ / kSamples * i + size_ / kSamples / 2;
+    if (const auto known = cached_bytes(offset, 1)) {
+      cached += *known;
+    } else {
+      char byte = 0;
+      const iovec to{&byte, 1};
+      cached += preadv2(descriptor_, &to, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1 ? 1 : 0;
+    }
+  }
+  return static_cast<double>(cached) / kSamples;
+}
+
+std::string File::explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const {
+  const std::string where = path_ + ": " + std::to_string(bytes) + " bytes at " + std::to_string(offset);
+  return result < 0 ? where + " can not be read: " + std::strerror(static_cast<int>(-result))
+                    : where + " are not there: the file was cut short";
+}
+
+void File::check_unchanged() const {
+  struct stat status{};
+  if (fstat(descriptor_, &status) != 0) {
+    throw ArchiveError(path_ + ": can not be looked at: " + std::strerror(errno));
+  }
+  if (static_cast<std::uint64_t>(status.st_size) != size_) {
+    throw ArchiveError(path_ + ": was changed while it was in use: it had " + std::to_string(size_) +
+                       " bytes and has " + std::to_string(status.st_size) + "; load it anew");
+  }
+  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec) {
+    throw ArchiveError(path_ + ": was changed while it was in use: load it anew");
+  }
+}
+
+} // namespace offload

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <offload/error.h>
+#include <offload/io/disk.h>
+
+namespace offload {
+
+/// An ArchiveError, or what keeps one from being made.
+inline std::exception_ptr archive_failure(const std::string& what) noexcept {
+  try {
+    return std::make_exception_ptr(ArchiveError(what));
+  } catch (...) {
+    return std::current_exception();
+  }
+}
+
+/// Brings ranges of a file to memory, several at a time: from the page cache where it has them, else past it, so that
+/// memory is what we count and not what the cache keeps. Any thread may call.
+class FileReader {
+ public:
+  /// One read; longer ranges are for the caller to cut.
+  static constexpr std::uint64_t kMostBytes = 1ULL << 20;
+  static constexpr int kReadsInFlight = 8;
+
+  /// Memory that it holds: reads past the cache go to buffers that are aligned, and are copied from there.
+  static constexpr std::uint64_t kBufferBytes = kMostBytes + 2 * kDiskBlock;
+  static constexpr std::uint64_t kBytesHeld = kReadsInFlight * kBufferBytes;
+
+  FileReader(std::shared_ptr<const File> file, std::unique_ptr<Disk> disk);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+
+  /// Empty when all went well. It throws nothing.
+  using Done = std::function<void(const std::string& error)>;
+
+  /// Reads [offset, offset + bytes), at most kMostBytes, into `dst`. `done` is called once, before this function
+  /// returns or later from another thread; until then `dst` belongs to the reader. Waits while as many reads are in
+  /// flight as may be.
+  void read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done);
+
+  /// Reads a range of any length and waits for it. Throws ArchiveError.
+  void read_all(std::byte* dst, std::uint64_t offset, std::uint64_t bytes);
+
+  /// True when the page cache has all of that range now: reading it is a copy, made by the thread that reads.
+  bool is_cached(std::uint64_t offset, std::uint64_t bytes) const {
+    return file_->cached_bytes(offset, bytes).value_or(0) == bytes;
+  }
+
+  const File& file() const { return *file_; }
+
+ private:
+  struct Read {
+    std::byte* dst;
+    std::uint64_t offset;
+    std::uint64_t bytes;
+    Done done;
+    int buffer = 0;
+    std::uint64_t begin = 0; // of what is read, a whole number of blocks
+    std::uint64_t end = 0;
+    std::uint64_t have = 0; // of it so far
+  };
+
+  void start(const std::shared_ptr<Read>& read);
+  void came(const std::shared_ptr<Read>& read, std::int64_t result) noexcept;
+  void go_on(const std::shared_ptr<Read>& read, std::int64_t result);
+  void finish(const std::shared_ptr<Read>& read, const std::string& error);
+  void let_go(const Read& read);
+  std::string changed() const;
+  std::byte* buffer(int number) const { return buffers_ + number * kBufferBytes; }
+
+  const std::shared_ptr<const File> file_;
+  const std::string no_memory_ = "host memory ran out while a file was read"; // there before it does
+  std::byte* buffers_ = nullptr;
+  std::mutex mutex_; // free_
+  std::condition_variable freed_;
+  std::vector<int> free_;
+  std::unique_ptr<Disk> disk_; // goes first: it calls back
+};
+
+} // namespace offload

@@ -1,0 +1,251 @@
+#include <offload/ring/streamer.h>
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+
+namespace offload {
+
+Streamer::Streamer(StreamerConfig config)
+    : config_(std::move(config)),
+      scheduler_(config_.bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
+      lanes_(config_.lanes) {}
+
+Streamer::~Streamer() { stop(); }
+
+void Streamer::stop() noexcept {
+  {
+    std::unique_lock lock(mutex_);
+    released_.wait(lock, [&] { return !issuing_; });
+    if (std::exchange(stopped_, true)) {
+      return;
+    }
+  }
+  config_.store->drain();
+  config_.store->stop();
+  try {
+    config_.link->synchronize(*config_.link->record_arrived());
+  } catch (const std::exception&) { // a device that is gone copies nothing
+  }
+}
+
+void Streamer::check() const {
+  if (lost_) {
+    throw Error("host memory ran out while weights were scheduled: they have to be placed anew");
+  }
+  if (!broken_.empty()) {
+    throw Error("the device refused an earlier command and can not be used any more: " + broken_);
+  }
+}
+
+bool Streamer::lost() const {
+  const std::lock_guard lock(mutex_);
+  return lost_;
+}
+
+/// Changes what the scheduler knows, under the mutex, and has issued what it decides on. It does not undo what is half
+/// done when memory runs out: nothing of that is issued, nothing is changed any more, and who waits for others is told.
+template <typename Change>
+void Streamer::change(std::unique_lock<std::mutex>& lock, Change change) {
+  if (lost_) {
+    return;
+  }
+  const std::size_t decided = batches_.size();
+  try {
+    change();
+  } catch (const std::bad_alloc&) {
+    lost_ = true;
+    batches_.resize(decided);
+    released_.notify_all();
+  }
+  issue(lock);
+}
+
+/// Gives the store what the scheduler has decided on, in its order, and without the mutex, since the store may have to
+/// wait for the disk. One thread does that for all: what others decide on meanwhile, it finds.
+void Streamer::issue(std::unique_lock<std::mutex>& lock) {
+  if (issuing_ || batches_.empty()) {
+    return;
+  }
+  issuing_ = true;
+  while (!batches_.empty()) {
+    std::vector<Batch> batches = std::exchange(batches_, {});
+    lock.unlock();
+    for (Batch& batch : batches) {
+      config_.store->issue(std::move(batch));
+    }
+    lock.lock();
+  }
+  issuing_ = false;
+  released_.notify_all();
+}
+
+void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
+  std::unique_lock lock(mutex_);
+  check();
+  lanes_[lane].executed.clear();
+  scheduler_.set_active(lane, true);
+  change(lock, [&] {
+    scheduler_.expect(lane, std::move(sequence));
+    scheduler_.prefetch(lane, batches_);
+  });
+  check();
+}
+
+Sequence Streamer::end(int lane) {
+  const std::lock_guard lock(mutex_);
+  scheduler_.set_active(lane, false);
+  return std::move(lanes_[lane].executed);
+}
+
+void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
+  std::unique_lock lock(mutex_);
+  change(lock, [&] {
+    scheduler_.expect(lane, std::move(sequence));
+    scheduler_.prefetch(lane, batches_);
+  });
+}
+
+/// True when every lane that holds leases waits for others to give theirs back.
+bool Streamer::nobody_will_release() const {
+  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.leases == 0 || lane.blocked; });
+}
+
+void Streamer::acquire(int lane, const Step& step) {
+  std::vector<ArrivalPtr> arrivals;
+  {
+    std::unique_lock lock(mutex_);
+    check();
+    Lane& self = lanes_[lane];
+    const auto lease = [&] {
+      bool leased = false;
+      change(lock, [&] {
+        if (!scheduler_.acquire(lane, step, batches_)) {
+          return;
+        }
+        if (scheduler_.starved(lane)) {
+          scheduler_.prefetch(lane, batches_); // what fits beside the step that is in use now
+        }
+        self.executed.push_back(step);
+        for (const WeightId weight : step) {
+          arrivals.push_back(scheduler_.arrival(weight));
+        }
+        self.leases += static_cast<int>(step.size());
+        leased = true;
+      });
+      return leased;
+    };
+    while (!lease()) {
+      check();
+      self.blocked = true;
+      if (nobody_will_release()) {
+        self.blocked = false;
+        std::string wanted;
+        std::uint64_t bytes = 0;
+        for (const WeightId weight : step) {
+          wanted += (wanted.empty() ? "" : ", ") + config_.names[weight];
+          bytes += config_.bytes[weight];
+        }
+        std::string held;
+        for (const WeightId weight : scheduler_.leased()) {
+          held += (held.empty() ? "" : ", ") + config_.names[weight];
+        }
+        throw Error("no place for " + wanted + " (" + format_bytes(bytes) + ") in a ring of " +
+                    format_bytes(config_.ring_bytes) + (held.empty() ? "" : " while these are in use: " + held) +
+                    ": raise vram_budget");
+      }
+      released_.wait(lock);
+      self.blocked = false;
+      check();
+    }
+  }
+  try {
+    wait_arrived(lane, step, arrivals);
+  } catch (...) {
+    release(lane, step);
+    std::unique_lock lock(mutex_);
+    change(lock, [&] { scheduler_.abandon(); });
+    throw;
+  }
+}
+
+void Streamer::wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals) {
+  for (std::size_t i = 0; i < step.size(); ++i) {
+    const Arrival& arrival = *arrivals[i];
+    if (!arrival.issued.load(std::memory_order_acquire)) {
+      const auto begin = std::chrono::steady_clock::now();
+      config_.store->wait_issued(arrival);
+      const std::chrono::duration<double, std::micro> waited = std::chrono::steady_clock::now() - begin;
+      config_.link->note_thread_wait(waited.count());
+    }
+    if (!arrival.failure.empty()) {
+      const std::string what = "streaming " + config_.names[step[i]] + " failed: " + arrival.failure;
+      if (arrival.of_archive) {
+        throw ArchiveError(what);
+      }
+      throw Error(what);
+    }
+    // Copies are in order, so a stream that waited for a later one has waited for this one.
+    std::uint64_t& arrived = lanes_[lane].arrived;
+    if (arrival.fence->order() > arrived) {
+      config_.link->wait_arrived(lane, *arrival.fence);
+      arrived = arrival.fence->order();
+    }
+  }
+}
+
+void Streamer::release(int lane, const Step& step) noexcept {
+  std::unique_lock lock(mutex_);
+  if (stopped_) {
+    return;
+  }
+  lanes_[lane].leases -= static_cast<int>(step.size());
+  for (Lane& other : lanes_) {
+    other.blocked = false; // until it has woken up and found that this was not enough
+  }
+  released_.notify_all();
+  change(lock, [&] {
+    FencePtr used;
+    try {
+      used = config_.link->record_used(lane);
+    } catch (const std::bad_alloc&) {
+      throw;
+    } catch (const std::exception& refused) {
+      broken_ = broken_.empty() ? refused.what() : broken_; // places stay taken: nobody knows when they are read
+      return;
+    }
+    for (const WeightId weight : step) {
+      scheduler_.release(lane, weight, used);
+    }
+    scheduler_.prefetch(lane, batches_);
+  });
+}
+
+std::byte* Streamer::address(WeightId weight) const {
+  if (const std::byte* outside = config_.store->outside_ring(weight)) {
+    return const_cast<std::byte*>(outside); // nobody writes a weight
+  }
+  const std::lock_guard lock(mutex_);
+  return config_.ring + scheduler_.place(weight);
+}
+
+std::uint64_t Streamer::misses() const {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.misses();
+}
+
+std::vector<std::uint64_t> Streamer::layout() const {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.layout();
+}
+
+std::uint64_t Streamer::bytes_used() const {
+  const std::lock_guard lock(mutex_);
+  return scheduler_.bytes_used();
+}
+
+} // namespace offload

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <offload/core/link.h>
+#include <offload/ring/scheduler.h>
+#include <offload/ring/store.h>
+
+namespace offload {
+
+/// What a streamer works with. The store outlives the streamer, and the rest lives until it is stopped.
+struct StreamerConfig {
+  Link* link = nullptr;
+  Store* store = nullptr;
+  std::byte* ring = nullptr; ///< on the device, aligned to 512 bytes
+  std::uint64_t ring_bytes = 0;
+  std::uint64_t batch_bytes = 0;
+  int lanes = 1;
+  std::vector<std::uint64_t> bytes; ///< of each weight in the ring, aligned to 512; 0 when it does not stream
+  std::vector<std::string> names;   ///< of each weight, for messages
+};
+
+/// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.
+///
+/// A call on a lane is begin(), any number of acquire() and release(), end(). Calls on one lane come one after another;
+/// lanes may run at the same time. No function waits for the device, except that acquire() waits for its own bytes to
+/// be on their way, and for other lanes to give back leases; who brings bytes under way waits for what they come from.
+class Streamer {
+ public:
+  explicit Streamer(StreamerConfig config);
+
+  /// Stops.
+  ~Streamer();
+
+  /// Waits until no copy is under way any more. Only leases may end after it, and their memory is read until then. No
+  /// call is under way.
+  void stop() noexcept;
+
+  /// Announces a call that is expected to execute `sequence`, and starts to prefetch it.
+  void begin(int lane, std::shared_ptr<const Sequence> sequence);
+
+  /// Ends the call. Returns the steps that it executed.
+  Sequence end(int lane);
+
+  /// Prefetches for the next call on a lane that rests.
+  void expect(int lane, std::shared_ptr<const Sequence> sequence);
+
+  /// Leases the weights of one node, all or none. Afterwards their bytes are there for what is enqueued on the lane.
+  /// Throws Error when leases hold the ring, naming their weights, and when a copy fails, naming the weight.
+  void acquire(int lane, const Step& step);
+
+  /// Ends the leases of one acquire(); what reads the weights has been enqueued on the lane. Never throws: a device
+  /// that refuses, or a host without memory, makes every later call fail.
+  void release(int lane, const Step& step) noexcept;
+
+  /// Where the bytes of a leased weight are: on the device, or, where the host is the device, in the page cache.
+  std::byte* address(WeightId weight) const;
+  bool is_in_ring(WeightId weight) const { return !config_.store->outside_ring(weight); }
+
+  std::uint64_t misses() const;
+
+  /// True when host memory for the lists of what is where ran out while they were changed: every call throws Error from
+  /// then on, and another streamer has to begin anew.
+  bool lost() const;
+
+  /// Bytes for the link that steps have leased, or that were given up; what else it carries is ahead. See Scheduler.
+  std::uint64_t bytes_used() const;
+  std::vector<std::uint64_t> layout() const;
+
+ private:
+  struct Lane {
+    Sequence executed;
+    int leases = 0;
+    bool blocked = false;
+    std::uint64_t arrived = 0; // order of the latest fence that its compute stream waits for
+  };
+
+  template <typename Change>
+  void change(std::unique_lock<std::mutex>& lock, Change change);
+  void issue(std::unique_lock<std::mutex>& lock);
+  bool nobody_will_release() const;
+  void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
+  void check() const;
+
+  const StreamerConfig config_;
+  mutable std::mutex mutex_;
+  std::condition_variable released_;
+  Scheduler scheduler_;
+  std::vector<Lane> lanes_;
+  std::vector<Batch> batches_; // that the store has not been given yet, in their order
+  bool issuing_ = false;       // a thread gives them to it, for all
+  bool stopped_ = false;
+  bool lost_ = false;
+  std::string broken_; // why the device refused; every later call says so
+};
+
+} // namespace offload

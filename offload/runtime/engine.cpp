@@ -1,0 +1,339 @@
+#include <offload/runtime/engine.h>
+
+#include <ATen/Parallel.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <optional>
+#include <thread>
+
+#include <offload/bytes.h>
+#include <offload/device/cuda_calls.h>
+#include <offload/device/cuda_link.h>
+#include <offload/device/host_link.h>
+#include <offload/feed/stores.h>
+#include <offload/runtime/compute_threads.h>
+
+namespace offload {
+
+std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
+
+Engine::Engine(Config config)
+    : config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes, config_.gate)) {
+  link_ = config_.device.is_cuda() ? make_cuda_link(config_.device.index(), lanes_->calls()) : make_host_link();
+  if (config_.file) {
+    reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
+  }
+  if (config_.to_fill.empty()) {
+    config_.host->pin(config_.pinned);
+    return;
+  }
+  HostFill::Callbacks callbacks;
+  callbacks.came = config_.came;
+  if (config_.pinned > 0) {
+    callbacks.prepare = [this] {
+      const c10::cuda::CUDAGuard guard(config_.device);
+      config_.host->pin(config_.pinned);
+    };
+  }
+  // One more than read, for the first is busy with page-locking while they do.
+  fill_ = std::make_unique<HostFill>(reader_, config_.to_fill, std::move(callbacks), staging_threads() + 1);
+  if (std::all_of(config_.in_file.begin(), config_.in_file.end(), [](std::uint64_t bytes) { return bytes == 0; })) {
+    reader_.reset(); // it goes when all has come
+  }
+}
+
+const std::byte* Engine::host_bytes(WeightId weight) const {
+  const c10::Storage& storage = config_.storages[weight];
+  return (storage ? static_cast<const std::byte*>(storage.data()) : config_.host->data()) + config_.offsets[weight];
+}
+
+bool Engine::owns(const void* address) const {
+  if ((slab_ && slab_->contains(address)) || (streaming_ && streaming_->store->owns(address))) {
+    return true;
+  }
+  const auto* byte = static_cast<const std::byte*>(address);
+  for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+    if (config_.bytes[weight] > 0 && stays_on_host(weight) && std::less_equal<>()(host_bytes(weight), byte) &&
+        std::less<>()(byte, host_bytes(weight) + config_.bytes[weight])) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void Engine::await_host_bytes(WeightId weight) const {
+  if (fill_ && !in_file(weight)) {
+    fill_->await_bytes(host_bytes(weight) + config_.bytes[weight]);
+  }
+}
+
+Engine::~Engine() {
+  if (fill_) {
+    fill_->cancel();
+  }
+  clear();
+}
+
+void Engine::check_file() const {
+  if (reader_ || (fill_ && !fill_->all_there())) {
+    config_.file->check_unchanged();
+  }
+}
+
+void Engine::retry() const {
+  if (fill_) {
+    fill_->retry();
+  }
+}
+
+void Engine::clear() {
+  stop_streaming();
+  slab_.reset();
+  placed_bytes_ = 0;
+}
+
+void Engine::stop_streaming() {
+  try {
+    lanes_->synchronize();          // nobody reads the slab any more
+  } catch (const std::exception&) { // a device that is gone reads nothing
+  }
+  config_.lender->detach();
+  std::shared_ptr<Streaming> gone;
+  {
+    const std::lock_guard lock(mutex_);
+    misses_before_ += streaming_ ? streaming_->streamer->misses() : 0;
+    gone = std::move(streaming_);
+  }
+  if (gone) {
+    gone->streamer->stop();
+  }
+  const std::lock_guard lock(mutex_);
+  used_before_ = link_->bytes(); // nobody will use what was ahead
+}
+
+std::uint64_t Engine::bytes_used() const {
+  const std::lock_guard lock(mutex_);
+  return used_before_ + (streaming_ ? streaming_->streamer->bytes_used() : 0);
+}
+
+std::uint64_t Engine::misses() const {
+  const std::lock_guard lock(mutex_);
+  return misses_before_ + (streaming_ ? streaming_->streamer->misses() : 0);
+}
+
+std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes) {
+  std::uint64_t total = residency.ring_bytes;
+  for (WeightId weight = 0; weight < bytes.size(); ++weight) {
+    total += residency.resident[weight] ? bytes[weight] : 0;
+  }
+  return total;
+}
+
+bool Engine::reads_in_place(WeightId weight) const {
+  return !in_file(weight) &&
+         (config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.pinned);
+}
+
+std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
+  HostPlaces host;
+  std::vector<bool> direct;
+  bool all_direct = true;
+  for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+    const bool streams = config_.bytes[weight] > 0;
+    host.push_back(!streams          ? HostPlace()
+                   : in_file(weight) ? HostPlace{nullptr, config_.offsets[weight], config_.in_file[weight]}
+                                     : in_memory(host_bytes(weight)));
+    direct.push_back(!streams || reads_in_place(weight));
+    all_direct = all_direct && direct.back();
+  }
+  if (all_direct) {
+    return make_direct_store(*link_, std::move(host), ring, fill_.get());
+  }
+  StagingBuffers buffers{nullptr, 0, 0}; // the host's ring is filled in place
+  if (config_.device.is_cuda()) {
+    buffers = {config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
+  }
+  int threads = staging_threads();
+  StagedSources sources;
+  sources.reader = reader_.get();
+  sources.fill = fill_.get();
+  if (config_.device.is_cpu() && reader_ && reader_->file().cached_share() > kMostlyCached) {
+    const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
+    threads = spare > 0 ? std::min(spare, threads) : threads; // those that copy nothing are in nobody's way
+    sources.team = spare > 0 ? Team() : compute_threads();
+    sources.window = CacheWindow::open(config_.file, ring, sources.team);
+  }
+  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads, std::move(sources));
+}
+
+void Engine::copy_to_host(WeightId weight, std::byte* to) const {
+  retry();
+  if (in_file(weight)) {
+    reader_->read_all(to, config_.offsets[weight], config_.in_file[weight]);
+  } else {
+    await_host_bytes(weight);
+    std::memcpy(to, host_bytes(weight), config_.bytes[weight]);
+  }
+}
+
+bool Engine::copy_resident(WeightId weight, std::byte* to) const {
+  if (!in_file(weight) || !placed() || !placed_.resident[weight]) {
+    return false;
+  }
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (config_.device.is_cuda()) {
+    guard.emplace(config_.device);
+  }
+  slab_->download(places_of(placed_)[weight], to, config_.bytes[weight]);
+  return true;
+}
+
+/// To its place in the slab.
+void Engine::upload(WeightId weight, std::uint64_t offset) {
+  if (!in_file(weight)) {
+    await_host_bytes(weight);
+    // CUDA copies what is page-locked, or what is not, but no range that is both.
+    const std::uint64_t begin = config_.offsets[weight];
+    const std::uint64_t pinned = std::clamp(config_.pinned, begin, begin + config_.bytes[weight]) - begin;
+    slab_->upload(offset, host_bytes(weight), pinned);
+    slab_->upload(offset + pinned, host_bytes(weight) + pinned, config_.bytes[weight] - pinned);
+    return;
+  }
+  if (config_.device.is_cpu()) {
+    copy_to_host(weight, slab_->data() + offset);
+    return;
+  }
+  constexpr std::uint64_t kPart = 16_MiB;
+  const std::uint64_t bytes = config_.in_file[weight];
+  HostMemory part(std::min(kPart, bytes));
+  for (std::uint64_t done = 0; done < bytes; done += kPart) {
+    const std::uint64_t count = std::min(kPart, bytes - done);
+    reader_->read_all(part.data(), config_.offsets[weight] + done, count);
+    slab_->upload(offset + done, part.data(), count);
+  }
+}
+
+/// Once they have come. Nobody writes them.
+WeightLender::Bytes Engine::bytes_on_host(WeightId weight) const {
+  await_host_bytes(weight);
+  auto* address = const_cast<std::byte*>(host_bytes(weight));
+  const c10::Storage& storage = config_.storages[weight];
+  return storage ? WeightLender::Bytes(std::make_shared<c10::Storage>(storage), address)
+                 : WeightLender::Bytes(config_.host, address);
+}
+
+/// Where the device finds the bytes that the host has page-locked for it.
+WeightLender::Bytes Engine::locate(WeightId weight) const {
+  WeightLender::Bytes bytes = bytes_on_host(weight);
+  if (config_.device.is_cpu()) {
+    return bytes;
+  }
+  void* seen = nullptr;
+  check_cuda(cudaHostGetDevicePointer(&seen, config_.host->data(), 0), "cudaHostGetDevicePointer");
+  return {config_.host, static_cast<std::byte*>(seen) + config_.offsets[weight]};
+}
+
+std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
+  std::vector<std::uint64_t> places(config_.bytes.size(), kNowhere);
+  std::uint64_t end = 0;
+  for (WeightId weight = 0; weight < places.size(); ++weight) {
+    if (residency.resident[weight] && config_.bytes[weight] > 0 && !stays_on_host(weight)) {
+      places[weight] = end;
+      end += config_.bytes[weight];
+    }
+  }
+  return places;
+}
+
+/// Weights that stay in the same slab go from one place to the other. Both layouts have them in the same order: those
+/// that go down, taken from below, and then those that go up, taken from above, are never written over before they
+/// move.
+void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to) {
+  const auto move = [&](WeightId weight, bool down) {
+    if (from[weight] != kNowhere && to[weight] != kNowhere && to[weight] != from[weight] &&
+        (to[weight] < from[weight]) == down) {
+      std::memmove(slab_->data() + to[weight], slab_->data() + from[weight], config_.bytes[weight]);
+    }
+  };
+  for (WeightId weight = 0; weight < from.size(); ++weight) {
+    move(weight, true);
+  }
+  for (WeightId weight = from.size(); weight > 0; --weight) {
+    move(weight - 1, false);
+  }
+}
+
+void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
+  std::vector<std::uint64_t> in_slab = config_.bytes;
+  for (WeightId weight = 0; weight < in_slab.size(); ++weight) {
+    in_slab[weight] = stays_on_host(weight) ? 0 : in_slab[weight];
+  }
+  const std::uint64_t slab_bytes = align_up(slab_bytes_of(residency, in_slab), granularity(config_.device));
+  const bool same = placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
+  const bool as_large = same || (placed() && config_.device.is_cpu() && slab_->bytes() == slab_bytes);
+  const std::vector<std::uint64_t> places = places_of(residency);
+  retry();
+  stop_streaming();
+  const bool keeps_slab = as_large && slab_.use_count() == 1; // else somebody has kept a lease, and reads it
+  const std::vector<std::uint64_t> before =
+      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(config_.bytes.size(), kNowhere);
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (config_.device.is_cuda()) {
+    guard.emplace(config_.device);
+  }
+  if (!keeps_slab) {
+    slab_.reset(); // before others are taken
+    placed_bytes_ = 0;
+    slab_ =
+        std::make_shared<DeviceMemory>(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
+  }
+  placed_ = residency;
+  placed_bytes_ = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
+  std::vector<WeightLender::Bytes> resident(config_.bytes.size());
+  std::vector<bool> in_place(config_.bytes.size());
+  std::vector<std::uint64_t> streamed = config_.bytes;
+  std::uint64_t end = 0;
+  try {
+    move_within_slab(before, places);
+    for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+      if (places[weight] != kNowhere) {
+        if (before[weight] == kNowhere) {
+          upload(weight, places[weight]);
+        }
+        resident[weight] = {slab_, slab_->data() + places[weight]};
+        streamed[weight] = 0;
+        end = places[weight] + config_.bytes[weight];
+      } else if (residency.resident[weight] && config_.bytes[weight] > 0) {
+        resident[weight] = bytes_on_host(weight);
+        streamed[weight] = 0;
+      }
+      in_place[weight] = config_.bytes[weight] > 0 && reads_in_place(weight);
+    }
+    std::byte* ring = slab_->data() + end;
+    auto streaming = std::make_shared<Streaming>();
+    streaming->slab = slab_;
+    streaming->store = make_store(ring);
+    StreamerConfig config;
+    config.link = link_.get();
+    config.store = streaming->store.get();
+    config.ring = ring;
+    config.ring_bytes = residency.ring_bytes;
+    config.batch_bytes = kBatchBytes;
+    config.lanes = config_.lanes;
+    config.bytes = std::move(streamed);
+    config.names = config_.names;
+    streaming->streamer = std::make_unique<Streamer>(std::move(config));
+    config_.lender->attach({streaming, streaming->streamer.get()}, std::move(resident), std::move(in_place),
+                           config_.bytes, known, [this](WeightId weight) { return locate(weight); });
+    const std::lock_guard lock(mutex_);
+    streaming_ = std::move(streaming);
+  } catch (...) {
+    clear();
+    throw;
+  }
+}
+
+} // namespace offload

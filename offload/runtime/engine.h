@@ -1,0 +1,135 @@
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/Storage.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <offload/device/lanes.h>
+#include <offload/device/memory.h>
+#include <offload/feed/host_fill.h>
+#include <offload/io/file_reader.h>
+#include <offload/plan/simulate.h>
+#include <offload/runtime/lender.h>
+
+namespace offload {
+
+/// The weights of one module on the move: host store, device slab, link, streamer, lanes. It executes a residency; what
+/// is a good one is the planner's business.
+///
+/// place() and clear() come when no call runs, and streamer() and owns() in calls. The rest may be called from any
+/// thread at any time.
+class Engine {
+ public:
+  struct Config {
+    c10::Device device = c10::kCPU;
+    int lanes = 1;
+    std::shared_ptr<LaneGate> gate;          ///< that calls come through
+    std::vector<std::string> names;          ///< by weight
+    std::vector<std::uint64_t> bytes;        ///< by weight, aligned to 512; 0 for those that are none of its business
+    std::vector<std::uint64_t> offsets;      ///< by weight, in its storage, in `host`, or in `file`
+    std::vector<std::uint64_t> in_file;      ///< by weight, how many bytes of it are in `file`; 0 for those in memory
+    std::vector<c10::Storage> storages;      ///< by weight, where the module has it; none for those in `host` or `file`
+    std::shared_ptr<HostMemory> host;        ///< the bytes of weights
+    std::uint64_t pinned = 0;                ///< of `host`, the first so many are to be page-locked
+    std::shared_ptr<const File> file;        ///< null when nothing comes from one
+    std::vector<HostFill::Part> to_fill;     ///< of `host`, what comes from `file`; the rest is there
+    std::function<void(std::uint64_t)> came; ///< see HostFill
+    HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
+    std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
+  };
+
+  explicit Engine(Config config);
+  ~Engine();
+
+  /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first,
+  /// except where it is the same, or, on the host, takes as much memory: then what stays is not brought again. Throws
+  /// Error when the device has not so much memory; nothing is placed then. `known` is what the module holds for each
+  /// weight.
+  void place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known);
+
+  /// Frees what was placed.
+  void clear();
+
+  bool placed() const { return streaming_ != nullptr; }
+  Streamer& streamer() { return *streaming_->streamer; }
+  WeightLender& lender() { return *config_.lender; }
+  Lanes& lanes() { return *lanes_; }
+
+  /// True for memory that belongs to weights where they are computed with.
+  bool owns(const void* address) const;
+
+  /// Throws ArchiveError where the file that weights are still read from has changed: before what is placed is given up
+  /// for what can not come.
+  void check_file() const;
+
+  /// What went wrong when weights were read into host memory, and has been told, is tried again: for each call once.
+  void retry() const;
+
+  /// Copies a weight to host memory of its size, from where it lies there or on the file. Throws ArchiveError when it
+  /// can not be read.
+  void copy_to_host(WeightId weight, std::byte* to) const;
+
+  /// The same from where it is resident. False when it is not, or lies in host memory as well. Not while place() or
+  /// clear() are at work.
+  bool copy_resident(WeightId weight, std::byte* to) const;
+
+  /// What is placed takes, in the units that the device gives out. On the host, what lies in memory and is resident
+  /// counts, though it is used where it lies.
+  std::uint64_t placed_bytes() const { return placed_bytes_; }
+  std::uint64_t bytes_streamed() const { return link_->bytes(); }
+  std::uint64_t bytes_used() const; ///< of those streamed, without what no call has used yet
+  std::uint64_t copies() const { return link_->copies(); }
+  double stall_us() const { return link_->stall_us(); }
+  std::uint64_t misses() const;
+
+  /// True when the device reads this weight by itself where it lies in host memory.
+  bool reads_in_place(WeightId weight) const;
+
+  /// What `residency` takes on the device, in the units that the device gives out.
+  static std::uint64_t slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes);
+
+ private:
+  std::unique_ptr<Store> make_store(std::byte* ring);
+  void stop_streaming();
+  bool in_file(WeightId weight) const { return config_.in_file[weight] > 0; }
+  bool stays_on_host(WeightId weight) const { return config_.device.is_cpu() && !in_file(weight); }
+  const std::byte* host_bytes(WeightId weight) const;
+  void await_host_bytes(WeightId weight) const;
+  void upload(WeightId weight, std::uint64_t offset);
+
+  /// By weight, where it stays in the slab; kNowhere for those that do not, as those that are used where they lie.
+  std::vector<std::uint64_t> places_of(const Residency& residency) const;
+  static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
+  void move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to);
+  WeightLender::Bytes bytes_on_host(WeightId weight) const;
+  WeightLender::Bytes locate(WeightId weight) const;
+
+  /// What leases of one placing need: it stays until the last of them has ended, though others are placed meanwhile.
+  struct Streaming {
+    std::shared_ptr<DeviceMemory> slab;
+    std::unique_ptr<Store> store;
+    std::unique_ptr<Streamer> streamer;
+  };
+
+  const Config config_;
+  std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
+  std::unique_ptr<Lanes> lanes_;
+  std::unique_ptr<Link> link_;
+  std::shared_ptr<FileReader> reader_; // null when nothing lies in the file
+  std::shared_ptr<DeviceMemory> slab_; // resident weights, then the ring; null when there is none
+  std::uint64_t placed_bytes_ = 0;
+  Residency placed_;         // as they lie there, where there is a slab
+  mutable std::mutex mutex_; // what follows, for those who ask while it is exchanged
+  std::shared_ptr<Streaming> streaming_;
+  std::uint64_t misses_before_ = 0;
+  std::uint64_t used_before_ = 0;
+};
+
+/// The unit in which `device` gives out memory.
+std::uint64_t granularity(c10::Device device);
+
+} // namespace offload

@@ -1,0 +1,172 @@
+#include <offload/runtime/lender.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <offload/device/lane_memory.h>
+#include <offload/error.h>
+
+namespace offload {
+
+/// It is made before it takes hold of its weights: nothing can fail in between that would leave them held.
+class WeightLender::StreamedLease final : public Lease {
+ public:
+  StreamedLease(std::shared_ptr<Streamer> streamer, int lane, Step step)
+      : streamer_(std::move(streamer)), lane_(lane), step_(std::move(step)) {}
+
+  ~StreamedLease() override {
+    if (acquired_) {
+      streamer_->release(lane_, step_);
+    }
+  }
+  StreamedLease(const StreamedLease&) = delete;
+  StreamedLease& operator=(const StreamedLease&) = delete;
+
+  void acquire() {
+    streamer_->acquire(lane_, step_);
+    acquired_ = true;
+  }
+
+ private:
+  const std::shared_ptr<Streamer> streamer_; // that gave it: others may have come after it
+  const int lane_;
+  const Step step_;
+  bool acquired_ = false;
+};
+
+thread_local WeightLender::Scope* WeightLender::Scope::current = nullptr;
+
+WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace,
+                           std::function<bool()> must_stop)
+    : lender_(lender), lane_(lane), trace_(trace), must_stop_(std::move(must_stop)), outer_(current) {
+  current = this;
+}
+
+WeightLender::Scope::~Scope() { current = outer_; }
+
+void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
+                          std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
+                          std::function<Bytes(WeightId)> locate) {
+  streamer_ = std::move(streamer);
+  resident_ = std::move(resident);
+  in_place_ = std::move(in_place);
+  locate_ = std::move(locate);
+  bytes_ = std::move(bytes);
+  resident_tensors_.assign(resident_.size(), {});
+  for (WeightId weight = 0; weight < resident_.size(); ++weight) {
+    if (resident_[weight]) {
+      for (const at::Tensor& placeholder : known[weight]) {
+        resident_tensors_[weight].push_back(resident_tensor(weight, placeholder));
+      }
+    }
+  }
+}
+
+void WeightLender::detach() {
+  streamer_.reset();
+  resident_.clear();
+  in_place_.clear();
+  resident_tensors_.clear();
+}
+
+at::Tensor WeightLender::resident_tensor(WeightId weight, const at::Tensor& placeholder) const {
+  for (const at::Tensor& tensor : resident_tensors_[weight]) {
+    if (tensor.dtype() == placeholder.dtype() && tensor.storage_offset() == placeholder.storage_offset() &&
+        tensor.sizes() == placeholder.sizes() && tensor.strides() == placeholder.strides() &&
+        tensor.requires_grad() == placeholder.requires_grad()) {
+      return tensor;
+    }
+  }
+  return tensor_on(storage_of(weight, resident_[weight]), placeholder);
+}
+
+/// It keeps the memory: an operator may keep it.
+c10::Storage WeightLender::storage_of(WeightId weight, Bytes bytes) const {
+  void* data = bytes.get();
+  auto owner = std::make_unique<Bytes>(std::move(bytes));
+  const auto end = [](void* kept) { delete static_cast<Bytes*>(kept); };
+  return {c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(data, owner.release(), end, device_)};
+}
+
+const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeholder) const {
+  const Scope* scope = Scope::current;
+  if (!scope || &scope->lender_ != this) {
+    throw Error("weight " + names_[placeholder_record(placeholder)->weight] +
+                " read outside a call: weights of an offload::Module are there only while it runs");
+  }
+  if (scope->must_stop_ && scope->must_stop_()) {
+    throw LaneOverflow("the call wanted more memory than it can have");
+  }
+  return *scope;
+}
+
+at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t rows) {
+  const WeightId weight = placeholder_record(placeholder)->weight;
+  const Scope& scope = current_scope(placeholder);
+  if (!in_place_[weight]) {
+    return lease({placeholder}, 0)[0];
+  }
+  if (scope.trace_) {
+    scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
+  }
+  if (resident_[weight]) {
+    return resident_tensor(weight, placeholder);
+  }
+  Bytes bytes;
+  try {
+    bytes = locate_(weight);
+  } catch (const std::exception&) {
+    scope.failure_ = std::current_exception();
+    throw;
+  }
+  const std::uint64_t row_bytes = placeholder.dim() > 0 && placeholder.size(0) > 0
+                                      ? placeholder.nbytes() / static_cast<std::uint64_t>(placeholder.size(0))
+                                      : 0;
+  bytes_in_place_ += rows * row_bytes;
+  return tensor_on(storage_of(weight, std::move(bytes)), placeholder);
+}
+
+std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
+  const Scope* scope = &current_scope(placeholders[0]);
+  std::vector<WeightId> weights;
+  Step step; // those that stream, each once
+  for (const at::Tensor& placeholder : placeholders) {
+    const WeightId weight = placeholder_record(placeholder)->weight;
+    weights.push_back(weight);
+    if (!resident_[weight] && std::find(step.begin(), step.end(), weight) == step.end()) {
+      step.push_back(weight);
+    }
+  }
+  if (scope->trace_) {
+    LeasedStep traced{{}, flops};
+    for (const WeightId weight : weights) {
+      if (std::find(traced.weights.begin(), traced.weights.end(), weight) == traced.weights.end()) {
+        traced.weights.push_back(weight);
+      }
+    }
+    scope->trace_->push_back(std::move(traced));
+  }
+  std::vector<c10::Storage> storages(step.size());
+  if (!step.empty()) {
+    const auto leased = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
+    try {
+      leased->acquire();
+    } catch (const Error&) {
+      scope->failure_ = std::current_exception();
+      throw;
+    }
+    for (std::size_t i = 0; i < step.size(); ++i) {
+      storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
+      bytes_in_cache_ += streamer_->is_in_ring(step[i]) ? 0 : bytes_[step[i]];
+    }
+  }
+  std::vector<at::Tensor> tensors;
+  for (std::size_t i = 0; i < placeholders.size(); ++i) {
+    const auto streamed = std::find(step.begin(), step.end(), weights[i]);
+    tensors.push_back(streamed == step.end() ? resident_tensor(weights[i], placeholders[i])
+                                             : tensor_on(storages[streamed - step.begin()], placeholders[i]));
+  }
+  return tensors;
+}
+
+} // namespace offload

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <offload/ring/streamer.h>
+#include <ops/lease.h>
+
+namespace offload {
+
+/// A node that leased weights, as a call executed it.
+struct LeasedStep {
+  Step weights; ///< resident and streamed
+  double flops; ///< 0 when unknown
+  bool rows_only = false;
+};
+
+/// Lends weights to the operators of calls: resident ones from their place on the device, streamed ones through the
+/// streamer. Between attach() and detach() calls may run; attach and detach come when none does.
+class WeightLender final : public Lender {
+ public:
+  WeightLender(c10::Device device, std::vector<std::string> names) : device_(device), names_(std::move(names)) {}
+
+  /// Bytes of a weight, in memory that stays for as long as somebody has them.
+  using Bytes = std::shared_ptr<std::byte>;
+
+  /// `resident` gives the bytes of each weight that is on the device, null for the others; `in_place` says which the
+  /// device can read in host memory; `known` gives the placeholders that the module holds for each weight, whose leases
+  /// are then made once and for all. `locate` waits until a weight has come to host memory, and gives its bytes as the
+  /// device has them there. Leases keep the streamer, and whatever it owns.
+  void attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
+              std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
+              std::function<Bytes(WeightId)> locate);
+  void detach();
+
+  std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
+  at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t rows) override;
+
+  /// Bytes of rows that were read where they lie in host memory.
+  std::uint64_t bytes_in_place() const { return bytes_in_place_; }
+
+  /// Bytes of streamed weights that were leased where the page cache has them.
+  std::uint64_t bytes_in_cache() const { return bytes_in_cache_; }
+
+  /// The weight on the device as `placeholder` describes it; the weight is resident. It is gone with the next detach().
+  at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
+
+  /// Marks the current thread as running a call on `lane`. With `trace`, the steps of the call are appended to it. The
+  /// call goes no further than its next lease when `must_stop` says so.
+  class Scope {
+   public:
+    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace, std::function<bool()> must_stop);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+    /// Why a weight could not come; null when all came. The interpreter gives errors of operators a type and a text of
+    /// its own.
+    const std::exception_ptr& failure() const { return failure_; }
+
+   private:
+    friend class WeightLender;
+    static thread_local Scope* current;
+    WeightLender& lender_;
+    int lane_;
+    std::vector<LeasedStep>* trace_;
+    const std::function<bool()> must_stop_;
+    Scope* outer_;
+    mutable std::exception_ptr failure_;
+  };
+
+ private:
+  class StreamedLease;
+  const Scope& current_scope(const at::Tensor& placeholder) const;
+  c10::Storage storage_of(WeightId weight, Bytes bytes) const;
+
+  const c10::Device device_;
+  const std::vector<std::string> names_;
+  std::shared_ptr<Streamer> streamer_;
+  std::vector<Bytes> resident_;
+  std::vector<bool> in_place_;
+  std::function<Bytes(WeightId)> locate_;
+  std::vector<std::uint64_t> bytes_;
+  std::atomic<std::uint64_t> bytes_in_place_ = 0;
+  std::atomic<std::uint64_t> bytes_in_cache_ = 0;
+  std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module
+};
+
+} // namespace offload

@@ -1,0 +1,156 @@
+#include <offload/module.h>
+
+#include <condition_variable>
+#include <cstddef>
+#include <new>
+#include <ostream>
+#include <utility>
+
+#include <offload/load/archive.h>
+#include <offload/preview.h>
+#include <offload/runtime/module_impl.h>
+#include <offload/tensor/plain_modes.h>
+
+namespace offload {
+
+/// What the handles of a module share. It ends with the last of them, when no member is at work.
+class Module::Shared {
+ public:
+  explicit Shared(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  ~Shared() {
+    std::unique_lock lock(mutex_);
+    left_.wait(lock, [this] { return inside_ == 0; });
+  }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+
+  Impl& enter() {
+    const std::lock_guard lock(mutex_);
+    ++inside_;
+    return *impl_;
+  }
+  void leave() {
+    const std::lock_guard lock(mutex_);
+    --inside_;
+    left_.notify_all();
+  }
+
+ private:
+  const std::shared_ptr<Impl> impl_;
+  std::mutex mutex_;
+  std::condition_variable left_;
+  int inside_ = 0; // members at work
+};
+
+/// A member at work: its module is there, whatever becomes of the handle. It is no owner, so that modules end on
+/// threads that have handles, and never on one of their own.
+class Module::Visit {
+ public:
+  explicit Visit(const Module& handle) {
+    if (!handle.process_.is_this()) {
+      throw Error("the module belongs to a process that this one was forked from: load it in this one");
+    }
+    const auto lock = handle.lock();
+    if (!handle.shared_) {
+      throw Error("this offload::Module was moved from: assign another to it before it is called");
+    }
+    shared_ = handle.shared_.get();
+    impl_ = &shared_->enter();
+  }
+  ~Visit() { shared_->leave(); }
+  Visit(const Visit&) = delete;
+  Visit& operator=(const Visit&) = delete;
+
+  Impl* operator->() const { return impl_; }
+
+ private:
+  Shared* shared_;
+  Impl* impl_;
+};
+
+/// In a child of fork() a thread that is not there may have locked it, and nobody else uses the handle.
+std::unique_lock<std::mutex> Module::lock() const {
+  return process_.is_this() ? std::unique_lock(mutex_) : std::unique_lock(mutex_, std::defer_lock);
+}
+
+Module::Module(std::shared_ptr<Impl> impl) : shared_(std::make_shared<Shared>(std::move(impl))) {}
+
+Module::Module(const Module& other) : process_(other.process_) {
+  const auto guard = other.lock();
+  shared_ = other.shared_;
+}
+
+Module::Module(Module&& other) noexcept : process_(other.process_) {
+  const auto guard = other.lock();
+  shared_ = std::move(other.shared_);
+}
+
+Module& Module::operator=(Module other) noexcept {
+  const auto guard = lock();
+  if (!process_.is_this()) {
+    std::swap(process_, other.process_);
+  }
+  shared_.swap(other.shared_);
+  return *this;
+}
+
+/// In a child of fork() the module stays as it is: to end it would take threads, locks and a device that are not there.
+Module::~Module() {
+  if (!process_.is_this()) {
+    alignas(std::shared_ptr<Shared>) std::byte kept[sizeof(std::shared_ptr<Shared>)];
+    new (kept) std::shared_ptr<Shared>(std::move(shared_)); // which never ends
+    return;
+  }
+  std::shared_ptr<Shared> last;
+  const auto guard = lock();
+  last = std::move(shared_); // it ends without the lock, since progress that is told meanwhile may ask this handle
+}
+
+c10::IValue Module::forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
+  return Visit(*this)->run_method("forward", std::move(inputs), kwargs);
+}
+
+c10::IValue Module::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
+  return Visit(*this)->run_method(name, std::move(inputs), kwargs);
+}
+
+c10::IValue Module::attr(const std::string& name) const { return Visit(*this)->attr(name); }
+const c10::FunctionSchema& Module::schema(const std::string& method) const { return Visit(*this)->schema(method); }
+c10::Device Module::device() const { return Visit(*this)->device(); }
+Placement Module::placement() const { return Visit(*this)->placement(); }
+Stats Module::stats() const { return Visit(*this)->stats(); }
+void Module::set_vram_budget(std::uint64_t bytes) { Visit(*this)->set_vram_budget(bytes); }
+
+std::ostream& operator<<(std::ostream& out, const Stats& stats) {
+  return out << "calls " << stats.calls << ", repeated " << stats.calls_repeated << ", streamed "
+             << format_bytes(stats.bytes_streamed) << " in " << stats.copies << " copies, read in place "
+             << format_bytes(stats.bytes_in_place) << ", in the page cache " << format_bytes(stats.bytes_in_cache)
+             << ", resident " << format_bytes(stats.bytes_resident) << ", misses " << stats.misses << ", stalled "
+             << stats.stall_us / 1e3 << " ms, peak " << format_bytes(stats.peak_device_bytes) << " on the device"
+             << (stats.outside_bytes == 0 ? "" : ", in use beside budgets " + format_bytes(stats.outside_bytes))
+             << '\n';
+}
+
+Module wrap(torch::jit::Module module, const Options& options) {
+  using Impl = Module::Impl;
+  return Module(
+      std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared));
+}
+
+Module load(const std::string& path, const Options& options) {
+  using Impl = Module::Impl;
+  torch::jit::Module module = [&] {
+    const PlainModes plain;
+    return read_archive(path, Weights::on_file);
+  }();
+  return Module(
+      std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Impl::Owner::sole));
+}
+
+Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
+  using Impl = Module::Impl;
+  const Impl impl(std::move(module), options, machine, Impl::Purpose::plan, Impl::Owner::shared);
+  return impl.placement();
+}
+
+} // namespace offload

@@ -1,0 +1,182 @@
+// How a module's weights are taken in; see module_impl.h.
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include <algorithm>
+
+#include <offload/feed/stores.h>
+#include <offload/graph/constants.h>
+#include <offload/load/file_bytes.h>
+#include <offload/runtime/module_impl.h>
+#include <offload/tensor/plain_modes.h>
+#include <offload/tensor/values.h>
+
+namespace offload {
+
+namespace {
+
+/// The bytes of a weight as a tensor, whatever its dtype and device.
+at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::uint64_t bytes) {
+  return at::empty({0}, at::TensorOptions(at::kByte).device(storage.device()))
+      .set_(storage, static_cast<std::int64_t>(begin), {static_cast<std::int64_t>(bytes)}, {1});
+}
+
+} // namespace
+
+/// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
+/// as it has been moved, so that there is never more than one of them twice; a weight that is a part of its storage, or
+/// that others have, when all is done. On the host it is used where it is. The module that was given is left with
+/// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
+void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Displaced& displaced) {
+  const PlainModes plain;
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (device_.is_cuda()) {
+    guard.emplace(device_);
+    fixed_memory_ = DeviceMemory(device_.index(), ranges_bytes_, "small weights and buffers");
+  }
+  auto& weights = program_.weights.weights;
+  std::vector<std::string> names;
+  names.reserve(weights.size());
+  for (const Weight& weight : weights) {
+    names.push_back(weight.name);
+  }
+  Engine::Config config;
+  config.device = device_;
+  config.lanes = lanes_;
+  config.gate = gate_;
+  config.names = names;
+  config.bytes = bytes_;
+  config.offsets = offsets_;
+  config.lender = std::make_shared<WeightLender>(device_, names);
+  config.in_file.resize(weights.size(), 0);
+  config.storages.resize(weights.size());
+  std::uint64_t host_bytes = 0;
+  std::uint64_t to_move = 0;
+  std::uint64_t moved = 0;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    to_move += in_file_[id] ? 0 : weights[id].bytes();
+    if (in_file_[id]) {
+      config.file = file_;
+      config.offsets[id] = file_bytes(weights[id].storage)->offset + weights[id].begin;
+      config.in_file[id] = weights[id].bytes();
+    } else if (in_module_[id]) {
+      config.offsets[id] = weights[id].begin;
+      config.storages[id] = weights[id].storage;
+    } else {
+      host_bytes = std::max(host_bytes, offsets_[id] + bytes_[id]);
+    }
+  }
+  config.host = std::make_shared<HostMemory>(host_bytes);
+  config.pinned = device_.is_cuda() ? streamed_pinned_ : 0;
+
+  std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
+  if (owner == Owner::sole) {
+    for (torch::jit::Node* node : large_constants(module_)) {
+      if (const auto id = program_.weights.find(node->t(torch::jit::attr::value))) {
+        constants[*id].push_back(node);
+      }
+    }
+  }
+  placeholders_.resize(weights.size());
+  std::vector<c10::Storage> placeholder_storages;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    placeholder_storages.push_back(make_placeholder(config.lender, id, names[id], weights[id].bytes(), device_));
+    for (torch::jit::Node* node : constants[id]) {
+      const at::Tensor& constant = node->t(torch::jit::attr::value);
+      node->t_(torch::jit::attr::value,
+               tensor_on(placeholder_storages[id], constant, static_cast<std::int64_t>(weights[id].begin)));
+    }
+  }
+  displaced.replace(program_.holders, [&](const at::Tensor& tensor) {
+    const WeightId id = program_.weights.id_of(tensor);
+    at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
+    if (bytes_[id] > 0) {
+      placeholders_[id].push_back(placeholder);
+    }
+    return placeholder;
+  });
+  std::vector<c10::Storage> storages(weights.size()); // of what stays
+  std::uint64_t fixed_end = 0;
+  std::optional<FileReader> reader;
+  if (file_) {
+    reader.emplace(file_, make_disk(file_, FileReader::kReadsInFlight));
+  }
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    Weight& weight = weights[id];
+    const std::uint64_t bytes = weight.bytes();
+    const FileBytes* on_file = file_bytes(weight.storage);
+    const auto read_into = [&](std::byte* to) {
+      if (on_file) {
+        reader->read_all(to, on_file->offset + weight.begin, bytes);
+      } else {
+        at::from_blob(to, {static_cast<std::int64_t>(bytes)}, at::kByte)
+            .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
+      }
+    };
+    if (in_module_[id]) {
+      // it stays there
+    } else if (bytes_[id] > 0 && !in_file_[id] && on_file) {
+      config.file = file_;
+      config.to_fill.push_back({config.host->data() + offsets_[id], on_file->offset + weight.begin, bytes});
+    } else if (bytes_[id] > 0 && !in_file_[id]) {
+      std::byte* place = config.host->data() + offsets_[id];
+      read_into(place);
+      if (bytes == weight.storage.nbytes()) {
+        displaced.free_bytes(weight.storage, config.host, place);
+      }
+    } else if (bytes_[id] == 0 && (device_.is_cuda() || on_file)) {
+      at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
+      read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
+      storages[id] = own.storage();
+      if (device_.is_cuda()) {
+        storages[id] = c10::Storage(c10::Storage::use_byte_size_t(), bytes,
+                                    at::DataPtr(fixed_memory_.data() + fixed_end, device_));
+        bytes_tensor(storages[id], 0, bytes).copy_(own);
+        fixed_end += align_up(bytes, kAlignment);
+      }
+    }
+    const bool from_file = on_file && bytes_[id] > 0;
+    weight.storage = c10::Storage();
+    if (progress && !in_file_[id] && !from_file) { // what comes from the file tells it then
+      progress(moved += bytes, to_move);
+    }
+  }
+  std::unordered_map<const void*, at::Tensor> staying; // by placeholder
+  for (const auto& [placeholder, tensor] : displaced.tensors()) {
+    const WeightId id = placeholder_record(placeholder)->weight;
+    if (bytes_[id] == 0) {
+      staying[placeholder.unsafeGetTensorImpl()] =
+          storages[id] ? tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin)) : tensor;
+    }
+  }
+  for (torch::jit::Module& holder : program_.holders) {
+    const c10::IValue own = map_tensors(
+        holder._ivalue(),
+        [&](const at::Tensor& tensor) {
+          const auto stays = staying.find(tensor.unsafeGetTensorImpl());
+          return stays != staying.end() ? stays->second : placeholder_record(tensor) ? tensor : tensor.to(device_);
+        },
+        [](const c10::IValue&) { return false; });
+    holder = torch::jit::Module(own.toObject());
+  }
+  module_ = program_.holders.front();
+
+  std::sort(config.to_fill.begin(), config.to_fill.end(),
+            [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
+  if (progress && to_move == 0) {
+    progress(0, 0);
+  }
+  if (progress) {
+    config.came = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
+  }
+  if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {
+    config.staging = HostMemory(pinned_bytes_ - streamed_pinned_);
+    std::fill_n(config.staging.data(), config.staging.bytes(), std::byte{0});
+    config.staging.pin(config.staging.bytes());
+  }
+  engine_ = std::make_unique<Engine>(std::move(config));
+}
+
+} // namespace offload

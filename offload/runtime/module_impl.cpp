@@ -1,0 +1,329 @@
+#include <offload/runtime/module_impl.h>
+
+#include <ATen/Context.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include <offload/core/host_limits.h>
+#include <offload/device/cuda_calls.h>
+#include <offload/feed/stores.h>
+#include <offload/graph/attributes.h>
+#include <offload/load/file_bytes.h>
+#include <offload/measure.h>
+#include <offload/preview.h>
+#include <offload/tensor/plain_modes.h>
+#include <offload/tensor/values.h>
+
+namespace offload {
+
+namespace {
+
+constexpr std::uint64_t kMargin = 512_MiB; // left free by a default budget
+
+} // namespace
+
+c10::Device device_of(const Options& options) {
+  if (!options.device) {
+    return c10::cuda::device_count() > 0 ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+  }
+  if (options.device->is_cuda()) {
+    const c10::DeviceIndex index = options.device->has_index() ? options.device->index() : 0;
+    if (index >= c10::cuda::device_count()) {
+      throw InputError("device " + options.device->str() + " is not there: torch finds " +
+                       std::to_string(c10::cuda::device_count()) + " CUDA devices");
+    }
+    return {c10::kCUDA, index};
+  }
+  if (!options.device->is_cpu()) {
+    throw InputError("device " + options.device->str() + " is not supported: give cuda or cpu");
+  }
+  return {c10::kCPU};
+}
+
+namespace {
+
+std::uint64_t free_bytes(c10::Device device) {
+  if (device.is_cpu()) {
+    return available_host_bytes();
+  }
+  std::size_t free = 0;
+  std::size_t total = 0;
+  const c10::cuda::CUDAGuard guard(device);
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
+}
+
+std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
+
+bool draws_random_numbers(const Program& program) {
+  bool draws = false;
+  for (const auto& [name, lowered] : program.methods) {
+    for_each_node(lowered.graph->block(),
+                  [&](const torch::jit::Node* node) { draws = draws || node->isNondeterministic(); });
+  }
+  return draws;
+}
+
+} // namespace
+
+Module::Impl::Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
+                   Purpose purpose, Owner owner)
+    : module_(std::move(module)),
+      device_(device_of(options)),
+      may_overflow_(!options.pinned_budget && !options.host_budget),
+      device_promise_(device_.is_cuda() ? device_.index() : kHost) {
+  if (device_.is_cuda()) {
+    require_cuda();
+  }
+  if (options.concurrency < 1 || options.concurrency > 64) {
+    throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
+  }
+  if (options.vram_budget && *options.vram_budget == 0) {
+    throw InputError("vram_budget is 0: leave it out for what is free, or give bytes");
+  }
+  if (options.numerics != Numerics::exact) {
+    throw InputError("numerics other than exact are not supported yet");
+  }
+  try {
+    module_._ivalue();
+  } catch (const c10::Error&) { // an assertion of its own
+    throw InputError("the module is empty, as torch::jit::Module() makes it: give one that was loaded or scripted");
+  }
+  if (module_.hasattr("training") && module_.is_training()) { // a frozen module has no such attribute
+    TORCH_WARN(
+        "the module is in training mode: dropout and running statistics work as in training; call eval() before "
+        "saving it");
+  }
+  visit_tensors("", module_._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
+    if (placeholder_record(tensor)) {
+      throw InputError("weight " + name +
+                       " belongs to another offload::Module: wrap() consumes a module, load it anew");
+    }
+  });
+  {
+    const PlainModes plain;
+    program_ =
+        make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
+                     options.gradients);
+  }
+  for (const OtherTensor& other : program_.weights.others) {
+    if (other.tensor.is_meta()) {
+      throw InputError("tensor " + other.name + " is on the device meta and has no values: give it some, as " +
+                       "load_state_dict(values, assign=True) does");
+    }
+  }
+  lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
+  gate_ = std::make_shared<LaneGate>(lanes_);
+  if (device_.is_cuda() && draws_random_numbers(program_)) {
+    generators_ = {at::globalContext().defaultGenerator(device_), at::globalContext().defaultGenerator(c10::kCPU)};
+  }
+  for (const ExampleCall& call : options.example_calls) {
+    make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
+  }
+  machine_ = machine ? *machine : machine_profile(device_);
+
+  const auto& weights = program_.weights.weights;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    const bool stays = !program_.stays_because[id].empty();
+    bytes_.push_back(stays ? 0 : align_up(weights[id].bytes(), kAlignment));
+    ranges_bytes_ += stays ? align_up(weights[id].bytes(), kAlignment) : 0;
+  }
+  fixed_ = align_up(ranges_bytes_, granularity(device_));
+  for (const OtherTensor& other : program_.weights.others) {
+    fixed_ += align_up(other.bytes(), granularity(device_));
+  }
+  dtypes_.assign(weights.size(), at::kFloat);
+  for (const torch::jit::Module& holder : program_.holders) {
+    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+      if (const auto id = program_.weights.find(tensor)) {
+        dtypes_[*id] = tensor.scalar_type();
+      }
+    });
+  }
+  planned_method_ = !options.example_calls.empty()      ? options.example_calls.front().method
+                    : program_.methods.count("forward") ? "forward"
+                    : program_.methods.empty()          ? ""
+                                                        : program_.methods.begin()->first;
+  if (const auto forward = program_.methods.find("forward"); forward != program_.methods.end()) {
+    forward->second.require_gradients();
+  }
+  offsets_.assign(weights.size(), 0);
+  divide_host_memory(options);
+  if (file_ && !machine) { // a profile that was given is that of another place
+    const double cached = file_->cached_share();
+    const auto mapped = device_.is_cpu() && cached > kMostlyCached ? CacheWindow::bytes_per_us(file_) : std::nullopt;
+    machine_.file_bytes_per_us =
+        1 / (cached / mapped.value_or(machine_.host_copy_bytes_per_us) + (1 - cached) / machine_.file_bytes_per_us);
+  }
+  if (purpose == Purpose::plan) {
+    prepare_device(device_); // what a run would take of the device, the plan names
+  }
+  choose_budget(options);
+  outside_ = outside_bytes(device_);
+  if (options.example_calls.empty() ||
+      vram_ < minimum() - least_reserve()) { // else examples show what activations take
+    require_minimum(vram_);
+  }
+  Displaced displaced;
+  try {
+    if (purpose == Purpose::run || !options.example_calls.empty()) {
+      take_over_weights(owner, options.progress, displaced);
+      for (const ExampleCall& call : options.example_calls) {
+        measure_example(call);
+      }
+      require_minimum(vram_);
+    }
+    if (purpose == Purpose::plan) {
+      engine_.reset();
+    }
+    if (purpose == Purpose::plan || !options.example_calls.empty()) {
+      settle();
+    } else {
+      plan_ = best_plan(); // what is known so far
+      device_promise_.set(promised_bytes(plan_.residency));
+    }
+  } catch (...) {
+    engine_.reset();
+    displaced.put_back();
+    throw;
+  }
+  if (purpose == Purpose::plan) {
+    displaced.put_back();
+  }
+}
+
+/// By default what is free and promised to nobody, less some for others; but what is free as far as the smallest
+/// budget.
+void Module::Impl::choose_budget(const Options& options) {
+  if (!options.vram_budget && device_.is_cuda()) {
+    prepare_device(device_);                       // before others are kept from taking memory
+    c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
+  }
+  device_promise_.set_by([&](std::uint64_t outstanding) {
+    if (options.vram_budget) {
+      vram_ = *options.vram_budget;
+    } else {
+      std::uint64_t in_module = device_.is_cpu() && !file_ ? fixed_ : 0; // what is used where it is takes no more
+      for (WeightId id = 0; id < bytes_.size(); ++id) {
+        in_module += in_module_[id] ? bytes_[id] : 0;
+      }
+      free_ = in_module + less(free_bytes(device_), outstanding);
+      vram_ = std::max(less(*free_, kMargin), std::min(*free_, minimum()));
+    }
+    return promised_bytes({std::vector<bool>(bytes_.size(), true), 0});
+  });
+}
+
+/// What stands in the module goes before the memory that it stands in.
+Module::Impl::~Impl() {
+  codes_.clear();
+  resident_tensors_.clear();
+  program_ = {};
+  module_ = torch::jit::Module();
+}
+
+namespace {
+
+bool has_rows(const std::vector<Use>& uses) {
+  return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
+}
+
+} // namespace
+
+/// On the host all that can, since it is read from there into the budget itself, except tables of which calls look up
+/// rows. For a GPU, what host_budget has no room for: the last in the order of use.
+void Module::Impl::choose_what_stays_in_file(std::uint64_t room) {
+  const auto& weights = program_.weights.weights;
+  for (const Weight& weight : weights) {
+    if (const FileBytes* bytes = file_bytes(weight.storage)) {
+      if (file_ && file_ != bytes->file) {
+        throw InputError("the weights of the module lie in two files, " + file_->path() + " and " +
+                         bytes->file->path() + ": load one archive");
+      }
+      file_ = bytes->file;
+    }
+  }
+  in_file_.assign(weights.size(), false);
+  const std::uint64_t total = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+  if (!file_ || (device_.is_cuda() && total + kStagingBytes + FileReader::kBytesHeld <= room)) {
+    return;
+  }
+  room -= std::min(room, FileReader::kBytesHeld + (device_.is_cuda() ? kStagingBytes : 0));
+  std::vector<WeightId> order;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    if (bytes_[id] > 0 && file_bytes(weights[id].storage)) {
+      order.push_back(id);
+    } else {
+      room -= std::min(room, bytes_[id]);
+    }
+  }
+  std::sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return offsets_[a] < offsets_[b]; });
+  for (const WeightId id : order) {
+    const bool may_be_in_memory = device_.is_cuda() || has_rows(program_.uses[id]);
+    in_file_[id] = !may_be_in_memory || bytes_[id] > room;
+    if (may_be_in_memory) {
+      room -= std::min(room, bytes_[id]); // what comes after the first that has no room stays too
+    }
+  }
+}
+
+/// On the host a weight is used where it is, where that is as good as a place of ours: as aligned as PyTorch makes it,
+/// and readable up to the size of its place in the ring.
+bool Module::Impl::can_stay_in_module(WeightId weight) const {
+  constexpr std::uintptr_t kAligned = 64;
+  const Weight& w = program_.weights.weights[weight];
+  return device_.is_cpu() && bytes_[weight] > 0 && !file_bytes(w.storage) && w.storage.device().is_cpu() &&
+         reinterpret_cast<std::uintptr_t>(w.storage.data()) % kAligned == 0 &&
+         w.begin + bytes_[weight] <= w.storage.nbytes();
+}
+
+/// What lies where on the host: in the file, page-locked, in ordinary memory, and how much is for staging.
+void Module::Impl::divide_host_memory(const Options& options) {
+  if (options.host_budget && options.pinned_budget && *options.pinned_budget > *options.host_budget) {
+    throw InputError("pinned_budget " + format_bytes(*options.pinned_budget) + " is more than host_budget " +
+                     format_bytes(*options.host_budget) + ": pinned memory is host memory");
+  }
+  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
+  std::uint64_t total = 0;
+  std::uint64_t in_module = 0; // of it, what has its memory
+  host_promise_.set_by([&](std::uint64_t outstanding) {
+    const std::uint64_t free = less(available_host_bytes(), outstanding);
+    choose_what_stays_in_file(options.host_budget.value_or(less(free, std::max(512_MiB, free / 16))));
+    for (WeightId id = 0; id < bytes_.size(); ++id) {
+      in_module_.push_back(can_stay_in_module(id));
+      total += in_file_[id] ? 0 : bytes_[id];
+      in_module += in_module_[id] ? bytes_[id] : 0;
+    }
+    return total - in_module;
+  });
+  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
+  const bool reads_file = std::find(in_file_.begin(), in_file_.end(), true) != in_file_.end();
+  streamed_pinned_ = total; // on the host nothing has to be page-locked, and nothing staged
+  std::uint64_t staging = 0;
+  const std::uint64_t pinned_budget = options.pinned_budget.value_or(total + (reads_file ? kStagingBytes : 0));
+  if (device_.is_cuda() && (reads_file || pinned_budget < total)) {
+    constexpr std::uint64_t kUnit = kStagingBuffers * kPageBytes;
+    staging = std::min(pinned_budget, kStagingBytes) / kUnit * kUnit;
+    if (staging < kLeastStagingBytes) {
+      throw InputError("pinned_budget " + format_bytes(pinned_budget) + " is too small: staging buffers take " +
+                       format_bytes(kLeastStagingBytes));
+    }
+    streamed_pinned_ = std::min(total, (pinned_budget - staging) / kPageBytes * kPageBytes);
+  }
+  host_promise_.set(total - in_module + staging);
+  host_bytes_ = total + staging + (file_ ? FileReader::kBytesHeld : 0);
+  pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
+  const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);
+  if (host_budget < host_bytes_) {
+    throw InputError("host_budget " + format_bytes(host_budget) +
+                     " is too small: weights that have to be in memory, and buffers, take " +
+                     std::to_string(host_bytes_) + " bytes of host memory");
+  }
+}
+
+} // namespace offload

@@ -1,0 +1,149 @@
+// How a module finds out what its calls need; see module_impl.h.
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/error.h>
+#include <offload/runtime/module_impl.h>
+#include <offload/runtime/state.h>
+
+namespace offload {
+
+/// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
+/// well, or just that. On the host they are no matter: as it will be planned, as far as the graph tells, so that what
+/// stays is brought once.
+Residency Module::Impl::residency_to_measure(Ring ring) const {
+  if (device_.is_cpu()) {
+    return best_plan().residency;
+  }
+  const std::uint64_t least = align_up(minimum_capacity(planned_pass()), kDeviceGranularity);
+  const std::uint64_t taken = fixed_ + least + least_reserve();
+  const std::uint64_t spare = ring == Ring::least ? 0 : (vram_ - std::min(vram_, taken)) / 2;
+  const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+  const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
+  return {std::vector<bool>(bytes_.size(), false), least + more / kDeviceGranularity * kDeviceGranularity};
+}
+
+/// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,
+/// again with the smallest. The caller holds all lanes.
+c10::IValue Module::Impl::measure(const Request& request) {
+  for (const Ring ring : {Ring::ample, Ring::least}) {
+    Residency residency = residency_to_measure(ring);
+    const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
+    engine_->lanes().release();
+    install(residency, Leased::all);
+    gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
+    {
+      const std::lock_guard lock(mutex_);
+      plan_.residency = std::move(residency);
+      placement_.reset();
+      sequences_.clear();
+      sequences_by_shape_.clear();
+    }
+    std::vector<LeasedStep> trace;
+    // What it takes is to be known to its end before it is refused.
+    const bool lends = is_last && may_overflow_;
+    const Lanes::Overflow overflow = lends ? Lanes::Overflow::lend : Lanes::Overflow::stop;
+    Made made = run_on(0, request, overflow, &trace);
+    if (is_last && !made.output && made.memory.bytes <= gate_->room() && !made.memory.by_device) {
+      trace.clear(); // it has room where what libraries work in is there from the beginning, as it is from now on
+      engine_->lanes().release();
+      made = run_on(0, request, overflow, &trace);
+    }
+    if (made.output) {
+      const std::lock_guard lock(mutex_);
+      placement_.reset();
+      measured_[request.method] = std::move(trace);
+      planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : request.method;
+      return std::move(*made.output);
+    }
+    if (is_last || made.memory.by_device) {
+      refuse(request, made);
+    }
+  }
+  throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
+}
+
+/// As in "vram_budget 1 MiB (1048576 bytes)", and, where it was not given, where it comes from.
+std::string Module::Impl::describe_budget(std::uint64_t vram) const {
+  return "vram_budget " + format_bytes(vram) + " (" + std::to_string(vram) + " bytes" +
+         (free_ && vram == vram_ ? "; none was given, and " + format_bytes(*free_) + " are free" : "") + ")";
+}
+
+/// Refuses a budget if the calls that were measured do not fit it. What no call has shown yet is no reason.
+void Module::Impl::require_minimum(std::uint64_t vram) const {
+  const std::uint64_t least = minimum();
+  const std::uint64_t assumed = activations_.empty() ? least_reserve() : 0;
+  if (vram + assumed >= least) {
+    return;
+  }
+  throw BudgetError((measured_.empty() || least_reserve() == 0
+                         ? ""
+                         : "activations and workspaces take " + format_bytes(least_reserve()) + ": ") +
+                        describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
+                        " bytes",
+                    least);
+}
+
+/// A call that does not fit, whatever gives way to it. It leaves nothing behind that calls to come are planned with.
+void Module::Impl::refuse(const Request& request, const Made& made) {
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t least = minimum();
+  activations_.remove(request.shape);
+  placement_.reset();
+  if (made.memory.by_device) {
+    throw Error("the device has less than the " + format_bytes(made.memory.bytes) +
+                " that activations and workspaces of this call take, and a vram_budget of " + format_bytes(vram_) +
+                " has room for: free device memory, or lower vram_budget");
+  }
+  if (made.ended) {
+    refused_[request.shape] = least;
+  }
+  throw BudgetError("activations and workspaces of this call take " + std::string(made.ended ? "" : "more than ") +
+                        format_bytes(made.memory.bytes) + ": " + describe_budget(vram_) +
+                        " is too small: the smallest that works is " + (made.ended ? "" : "over ") +
+                        std::to_string(least) + " bytes",
+                    least);
+}
+
+/// A call that did not find room in turn, and is known to fit in no way, is told so without being measured again.
+void Module::Impl::refuse_again(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  const auto refused = refused_.find(request.shape);
+  if (refused != refused_.end() && request.too_little > 0) {
+    activations_.remove(request.shape);
+    placement_.reset();
+    throw BudgetError("activations and workspaces of this call are known not to fit " + describe_budget(vram_) +
+                          ": the smallest that works is " + std::to_string(refused->second) + " bytes",
+                      refused->second);
+  }
+}
+
+/// What it writes is put back: an example is no call.
+void Module::Impl::measure_example(const ExampleCall& call) {
+  std::optional<StateSnapshot> before;
+  if (program_.writes_state) {
+    before.emplace(program_.holders, [](const at::Tensor&) { return false; });
+  }
+  try {
+    Request request{call.method, make_stack(method(call.method), call.inputs, call.kwargs), 0};
+    request.shape = shape_of_call(call.method, request.stack);
+    measure(request);
+    const std::lock_guard lock(mutex_);
+    activations_.keep(request.shape);
+  } catch (...) {
+    engine_->lanes().synchronize();
+    if (before) {
+      before->restore();
+    }
+    throw;
+  }
+  if (before) {
+    engine_->lanes().synchronize();
+    before->restore();
+  }
+}
+
+} // namespace offload

@@ -1,0 +1,333 @@
+// How a module is planned and placed; see module_impl.h.
+
+#include <algorithm>
+#include <set>
+#include <tuple>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/graph/expected_order.h>
+#include <offload/graph/lower.h>
+#include <offload/measure.h>
+#include <offload/runtime/module_impl.h>
+#include <offload/tensor/plain_modes.h>
+
+namespace offload {
+
+namespace {
+
+constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of a lane, until a call has been seen
+
+} // namespace
+
+/// What one call takes, the largest so far, and what calls have put into the module.
+std::uint64_t Module::Impl::least_reserve() const {
+  if (!device_.is_cuda()) {
+    return 0;
+  }
+  return align_up(activations_.empty() ? kAssumed : activations_.largest(), kDeviceGranularity) + state_;
+}
+
+/// What is kept from weights for calls: for the largest so far; and, from half of what is left, for as many calls as
+/// there are lanes, and some for larger ones where calls differ.
+std::uint64_t Module::Impl::reserve() const {
+  if (!device_.is_cuda()) {
+    return 0;
+  }
+  const std::uint64_t least = least_reserve();
+  const std::uint64_t taken = fixed_ + align_up(minimum_capacity(planned_pass()), kDeviceGranularity);
+  const std::uint64_t left = vram_ - std::min(vram_, taken);
+  const std::uint64_t each = least - state_;
+  const auto lanes = static_cast<std::uint64_t>(lanes_);
+  const std::uint64_t wanted = each * (lanes - 1) + (activations_.differ() ? each / 4 * lanes : 0);
+  const std::uint64_t more = std::min(wanted, (left - std::min(left, least)) / 2);
+  return std::min(left, least + align_up(more, kDeviceGranularity)) / kDeviceGranularity * kDeviceGranularity;
+}
+
+/// What calls may take beside what is placed: all that is left.
+std::uint64_t Module::Impl::room() const {
+  const std::uint64_t taken = fixed_ + engine_->placed_bytes();
+  return (vram_ - std::min(vram_, taken)) / kDeviceGranularity * kDeviceGranularity;
+}
+
+/// The smallest budget, with the reserve as it is known by now. The ring holds one node's weights for each lane: with
+/// one lane that is exact, with more they wait for each other, for their activations as well.
+std::uint64_t Module::Impl::minimum() const {
+  const std::uint64_t bytes =
+      fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + least_reserve();
+  return std::max<std::uint64_t>(bytes, 1); // a budget of 0 is none
+}
+
+namespace {
+
+/// All that its steps read, at once.
+Room all_of(const Pass& pass) {
+  std::set<WeightId> all;
+  for (const PlanStep& step : pass.steps) {
+    all.insert(step.weights.begin(), step.weights.end());
+  }
+  return {Step(all.begin(), all.end()), all.size()};
+}
+
+} // namespace
+
+/// What is planned for: the steps of one method as they were measured, or else as the graph has them. What other
+/// methods and branches that were not taken read must find room, too, and whatever else the run may pick.
+Pass Module::Impl::planned_pass() const {
+  const auto measured = measured_.find(planned_method_);
+  Pass pass = pass_of(measured != measured_.end() ? measured->second : static_steps(planned_method_));
+  const auto add = [&](const std::vector<LeasedStep>& steps) {
+    for (PlanStep& step : pass_of(steps).steps) {
+      const std::size_t all = step.weights.size();
+      pass.rooms.push_back({std::move(step.weights), all});
+    }
+  };
+  Pass held; // the steps of what calls hold until they end: on several lanes, of any methods at the same time
+  for (const auto& [name, lowered] : program_.methods) {
+    add(static_steps(name));
+    pass.rooms.insert(pass.rooms.end(), lowered.rooms.begin(), lowered.rooms.end());
+    if (lowered.holds_weights) {
+      const Pass steps = pass_of(static_steps(name));
+      pass.rooms.push_back(all_of(steps));
+      held.steps.insert(held.steps.end(), steps.steps.begin(), steps.steps.end());
+    }
+  }
+  for (const auto& [name, steps] : measured_) {
+    add(steps);
+  }
+  if (lanes_ > 1 && !held.steps.empty()) {
+    pass.rooms.push_back(all_of(held));
+  }
+  std::sort(pass.rooms.begin(), pass.rooms.end());
+  pass.rooms.erase(std::unique(pass.rooms.begin(), pass.rooms.end()), pass.rooms.end());
+  return pass;
+}
+
+/// What resident weights and ring may take.
+std::uint64_t Module::Impl::capacity(std::uint64_t vram) const {
+  const std::uint64_t rest = vram - fixed_ - reserve();
+  return rest / granularity(device_) * granularity(device_);
+}
+
+std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) const {
+  std::vector<LeasedStep> steps;
+  const auto lowered = program_.methods.find(name);
+  if (lowered != program_.methods.end()) {
+    for (const LoweredStep* step : expected_order(lowered->second.steps)) {
+      steps.push_back({step->weights, 0, step->taken == Taken::rows});
+    }
+  }
+  return steps;
+}
+
+double Module::Impl::compute_us(const LeasedStep& step) const {
+  double bytes = 0;
+  for (const WeightId weight : step.weights) {
+    bytes += static_cast<double>(bytes_[weight]);
+  }
+  const at::ScalarType dtype = step.weights.empty() ? at::kFloat : dtypes_[step.weights.front()];
+  const double rate = dtype == at::kDouble                           ? machine_.fp64_flops_per_us
+                      : dtype == at::kBFloat16 || dtype == at::kHalf ? machine_.half_flops_per_us
+                                                                     : machine_.fp32_flops_per_us;
+  return std::max(step.flops / rate, bytes / machine_.memory_bytes_per_us);
+}
+
+Pass Module::Impl::pass_of(const std::vector<LeasedStep>& steps) const {
+  Pass pass;
+  pass.bytes = bytes_;
+  pass.pinned_bytes = streamed_pinned_;
+  pass.in_file = in_file_;
+  for (const LeasedStep& step : steps) {
+    const bool in_place = step.rows_only && std::all_of(step.weights.begin(), step.weights.end(),
+                                                        [&](WeightId weight) { return read_in_place(weight); });
+    if (in_place) {
+      pass.steps.push_back({{}, 0});
+    } else {
+      pass.steps.push_back({step.weights, compute_us(step)});
+    }
+  }
+  return pass;
+}
+
+bool Module::Impl::read_in_place(WeightId weight) const {
+  return offsets_[weight] + bytes_[weight] <= streamed_pinned_;
+}
+
+/// Nothing refers to what is placed any more.
+void Module::Impl::put_placeholders_back() {
+  const std::lock_guard lock(objects_mutex_);
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+    const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
+    return resident == resident_tensors_.end() ? tensor : resident->second.second;
+  });
+  resident_tensors_.clear();
+  codes_.clear();
+}
+
+/// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
+/// others as they are. The caller holds all lanes, and has looked whether the file has changed: what is placed goes.
+void Module::Impl::install(const Residency& residency, Leased leased) {
+  const PlainModes plain;
+  put_placeholders_back();
+  {
+    const std::unique_lock exchange(placing_mutex_);
+    engine_->place(residency, placeholders_);
+  }
+  const std::vector<bool> as_it_is =
+      leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
+  const std::lock_guard lock(objects_mutex_);
+  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+    const PlaceholderRecord* record = placeholder_record(tensor);
+    if (!record || !as_it_is[record->weight]) {
+      return tensor;
+    }
+    const at::Tensor resident = engine_->lender().resident_tensor(record->weight, tensor);
+    resident_tensors_[resident.unsafeGetTensorImpl()] = {resident, tensor};
+    return resident;
+  });
+  for (auto& [name, lowered] : program_.methods) {
+    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, as_it_is), name));
+  }
+}
+
+/// With what is known by now.
+Plan Module::Impl::best_plan() const {
+  Plan best = plan(planned_pass(), capacity(vram_), machine_);
+  if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
+    std::uint64_t taken = Engine::slab_bytes_of(best.residency, bytes_);
+    for (WeightId id = 0; id < bytes_.size(); ++id) {
+      if (!best.residency.resident[id] && !program_.uses[id].empty() && taken + bytes_[id] <= capacity(vram_)) {
+        best.residency.resident[id] = true;
+        taken += bytes_[id];
+      }
+    }
+  }
+  return best;
+}
+
+/// What weights, ring and calls take on the device.
+std::uint64_t Module::Impl::planned_bytes(const Residency& residency) const {
+  return fixed_ + align_up(Engine::slab_bytes_of(residency, bytes_), granularity(device_)) + reserve();
+}
+
+/// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
+/// default they count with what it takes as planned. On the host, what stays has its memory, and what is resident and
+/// lies in memory is used there.
+std::uint64_t Module::Impl::promised_bytes(const Residency& residency) const {
+  if (device_.is_cuda()) {
+    return free_ ? std::min(vram_, planned_bytes(residency)) : vram_;
+  }
+  Residency in_slab = residency;
+  for (WeightId id = 0; id < bytes_.size(); ++id) {
+    in_slab.resident[id] = residency.resident[id] && in_file_[id];
+  }
+  return std::min(vram_, Engine::slab_bytes_of(in_slab, bytes_));
+}
+
+/// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
+/// Where it throws, nothing is placed: the next call tries again. But where it throws since the file has changed, all
+/// is as it was.
+void Module::Impl::settle() {
+  if (engine_) {
+    engine_->check_file();
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    readiness_ = Readiness::measured;
+  }
+  Plan best = best_plan();
+  const std::uint64_t promised = promised_bytes(best.residency);
+  device_promise_.raise_to(promised);
+  if (engine_) {
+    engine_->lanes().release();
+    install(best.residency, Leased::streamed);
+    gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
+    note_peak();
+  }
+  device_promise_.set(promised);
+  const std::uint64_t outside = outside_bytes(device_);
+  const std::lock_guard lock(mutex_);
+  placement_.reset();
+  outside_ = outside;
+  planned_for_ = activations_.largest();
+  plan_ = std::move(best);
+  readiness_ = engine_ ? Readiness::placed : Readiness::measured;
+  sequences_.clear();
+  sequences_by_shape_.clear();
+  for (const auto& [name, steps] : measured_) {
+    sequences_[name] = std::make_shared<const Sequence>(streamed_sequence(pass_of(steps), plan_.residency.resident));
+  }
+}
+
+/// What a call is expected to lease: as the last call of its shape did, or of its method, or else as the graph has it.
+std::shared_ptr<const Sequence> Module::Impl::sequence_of(const std::string& name, std::size_t shape) {
+  const std::lock_guard lock(mutex_);
+  if (const auto known = sequences_by_shape_.find(shape); known != sequences_by_shape_.end()) {
+    return known->second;
+  }
+  auto& sequence = sequences_[name];
+  if (!sequence) {
+    sequence =
+        std::make_shared<const Sequence>(streamed_sequence(pass_of(static_steps(name)), plan_.residency.resident));
+  }
+  return sequence;
+}
+
+void Module::Impl::note_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence) {
+  constexpr std::size_t kShapes = 256; // more come where every call has another
+  if (sequences_by_shape_.size() >= kShapes && sequences_by_shape_.count(shape) == 0) {
+    sequences_by_shape_.clear();
+  }
+  sequences_by_shape_[shape] = sequence;
+  sequences_[name] = std::move(sequence);
+}
+
+void Module::Impl::note_peak() {
+  const std::uint64_t now = fixed_ + engine_->placed_bytes() + engine_->lanes().held();
+  if (device_.is_cuda()) {
+    device_promise_.raise_to(now); // by default calls may have taken more than was planned
+  }
+  const std::lock_guard lock(mutex_);
+  peak_ = std::max(peak_, now);
+}
+
+void Module::Impl::set_vram_budget(std::uint64_t bytes) {
+  require_no_call_around("a new budget");
+  const LoneVisit alone(*gate_);
+  require_minimum(bytes);
+  engine_->check_file();
+  const auto before = std::make_pair(vram_, free_);
+  const auto set = [&](const std::pair<std::uint64_t, std::optional<std::uint64_t>>& budget) {
+    const std::lock_guard lock(mutex_);
+    std::tie(vram_, free_) = budget;
+    placement_.reset();
+  };
+  set({bytes, std::nullopt}); // from here on others see it
+  {
+    const std::lock_guard lock(mutex_);
+    peak_ = 0;
+    std::erase_if(refused_, [&](const auto& refused) { return refused.second <= bytes; });
+  }
+  if (readiness_ == Readiness::unknown) {
+    put_placeholders_back();
+    {
+      const std::unique_lock exchange(placing_mutex_);
+      engine_->clear();
+    }
+    Plan best = best_plan();
+    device_promise_.set(promised_bytes(best.residency));
+    const std::lock_guard lock(mutex_);
+    plan_ = std::move(best);
+    placement_.reset();
+    return; // the next call measures, and plans
+  }
+  try {
+    settle();
+  } catch (...) {
+    set(before);
+    settle(); // what fitted before; if even that has gone, its error tells
+    throw;
+  }
+}
+
+} // namespace offload
