@@ -28,7 +28,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # What core_tests is built from and waits.
 FILES = [
-<<<<<<< HEAD
     "offload/ring/streamer.cpp",
     "offload/feed/staged_store.cpp",
     "offload/feed/load_fillers.cpp",
@@ -39,18 +38,6 @@ FILES = [
     "offload/feed/copies.h",
     "offload/device/host_link.cpp",
     "offload/device/lane_gate.cpp",
-=======
-    "offload/stream/streamer.cpp",
-    "offload/stream/staged_store.cpp",
-    "offload/stream/load_fillers.cpp",
-    "offload/stream/file_reader.cpp",
-    "offload/stream/host_fill.cpp",
-    "offload/stream/disk.cpp",
-    "offload/stream/direct_store.cpp",
-    "offload/stream/copies.h",
-    "offload/stream/host_link.cpp",
-    "offload/lane_gate.cpp",
->>>>>>> e21fd3d27240cca3ceb300e3d0a7748b362bba64
 ]
 
 # The names of waits: of links (wait, wait_arrived, synchronize) and of those who call them, of condition variables, of

@@ -166,7 +166,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   choose_budget(options);
   outside_ = outside_bytes(device_);
   if (options.example_calls.empty() ||
-      vram_ < minimum() - least_reserve()) { // else examples show what activations take
+      vram_ < device_budget().minimum() - device_budget().least_reserve()) { // else examples show what activations take
     require_minimum(vram_);
   }
   Displaced displaced;
@@ -213,7 +213,7 @@ void Module::Impl::choose_budget(const Options& options) {
         in_module += in_module_[id] ? bytes_[id] : 0;
       }
       free_ = in_module + less(free_bytes(device_), outstanding);
-      vram_ = std::max(less(*free_, kMargin), std::min(*free_, minimum()));
+      vram_ = std::max(less(*free_, kMargin), std::min(*free_, device_budget().minimum()));
     }
     return promised_bytes({std::vector<bool>(bytes_.size(), true), 0});
   });

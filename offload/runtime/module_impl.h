@@ -11,6 +11,7 @@
 #include <offload/device/lane_gate.h>
 #include <offload/graph/program.h>
 #include <offload/module.h>
+#include <offload/plan/device_budget.h>
 #include <offload/plan/planner.h>
 #include <offload/runtime/activations.h>
 #include <offload/runtime/displaced.h>
@@ -109,11 +110,8 @@ class Module::Impl {
   std::string describe_budget(std::uint64_t vram) const;
   std::uint64_t planned_bytes(const Residency& residency) const;
   std::uint64_t promised_bytes(const Residency& residency) const;
-  std::uint64_t minimum() const;
-  std::uint64_t least_reserve() const;
-  std::uint64_t reserve() const;
+  DeviceBudget device_budget() const;
   std::uint64_t room() const;
-  std::uint64_t capacity(std::uint64_t vram) const;
   Plan best_plan() const;
   enum class Ring { ample, least };
   Residency residency_to_measure(Ring ring) const;

@@ -18,8 +18,9 @@ Residency Module::Impl::residency_to_measure(Ring ring) const {
   if (device_.is_cpu()) {
     return best_plan().residency;
   }
-  const std::uint64_t least = align_up(minimum_capacity(planned_pass()), kDeviceGranularity);
-  const std::uint64_t taken = fixed_ + least + least_reserve();
+  const DeviceBudget budget = device_budget();
+  const std::uint64_t least = align_up(budget.least_ring, budget.unit);
+  const std::uint64_t taken = fixed_ + least + budget.least_reserve();
   const std::uint64_t spare = ring == Ring::least ? 0 : (vram_ - std::min(vram_, taken)) / 2;
   const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
@@ -34,7 +35,7 @@ c10::IValue Module::Impl::measure(const Request& request) {
     const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
     engine_->lanes().release();
     install(residency, Leased::all);
-    gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
+    gate_->set_room(room());
     {
       const std::lock_guard lock(mutex_);
       plan_.residency = std::move(residency);
@@ -74,23 +75,23 @@ std::string Module::Impl::describe_budget(std::uint64_t vram) const {
 
 /// Refuses a budget if the calls that were measured do not fit it. What no call has shown yet is no reason.
 void Module::Impl::require_minimum(std::uint64_t vram) const {
-  const std::uint64_t least = minimum();
-  const std::uint64_t assumed = activations_.empty() ? least_reserve() : 0;
+  const DeviceBudget budget = device_budget();
+  const std::uint64_t least = budget.minimum();
+  const std::uint64_t for_calls = budget.least_reserve();
+  const std::uint64_t assumed = activations_.empty() ? for_calls : 0;
   if (vram + assumed >= least) {
     return;
   }
-  throw BudgetError((measured_.empty() || least_reserve() == 0
-                         ? ""
-                         : "activations and workspaces take " + format_bytes(least_reserve()) + ": ") +
-                        describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
-                        " bytes",
-                    least);
+  throw BudgetError(
+      (measured_.empty() || for_calls == 0 ? "" : "activations and workspaces take " + format_bytes(for_calls) + ": ") +
+          describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) + " bytes",
+      least);
 }
 
 /// A call that does not fit, whatever gives way to it. It leaves nothing behind that calls to come are planned with.
 void Module::Impl::refuse(const Request& request, const Made& made) {
   const std::lock_guard lock(mutex_);
-  const std::uint64_t least = minimum();
+  const std::uint64_t least = device_budget().minimum();
   activations_.remove(request.shape);
   placement_.reset();
   if (made.memory.by_device) {

@@ -20,42 +20,26 @@ constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of 
 
 } // namespace
 
-/// What one call takes, the largest so far, and what calls have put into the module.
-std::uint64_t Module::Impl::least_reserve() const {
-  if (!device_.is_cuda()) {
-    return 0;
+/// As it is known by now. The ring holds one node's weights for each lane: with one lane that is exact, with more they
+/// wait for each other, for their activations as well.
+DeviceBudget Module::Impl::device_budget() const {
+  DeviceBudget budget;
+  budget.vram = vram_;
+  budget.fixed = fixed_;
+  budget.least_ring = minimum_capacity(planned_pass());
+  budget.lanes = lanes_;
+  budget.unit = granularity(device_);
+  if (device_.is_cuda()) {
+    budget.call = activations_.empty() ? kAssumed : activations_.largest();
+    budget.state = state_;
+    budget.calls_differ = activations_.differ();
   }
-  return align_up(activations_.empty() ? kAssumed : activations_.largest(), kDeviceGranularity) + state_;
+  return budget;
 }
 
-/// What is kept from weights for calls: for the largest so far; and, from half of what is left, for as many calls as
-/// there are lanes, and some for larger ones where calls differ.
-std::uint64_t Module::Impl::reserve() const {
-  if (!device_.is_cuda()) {
-    return 0;
-  }
-  const std::uint64_t least = least_reserve();
-  const std::uint64_t taken = fixed_ + align_up(minimum_capacity(planned_pass()), kDeviceGranularity);
-  const std::uint64_t left = vram_ - std::min(vram_, taken);
-  const std::uint64_t each = least - state_;
-  const auto lanes = static_cast<std::uint64_t>(lanes_);
-  const std::uint64_t wanted = each * (lanes - 1) + (activations_.differ() ? each / 4 * lanes : 0);
-  const std::uint64_t more = std::min(wanted, (left - std::min(left, least)) / 2);
-  return std::min(left, least + align_up(more, kDeviceGranularity)) / kDeviceGranularity * kDeviceGranularity;
-}
-
-/// What calls may take beside what is placed: all that is left.
+/// What calls may take beside what is placed; on a host whatever they need.
 std::uint64_t Module::Impl::room() const {
-  const std::uint64_t taken = fixed_ + engine_->placed_bytes();
-  return (vram_ - std::min(vram_, taken)) / kDeviceGranularity * kDeviceGranularity;
-}
-
-/// The smallest budget, with the reserve as it is known by now. The ring holds one node's weights for each lane: with
-/// one lane that is exact, with more they wait for each other, for their activations as well.
-std::uint64_t Module::Impl::minimum() const {
-  const std::uint64_t bytes =
-      fixed_ + align_up(minimum_capacity(planned_pass()), granularity(device_)) + least_reserve();
-  return std::max<std::uint64_t>(bytes, 1); // a budget of 0 is none
+  return device_.is_cuda() ? device_budget().room(engine_->placed_bytes()) : ~std::uint64_t{0};
 }
 
 namespace {
@@ -101,12 +85,6 @@ Pass Module::Impl::planned_pass() const {
   std::sort(pass.rooms.begin(), pass.rooms.end());
   pass.rooms.erase(std::unique(pass.rooms.begin(), pass.rooms.end()), pass.rooms.end());
   return pass;
-}
-
-/// What resident weights and ring may take.
-std::uint64_t Module::Impl::capacity(std::uint64_t vram) const {
-  const std::uint64_t rest = vram - fixed_ - reserve();
-  return rest / granularity(device_) * granularity(device_);
 }
 
 std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) const {
@@ -192,11 +170,12 @@ void Module::Impl::install(const Residency& residency, Leased leased) {
 
 /// With what is known by now.
 Plan Module::Impl::best_plan() const {
-  Plan best = plan(planned_pass(), capacity(vram_), machine_);
+  const std::uint64_t capacity = device_budget().capacity();
+  Plan best = plan(planned_pass(), capacity, machine_);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
     std::uint64_t taken = Engine::slab_bytes_of(best.residency, bytes_);
     for (WeightId id = 0; id < bytes_.size(); ++id) {
-      if (!best.residency.resident[id] && !program_.uses[id].empty() && taken + bytes_[id] <= capacity(vram_)) {
+      if (!best.residency.resident[id] && !program_.uses[id].empty() && taken + bytes_[id] <= capacity) {
         best.residency.resident[id] = true;
         taken += bytes_[id];
       }
@@ -207,7 +186,7 @@ Plan Module::Impl::best_plan() const {
 
 /// What weights, ring and calls take on the device.
 std::uint64_t Module::Impl::planned_bytes(const Residency& residency) const {
-  return fixed_ + align_up(Engine::slab_bytes_of(residency, bytes_), granularity(device_)) + reserve();
+  return fixed_ + align_up(Engine::slab_bytes_of(residency, bytes_), granularity(device_)) + device_budget().reserve();
 }
 
 /// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
@@ -241,7 +220,7 @@ void Module::Impl::settle() {
   if (engine_) {
     engine_->lanes().release();
     install(best.residency, Leased::streamed);
-    gate_->set_room(device_.is_cuda() ? room() : ~std::uint64_t{0});
+    gate_->set_room(room());
     note_peak();
   }
   device_promise_.set(promised);

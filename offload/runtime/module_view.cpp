@@ -62,10 +62,11 @@ Placement Module::Impl::describe() const {
         {other.name, other.bytes(), "handed to operators as it is: no range of bytes"});
   }
   budget.vram = vram_;
-  budget.minimum = minimum();
+  const DeviceBudget divided = device_budget();
+  budget.minimum = divided.minimum();
   budget.fixed = fixed_;
   budget.ring = plan_.residency.ring_bytes;
-  budget.reserve = reserve();
+  budget.reserve = divided.reserve();
   budget.reserve_measured = !measured_.empty();
   budget.outside = outside_;
   budget.host = host_bytes_;
