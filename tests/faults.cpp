@@ -66,7 +66,7 @@ bool comes(const char* function, const void* caller) {
   return fails;
 }
 
-void note_taken(const char* function, const void* what, const void* caller) {
+void record_taken(const char* function, const void* what, const void* caller) {
   if (is_ours(caller)) {
     State& now = state();
     const std::lock_guard lock(now.mutex);
@@ -75,7 +75,7 @@ void note_taken(const char* function, const void* what, const void* caller) {
 }
 
 /// Who gives it back does not matter, nor can it be told: the call may be the last thing that a function does.
-void note_given_back(const char* function, const void* what) {
+void record_given_back(const char* function, const void* what) {
   State& now = state();
   const std::lock_guard lock(now.mutex);
   if (const auto held = now.held.find(function); held != now.held.end()) {
@@ -93,7 +93,7 @@ void note_unmapped(const void* at, std::size_t bytes) {
 
 void note_page_locked(const void* at, std::size_t bytes, const void* caller) {
   constexpr std::uintptr_t kPage = 4096;
-  note_taken("cudaHostRegister", at, caller);
+  record_taken("cudaHostRegister", at, caller);
   if (is_ours(caller)) {
     const auto begin = reinterpret_cast<std::uintptr_t>(at);
     const std::lock_guard lock(state().mutex);
@@ -102,7 +102,7 @@ void note_page_locked(const void* at, std::size_t bytes, const void* caller) {
 }
 
 void note_not_page_locked(const void* at) {
-  note_given_back("cudaHostRegister", at);
+  record_given_back("cudaHostRegister", at);
   const std::lock_guard lock(state().mutex);
   state().page_locked.erase(at);
 }
@@ -199,7 +199,7 @@ namespace faults = offload::test::faults;
 OFFLOAD_INTERCEPT(void*, mmap,
                   (void* at, std::size_t bytes, int protection, int flags, int file, off_t offset) noexcept,
                   (at, bytes, protection, flags, file, offset), (errno = ENOMEM, MAP_FAILED), != MAP_FAILED,
-                  faults::note_taken("mmap", got, caller))
+                  faults::record_taken("mmap", got, caller))
 OFFLOAD_INTERCEPT(int, munmap, (void* at, std::size_t bytes) noexcept, (at, bytes), -1, == 0,
                   faults::note_unmapped(at, bytes))
 OFFLOAD_INTERCEPT(int, mlock2, (const void* at, std::size_t bytes, unsigned flags) noexcept, (at, bytes, flags),
@@ -207,28 +207,28 @@ OFFLOAD_INTERCEPT(int, mlock2, (const void* at, std::size_t bytes, unsigned flag
 OFFLOAD_INTERCEPT(int, madvise, (void* at, std::size_t bytes, int advice) noexcept, (at, bytes, advice),
                   (errno = EAGAIN, -1), == 0, )
 OFFLOAD_INTERCEPT_CUDA(cudaMalloc, (void** at, std::size_t bytes), (at, bytes), cudaErrorMemoryAllocation,
-                       faults::note_taken("cudaMalloc", *at, caller))
-OFFLOAD_INTERCEPT_CUDA(cudaFree, (void* at), (at), cudaErrorInvalidValue, faults::note_given_back("cudaMalloc", at))
+                       faults::record_taken("cudaMalloc", *at, caller))
+OFFLOAD_INTERCEPT_CUDA(cudaFree, (void* at), (at), cudaErrorInvalidValue, faults::record_given_back("cudaMalloc", at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostAlloc, (void** at, std::size_t bytes, unsigned flags), (at, bytes, flags),
-                       cudaErrorMemoryAllocation, faults::note_taken("cudaHostAlloc", *at, caller))
+                       cudaErrorMemoryAllocation, faults::record_taken("cudaHostAlloc", *at, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaFreeHost, (void* at), (at), cudaErrorInvalidValue,
-                       faults::note_given_back("cudaHostAlloc", at))
+                       faults::record_given_back("cudaHostAlloc", at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostRegister, (void* at, std::size_t bytes, unsigned flags), (at, bytes, flags),
                        cudaErrorMemoryAllocation, faults::note_page_locked(at, bytes, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaHostUnregister, (void* at), (at), cudaErrorInvalidValue, faults::note_not_page_locked(at))
 OFFLOAD_INTERCEPT_CUDA(cudaHostGetDevicePointer, (void** there, void* here, unsigned flags), (there, here, flags),
                        cudaErrorInvalidValue, )
 OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithFlags, (cudaStream_t * stream, unsigned flags), (stream, flags),
-                       cudaErrorMemoryAllocation, faults::note_taken("cudaStreamCreateWithFlags", *stream, caller))
+                       cudaErrorMemoryAllocation, faults::record_taken("cudaStreamCreateWithFlags", *stream, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaStreamCreateWithPriority, (cudaStream_t * stream, unsigned flags, int priority),
                        (stream, flags, priority), cudaErrorMemoryAllocation,
-                       faults::note_taken("cudaStreamCreateWithFlags", *stream, caller))
+                       faults::record_taken("cudaStreamCreateWithFlags", *stream, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaStreamDestroy, (cudaStream_t stream), (stream), cudaErrorInvalidValue,
-                       faults::note_given_back("cudaStreamCreateWithFlags", stream))
+                       faults::record_given_back("cudaStreamCreateWithFlags", stream))
 OFFLOAD_INTERCEPT_CUDA(cudaEventCreateWithFlags, (cudaEvent_t * event, unsigned flags), (event, flags),
-                       cudaErrorMemoryAllocation, faults::note_taken("cudaEventCreateWithFlags", *event, caller))
+                       cudaErrorMemoryAllocation, faults::record_taken("cudaEventCreateWithFlags", *event, caller))
 OFFLOAD_INTERCEPT_CUDA(cudaEventDestroy, (cudaEvent_t event), (event), cudaErrorInvalidValue,
-                       faults::note_given_back("cudaEventCreateWithFlags", event))
+                       faults::record_given_back("cudaEventCreateWithFlags", event))
 OFFLOAD_INTERCEPT_CUDA(cudaEventRecord, (cudaEvent_t event, cudaStream_t stream), (event, stream),
                        cudaErrorInvalidResourceHandle, )
 OFFLOAD_INTERCEPT_CUDA(cudaStreamWaitEvent, (cudaStream_t stream, cudaEvent_t event, unsigned flags),
@@ -258,13 +258,13 @@ CUresult map(CUdeviceptr at, std::size_t bytes, std::size_t offset, CUmemGeneric
   }
   const CUresult got = real_driver.map(at, bytes, offset, piece, flags);
   if (got == CUDA_SUCCESS) {
-    faults::note_taken("cuMemMap", std::bit_cast<const void*>(at), caller);
+    faults::record_taken("cuMemMap", std::bit_cast<const void*>(at), caller);
   }
   return got;
 }
 
 CUresult unmap(CUdeviceptr at, std::size_t bytes) {
-  faults::note_given_back("cuMemMap", std::bit_cast<const void*>(at));
+  faults::record_given_back("cuMemMap", std::bit_cast<const void*>(at));
   return real_driver.unmap(at, bytes);
 }
 

@@ -137,7 +137,7 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
     std::atomic<std::uint64_t> come = 0;
     bool thrown = false;
     HostFill::Callbacks callbacks;
-    callbacks.came = [&](std::uint64_t bytes) {
+    callbacks.on_progress = [&](std::uint64_t bytes) {
       come += bytes;
       if (!std::exchange(thrown, true)) {
         disk_->await_held(); // no read is begun after a failure
@@ -162,7 +162,7 @@ TEST_F(HostFillTest, TellsWhatHasComeAndWhatACallbackThrows) {
 TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
   std::uint64_t come = 0;
   HostFill::Callbacks callbacks;
-  callbacks.came = [&](std::uint64_t bytes) {
+  callbacks.on_progress = [&](std::uint64_t bytes) {
     come += bytes;
     if (come == kParts * kPart) {
       throw std::runtime_error("enough");

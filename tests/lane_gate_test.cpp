@@ -86,7 +86,7 @@ TEST(LaneGate, KeepsTheLoneVisitorAloneAndInTurn) {
   Notes order;
   const int lane = gate.enter();
   BlockedThread alone([&] {
-    const LoneVisit visit(gate);
+    const ExclusiveVisit visit(gate);
     order.note("alone");
   });
   alone.await_blocked();
@@ -96,7 +96,7 @@ TEST(LaneGate, KeepsTheLoneVisitorAloneAndInTurn) {
   });
   later.await_blocked();
   EXPECT_FALSE(alone.done()) << "a lane is taken";
-  EXPECT_FALSE(later.done()) << "a lane is free, but the visitor came first";
+  EXPECT_FALSE(later.done()) << "a lane is free, but the caller came first";
   order.note("leave");
   gate.leave(lane);
   alone.join();
@@ -114,12 +114,12 @@ TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
   });
   call.await_blocked();
   BlockedThread alone([&] {
-    const LoneVisit visit(gate);
+    const ExclusiveVisit visit(gate);
     order.note("alone");
   });
   alone.await_blocked();
   BlockedThread second([&] {
-    const LoneVisit visit(gate);
+    const ExclusiveVisit visit(gate);
     order.note("second");
   });
   second.await_blocked();
@@ -133,7 +133,7 @@ TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
 TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   LaneGate gate(1);
   Notes order;
-  gate.enter_alone();
+  gate.enter_exclusive();
   BlockedThread call([&] {
     const int lane = gate.enter();
     order.note("call");
@@ -141,11 +141,11 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   });
   call.await_blocked();
   BlockedThread waiting([&] { // before the first one leaves
-    const LoneVisit visit(gate);
+    const ExclusiveVisit visit(gate);
     order.note("waiting");
   });
   waiting.await_blocked();
-  gate.leave_alone();
+  gate.leave_exclusive();
   waiting.join();
   call.join();
   EXPECT_EQ(order.all(), std::vector<std::string>({"waiting", "call"}));
@@ -160,17 +160,17 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   });
   overtaken.await_blocked();
   BlockedThread first([&] {
-    gate.enter_alone();
+    gate.enter_exclusive();
     order.note("first");
     BlockedThread last([&] {
       const LaneVisit visit(gate);
       order.note("last");
     });
     last.await_blocked();
-    gate.leave_alone();
+    gate.leave_exclusive();
     first_has_left.set_value();
     {
-      const LoneVisit again(gate);
+      const ExclusiveVisit again(gate);
       order.note("again");
     }
     last.join();
@@ -187,9 +187,9 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
 
 TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {
   LaneGate gate(3);
-  gate.enter_alone();
+  gate.enter_exclusive();
   gate.set_room(100);
-  gate.leave_alone();
+  gate.leave_exclusive();
   const int first = gate.enter(nullptr, 60);
   const int beside = gate.enter(nullptr, 40);
   BlockedThread large([&] { gate.leave(gate.enter(nullptr, 50)); });
@@ -232,7 +232,7 @@ TEST(LaneGate, GivesTheLoneVisitorAllTheMemory) {
   LaneGate gate(2);
   gate.set_room(100);
   {
-    const LoneVisit alone(gate);
+    const ExclusiveVisit alone(gate);
     EXPECT_TRUE(gate.extend(0, 100));
     EXPECT_FALSE(gate.extend(0, 101));
   }
@@ -252,7 +252,7 @@ TEST(LaneGate, NeverLetsInMoreThanItHasLanesOrMemory) {
   in_parallel(4, [&](int thread) {
     for (int i = 0; i < 200; ++i) {
       if (thread == 0 && i % 10 == 0) {
-        const LoneVisit visit(gate);
+        const ExclusiveVisit visit(gate);
         alone = true;
         wrong += inside[0] + inside[1] == 0 ? 0 : 1;
         alone = false;

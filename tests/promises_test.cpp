@@ -26,9 +26,9 @@ TEST(Promise, IsOutstandingUntilItIsTaken) {
   EXPECT_EQ(Promise::outstanding(kDevice), 8_MiB);
   EXPECT_EQ(Promise::outstanding(kDevice + 1), 0U);
   const int memory = 0;
-  note_taken(kDevice, &memory, 5_MiB);
+  record_taken(kDevice, &memory, 5_MiB);
   EXPECT_EQ(Promise::outstanding(kDevice), 3_MiB);
-  note_given_back(kDevice, &memory);
+  record_given_back(kDevice, &memory);
   EXPECT_EQ(Promise::outstanding(kDevice), 8_MiB);
   first.raise_to(1_MiB);
   EXPECT_EQ(Promise::outstanding(kDevice), 8_MiB);
@@ -51,11 +51,11 @@ TEST(Promise, OfTheHostIsTakenPageByPage) {
   madvise(data, kBytes, MADV_NOHUGEPAGE);
   Promise promise(kHost);
   promise.set(kBytes);
-  note_taken(kHost, data, kBytes);
+  record_taken(kHost, data, kBytes);
   EXPECT_EQ(Promise::outstanding(kHost), kBytes);
   std::fill_n(static_cast<std::byte*>(data), kBytes / 4, std::byte{1});
   EXPECT_EQ(Promise::outstanding(kHost), kBytes / 4 * 3);
-  note_given_back(kHost, data);
+  record_given_back(kHost, data);
   munmap(data, kBytes);
 }
 

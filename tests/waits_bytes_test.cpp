@@ -322,7 +322,7 @@ TEST_F(WaitsBytes, ACallAloneWritesNothingInALaneThatIsTaken) {
   int memory = 1;
   const int lane = gate.enter();
   BlockedThread alone([&] {
-    const LoneVisit visit(gate);
+    const ExclusiveVisit visit(gate);
     memory = 2;
   });
   alone.await_blocked();

@@ -105,13 +105,13 @@ std::uint64_t taken_bytes(int place) {
   return total;
 }
 
-void note_taken(int place, const void* data, std::uint64_t bytes) {
+void record_taken(int place, const void* data, std::uint64_t bytes) {
   Account& account = Account::get();
   const std::lock_guard lock(account.mutex);
   account.taken[{place, data}] = bytes;
 }
 
-void note_given_back(int place, const void* data) noexcept {
+void record_given_back(int place, const void* data) noexcept {
   Account& account = Account::get();
   const std::lock_guard lock(account.mutex);
   account.taken.erase({place, data});

@@ -32,11 +32,11 @@ class Promise {
   std::uint64_t bytes_ = 0;
 };
 
-/// What modules of this process have taken of the memory at `place`, by note_taken(); of the host's, its addresses.
+/// What modules of this process have taken of the memory at `place`, by record_taken(); of the host's, its addresses.
 std::uint64_t taken_bytes(int place);
 
 /// Memory that modules have taken. On the host it is addresses first, and counts page by page as it is written.
-void note_taken(int place, const void* data, std::uint64_t bytes);
-void note_given_back(int place, const void* data) noexcept;
+void record_taken(int place, const void* data, std::uint64_t bytes);
+void record_given_back(int place, const void* data) noexcept;
 
 } // namespace offload

@@ -154,7 +154,7 @@ class CudaLane {
       if (lane_.memory_->overflowed() && cudaStreamSynchronize(caller_.stream()) != cudaSuccess) {
         static_cast<void>(cudaGetLastError()); // it may have been lent what goes now, but the device is gone
       }
-      const std::uint64_t more = lane_.note_workspaces(first_ ? &trace_ : nullptr);
+      const std::uint64_t more = lane_.record_workspaces(first_ ? &trace_ : nullptr);
       memory_ = lane_.memory_->end_call();
       memory_.bytes += more;
       const CallMemory state = state_->end_call();
@@ -190,7 +190,7 @@ class CudaLane {
   /// When a call wants workspaces for the first time, all calls take all kinds first from then on, so that what a call
   /// takes does not depend on those before it. Returns the bytes that calls take more by that than this one has shown;
   /// a `trace` shows them itself, kept from its beginning.
-  std::uint64_t note_workspaces(AllocationTrace* trace) {
+  std::uint64_t record_workspaces(AllocationTrace* trace) {
     if (wanted_ || !(workspaces_.has(0) || workspaces_.has(1))) {
       return 0;
     }

@@ -126,7 +126,7 @@ class DevicePages final : public Pages {
       return false;
     }
     ends_.push_back(this->bytes() + bytes);
-    note_taken(device_, std::bit_cast<const void*>(place), bytes);
+    record_taken(device_, std::bit_cast<const void*>(place), bytes);
     return true;
   }
 
@@ -134,7 +134,7 @@ class DevicePages final : public Pages {
     while (ends_.size() > count) {
       const std::uint64_t end = ends_.back();
       ends_.pop_back();
-      note_given_back(device_, std::bit_cast<const void*>(begin_ + bytes()));
+      record_given_back(device_, std::bit_cast<const void*>(begin_ + bytes()));
       static_cast<void>(driver_.unmap(begin_ + bytes(), end - bytes())); // fails when the driver is gone
     }
   }

@@ -7,15 +7,15 @@
 namespace offload {
 
 LaneGate::LaneGate(int lanes)
-    : visitors_(static_cast<std::size_t>(lanes)), claims_(static_cast<std::size_t>(lanes), 0) {
+    : last_callers_(static_cast<std::size_t>(lanes)), claims_(static_cast<std::size_t>(lanes), 0) {
   for (int lane = lanes; lane > 0; --lane) {
     free_.push_back(lane - 1);
   }
 }
 
-int LaneGate::enter(const void* visitor, std::uint64_t bytes) {
+int LaneGate::enter(const void* caller, std::uint64_t bytes) {
   std::unique_lock lock(mutex_);
-  return await_turn(lock, waiters_.emplace(waiters_.end(), false, visitor, bytes));
+  return await_turn(lock, waiters_.emplace(waiters_.end(), false, caller, bytes));
 }
 
 void LaneGate::leave(int lane) {
@@ -25,14 +25,14 @@ void LaneGate::leave(int lane) {
   admit();
 }
 
-void LaneGate::enter_alone() {
+void LaneGate::enter_exclusive() {
   std::unique_lock lock(mutex_);
   const auto place = std::find_if(waiters_.begin(), waiters_.end(),
                                   [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
   await_turn(lock, waiters_.emplace(place, true, nullptr, 0));
 }
 
-void LaneGate::leave_alone() {
+void LaneGate::leave_exclusive() {
   const std::lock_guard lock(mutex_);
   alone_ = false;
   claims_[0] = 0;
@@ -62,9 +62,9 @@ void LaneGate::admit() {
     }
     if (waiter.alone) {
       alone_ = true;
-      waiter.lane = kAlone;
+      waiter.lane = kExclusive;
     } else {
-      waiter.lane = take_lane(waiter.visitor);
+      waiter.lane = take_lane(waiter.caller);
       claims_[waiter.lane] = std::min(waiter.bytes, room_ - std::min(room_, claimed()));
     }
     waiter.admitted.notify_one();
@@ -80,12 +80,12 @@ bool LaneGate::may_enter(const Waiter& waiter) const {
   return !alone_ && !free_.empty() && taken <= room_ && waiter.bytes <= room_ - taken;
 }
 
-int LaneGate::take_lane(const void* visitor) {
-  auto chosen = std::find_if(free_.rbegin(), free_.rend(), [&](int lane) { return visitors_[lane] == visitor; });
+int LaneGate::take_lane(const void* caller) {
+  auto chosen = std::find_if(free_.rbegin(), free_.rend(), [&](int lane) { return last_callers_[lane] == caller; });
   chosen = chosen == free_.rend() ? free_.rbegin() : chosen;
   const int lane = *chosen;
   free_.erase(std::prev(chosen.base()));
-  visitors_[lane] = visitor;
+  last_callers_[lane] = caller;
   return lane;
 }
 

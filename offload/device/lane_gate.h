@@ -20,17 +20,17 @@ class LaneGate {
 
   /// Waits for a lane, and claims `bytes` for the call. One that wants more than there is waits until it is the only
   /// one, and claims all. The lane that was left last is given first, for what it has prefetched is used; before it one
-  /// that had the same `visitor`.
-  int enter(const void* visitor = nullptr, std::uint64_t bytes = 0);
+  /// that had the same `caller`.
+  int enter(const void* caller = nullptr, std::uint64_t bytes = 0);
 
   /// Ends the call and its claim.
   void leave(int lane);
 
-  /// Waits until no call is in flight, and admits none until leave_alone(). Lane 0 is his meanwhile. When he leaves,
-  /// the call that has waited longest is not overtaken any more: so one of them is made between any two who want to be
-  /// alone, and those wait for no more than that beside the calls in flight.
-  void enter_alone();
-  void leave_alone();
+  /// Waits until no call is in flight, and admits none until leave_exclusive(). Lane 0 is his meanwhile. When he
+  /// leaves, the call that has waited longest is not overtaken any more: so one of them is made between any two who
+  /// want to be alone, and those wait for no more than that beside the calls in flight.
+  void enter_exclusive();
+  void leave_exclusive();
 
   /// What claims and state may be together. Unlimited until it is set, by somebody who is alone.
   void set_room(std::uint64_t bytes);
@@ -45,30 +45,30 @@ class LaneGate {
 
  private:
   static constexpr int kNone = -1;
-  static constexpr int kAlone = -2;
+  static constexpr int kExclusive = -2;
 
   struct Waiter {
-    Waiter(bool is_alone, const void* who, std::uint64_t wanted) : alone(is_alone), visitor(who), bytes(wanted) {}
+    Waiter(bool is_alone, const void* who, std::uint64_t wanted) : alone(is_alone), caller(who), bytes(wanted) {}
 
     bool alone;
-    const void* visitor;
+    const void* caller;
     std::uint64_t bytes;
     std::condition_variable admitted;
-    int lane = kNone;       // kAlone for somebody who is alone
+    int lane = kNone;       // kExclusive for somebody who is alone
     bool overtaken = false; // and not again
   };
 
   int await_turn(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);
   void admit();
   bool may_enter(const Waiter& waiter) const;
-  int take_lane(const void* visitor);
+  int take_lane(const void* caller);
   std::uint64_t claimed() const;
 
   mutable std::mutex mutex_;
   std::list<Waiter> waiters_;
   std::vector<int> free_;
-  std::vector<const void*> visitors_; // by lane, the last
-  std::vector<std::uint64_t> claims_; // by lane; 0 for those that are free
+  std::vector<const void*> last_callers_; // by lane, the last
+  std::vector<std::uint64_t> claims_;     // by lane; 0 for those that are free
   std::uint64_t state_ = 0;
   std::uint64_t room_ = ~std::uint64_t{0};
   bool alone_ = false;
@@ -77,8 +77,8 @@ class LaneGate {
 /// A lane for as long as this lives.
 class LaneVisit {
  public:
-  explicit LaneVisit(LaneGate& gate, const void* visitor = nullptr, std::uint64_t bytes = 0)
-      : gate_(gate), lane_(gate.enter(visitor, bytes)) {}
+  explicit LaneVisit(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0)
+      : gate_(gate), lane_(gate.enter(caller, bytes)) {}
   ~LaneVisit() { gate_.leave(lane_); }
   LaneVisit(const LaneVisit&) = delete;
   LaneVisit& operator=(const LaneVisit&) = delete;
@@ -90,12 +90,12 @@ class LaneVisit {
 };
 
 /// All lanes, for as long as this lives.
-class LoneVisit {
+class ExclusiveVisit {
  public:
-  explicit LoneVisit(LaneGate& gate) : gate_(gate) { gate_.enter_alone(); }
-  ~LoneVisit() { gate_.leave_alone(); }
-  LoneVisit(const LoneVisit&) = delete;
-  LoneVisit& operator=(const LoneVisit&) = delete;
+  explicit ExclusiveVisit(LaneGate& gate) : gate_(gate) { gate_.enter_exclusive(); }
+  ~ExclusiveVisit() { gate_.leave_exclusive(); }
+  ExclusiveVisit(const ExclusiveVisit&) = delete;
+  ExclusiveVisit& operator=(const ExclusiveVisit&) = delete;
 
  private:
   LaneGate& gate_;

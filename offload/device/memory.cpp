@@ -34,7 +34,7 @@ DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose)
   }
   if (device_ < 0) {
     data_ = static_cast<std::byte*>(map_memory(bytes, purpose));
-    note_taken(kHost, data_, bytes);
+    record_taken(kHost, data_, bytes);
     return;
   }
   void* data = nullptr;
@@ -50,14 +50,14 @@ DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose)
                 "; lower vram_budget to what is free");
   }
   data_ = static_cast<std::byte*>(data);
-  note_taken(device_, data_, bytes);
+  record_taken(device_, data_, bytes);
 }
 
 DeviceMemory::~DeviceMemory() {
   if (!data_) {
     return;
   }
-  note_given_back(device_, data_);
+  record_given_back(device_, data_);
   if (device_ < 0) {
     munmap(data_, bytes_);
   } else {
@@ -106,14 +106,14 @@ void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes
 HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
   if (bytes > 0) {
     data_ = static_cast<std::byte*>(map_memory(bytes, "weights"));
-    note_taken(kHost, data_, bytes);
+    record_taken(kHost, data_, bytes);
   }
 }
 
 HostMemory::~HostMemory() {
   unpin();
   if (data_) {
-    note_given_back(kHost, data_);
+    record_given_back(kHost, data_);
     munmap(data_, bytes_);
   }
 }

@@ -60,7 +60,7 @@ void HostFill::await_bytes(const std::byte* end) {
   if (!failure_) {
     throw Error("the weights are not wanted any more");
   }
-  told_ = true;
+  reported_ = true;
   std::rethrow_exception(failure_);
 }
 
@@ -71,8 +71,8 @@ void HostFill::retry() {
   std::exception_ptr untold;
   {
     const std::lock_guard lock(mutex_);
-    if (failure_ && (told_ || refused_)) {
-      untold = told_ ? nullptr : failure_;
+    if (failure_ && (reported_ || refused_)) {
+      untold = reported_ ? nullptr : failure_;
       failure_ = nullptr;
       refused_ = false;
       wake_.notify_all();
@@ -103,11 +103,11 @@ void HostFill::publish() {
 }
 
 bool HostFill::finished() const {
-  return first_ == pieces_.size() && preparation_ == Preparation::done && untold_ == 0 && !telling_;
+  return first_ == pieces_.size() && preparation_ == Preparation::done && unreported_ == 0 && !reporting_;
 }
 
 bool HostFill::has_work() const {
-  return may_tell() ||
+  return may_report() ||
          (!failure_ && (preparation_ == Preparation::wanted || !again_.empty() || next_ < pieces_.size()));
 }
 
@@ -122,11 +122,11 @@ void HostFill::work() {
       }
       return;
     }
-    if (may_tell()) {
-      telling_ = true;
-      const auto thrown = call(lock, [&, bytes = std::exchange(untold_, 0)] { callbacks_.came(bytes); });
+    if (may_report()) {
+      reporting_ = true;
+      const auto thrown = call(lock, [&, bytes = std::exchange(unreported_, 0)] { callbacks_.on_progress(bytes); });
       refused_ = thrown && thrown == failure_;
-      telling_ = false;
+      reporting_ = false;
     } else if (preparation_ == Preparation::wanted) {
       preparation_ = Preparation::under_way;
       preparation_ = call(lock, callbacks_.prepare) ? Preparation::wanted : Preparation::done;
@@ -161,15 +161,15 @@ std::exception_ptr HostFill::call(std::unique_lock<std::mutex>& lock, const std:
   }
   lock.lock();
   if (failure) {
-    note_failure(failure);
+    record_failure(failure);
   }
   return failure;
 }
 
-void HostFill::note_failure(std::exception_ptr failure) {
+void HostFill::record_failure(std::exception_ptr failure) {
   if (!failure_) {
     failure_ = std::move(failure);
-    told_ = false;
+    reported_ = false;
   }
   changed_.notify_all();
 }
@@ -191,10 +191,10 @@ void HostFill::end(std::size_t piece, std::exception_ptr failure) {
   --in_flight_;
   if (failure) {
     again_.push_back(piece);
-    note_failure(std::move(failure));
+    record_failure(std::move(failure));
   } else {
     there_[piece] = true;
-    untold_ += callbacks_.came ? pieces_[piece].bytes : 0;
+    unreported_ += callbacks_.on_progress ? pieces_[piece].bytes : 0;
     publish();
   }
   wake_.notify_all();

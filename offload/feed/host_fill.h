@@ -31,7 +31,7 @@ class HostFill {
 
     /// Told how many bytes more have come, one call at a time, also after somebody has used them. What it throws is
     /// told to those who wait, or to who retries.
-    std::function<void(std::uint64_t bytes)> came;
+    std::function<void(std::uint64_t bytes)> on_progress;
   };
 
   /// `parts` go to ascending places. Throws Error when the system refuses a thread.
@@ -46,7 +46,8 @@ class HostFill {
   /// file's: at once, until it is tried again.
   void await_bytes(const std::byte* end);
 
-  /// Tries again what went wrong and has been told. Throws what `came` threw, if nobody waited for anything since.
+  /// Tries again what went wrong and has been told. Throws what `on_progress` threw, if nobody waited for anything
+  /// since.
   void retry();
 
   /// True when nothing is read from the file any more.
@@ -61,19 +62,19 @@ class HostFill {
   void work();
   bool is_there(const std::byte* end) const { return reinterpret_cast<std::uintptr_t>(end) <= ready_.load(); }
   bool has_work() const;
-  bool may_tell() const { return untold_ > 0 && !telling_; }
+  bool may_report() const { return unreported_ > 0 && !reporting_; }
   bool finished() const;
   std::exception_ptr call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback);
   void read(std::size_t piece);
   void end(std::size_t piece, std::exception_ptr failure);
-  void note_failure(std::exception_ptr failure);
+  void record_failure(std::exception_ptr failure);
   void publish();
   void stop();
 
   std::vector<Part> pieces_; // of one read each
   const Callbacks callbacks_;
   std::atomic<std::uintptr_t> ready_ = 0; // all places before this address are there
-  std::atomic<bool> refused_ = false;     // failure_ is what callbacks_.came threw
+  std::atomic<bool> refused_ = false;     // failure_ is what callbacks_.on_progress threw
 
   std::mutex mutex_; // what follows, except the threads
   std::condition_variable wake_;
@@ -84,12 +85,12 @@ class HostFill {
   std::size_t next_ = 0;           // that nobody has begun to read
   std::vector<std::size_t> again_; // failed; has room for all of them
   int in_flight_ = 0;
-  int working_ = 0;          // threads
-  std::uint64_t untold_ = 0; // bytes that have come
-  bool telling_ = false;
+  int working_ = 0;              // threads
+  std::uint64_t unreported_ = 0; // bytes that have come
+  bool reporting_ = false;
   Preparation preparation_ = Preparation::wanted;
   std::exception_ptr failure_; // nothing is begun while there is one
-  bool told_ = false;
+  bool reported_ = false;
   bool cancelled_ = false;
   bool stopping_ = false;
 

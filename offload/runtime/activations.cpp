@@ -6,7 +6,7 @@
 
 namespace offload {
 
-void Activations::note(std::size_t shape, std::uint64_t bytes) {
+void Activations::record(std::size_t shape, std::uint64_t bytes) {
   Shape& seen = shapes_[shape];
   seen.known = seen.bytes() == 0 || bytes <= seen.bytes();
   seen.recent = std::max(seen.recent, bytes);
@@ -16,7 +16,7 @@ void Activations::note(std::size_t shape, std::uint64_t bytes) {
   count(seen);
 }
 
-void Activations::note_at_least(std::size_t shape, std::uint64_t bytes) {
+void Activations::record_at_least(std::size_t shape, std::uint64_t bytes) {
   Shape& seen = shapes_[shape];
   seen.known = false;
   seen.at_least = std::max(seen.at_least, bytes);

@@ -11,11 +11,11 @@ namespace offload {
 class Activations {
  public:
   /// A call of `shape` took `bytes`.
-  void note(std::size_t shape, std::uint64_t bytes);
+  void record(std::size_t shape, std::uint64_t bytes);
 
   /// A call of `shape` takes `bytes` at least: it was stopped there. What one of that shape is then seen to take counts
   /// instead: memory that is in pieces stops a call which would fit into the same bytes in one.
-  void note_at_least(std::size_t shape, std::uint64_t bytes);
+  void record_at_least(std::size_t shape, std::uint64_t bytes);
 
   /// Calls of `shape` are planned for, whether they come or not.
   void keep(std::size_t shape);

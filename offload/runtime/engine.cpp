@@ -31,7 +31,7 @@ Engine::Engine(Config config)
     return;
   }
   HostFill::Callbacks callbacks;
-  callbacks.came = config_.came;
+  callbacks.on_progress = config_.on_progress;
   if (config_.pinned > 0) {
     callbacks.prepare = [this] {
       const c10::cuda::CUDAGuard guard(config_.device);

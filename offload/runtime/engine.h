@@ -27,17 +27,17 @@ class Engine {
   struct Config {
     c10::Device device = c10::kCPU;
     int lanes = 1;
-    std::shared_ptr<LaneGate> gate;          ///< that calls come through
-    std::vector<std::string> names;          ///< by weight
-    std::vector<std::uint64_t> bytes;        ///< by weight, aligned to 512; 0 for those that are none of its business
-    std::vector<std::uint64_t> offsets;      ///< by weight, in its storage, in `host`, or in `file`
-    std::vector<std::uint64_t> in_file;      ///< by weight, how many bytes of it are in `file`; 0 for those in memory
-    std::vector<c10::Storage> storages;      ///< by weight, where the module has it; none for those in `host` or `file`
-    std::shared_ptr<HostMemory> host;        ///< the bytes of weights
-    std::uint64_t pinned = 0;                ///< of `host`, the first so many are to be page-locked
-    std::shared_ptr<const File> file;        ///< null when nothing comes from one
-    std::vector<HostFill::Part> to_fill;     ///< of `host`, what comes from `file`; the rest is there
-    std::function<void(std::uint64_t)> came; ///< see HostFill
+    std::shared_ptr<LaneGate> gate;      ///< that calls come through
+    std::vector<std::string> names;      ///< by weight
+    std::vector<std::uint64_t> bytes;    ///< by weight, aligned to 512; 0 for those that are none of its business
+    std::vector<std::uint64_t> offsets;  ///< by weight, in its storage, in `host`, or in `file`
+    std::vector<std::uint64_t> in_file;  ///< by weight, how many bytes of it are in `file`; 0 for those in memory
+    std::vector<c10::Storage> storages;  ///< by weight, where the module has it; none for those in `host` or `file`
+    std::shared_ptr<HostMemory> host;    ///< the bytes of weights
+    std::uint64_t pinned = 0;            ///< of `host`, the first so many are to be page-locked
+    std::shared_ptr<const File> file;    ///< null when nothing comes from one
+    std::vector<HostFill::Part> to_fill; ///< of `host`, what comes from `file`; the rest is there
+    std::function<void(std::uint64_t)> on_progress; ///< see HostFill
     HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
     std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
   };

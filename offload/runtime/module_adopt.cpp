@@ -29,7 +29,7 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 /// as it has been moved, so that there is never more than one of them twice; a weight that is a part of its storage, or
 /// that others have, when all is done. On the host it is used where it is. The module that was given is left with
 /// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
-void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Displaced& displaced) {
+void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displaced& displaced) {
   const PlainModes plain;
   std::optional<c10::cuda::CUDAGuard> guard;
   if (device_.is_cuda()) {
@@ -169,7 +169,7 @@ void Module::Impl::take_over_weights(Owner owner, const Progress& progress, Disp
     progress(0, 0);
   }
   if (progress) {
-    config.came = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
+    config.on_progress = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
   }
   if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {
     config.staging = HostMemory(pinned_bytes_ - streamed_pinned_);

@@ -130,7 +130,7 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
       return std::move(*output);
     }
     refuse_again(request);
-    if (auto output = call_alone(request)) {
+    if (auto output = call_exclusive(request)) {
       return std::move(*output);
     }
   }
@@ -173,11 +173,11 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(Request& request) {
 }
 
 /// With nobody beside it. None when the call can go on in turn, since others have planned or this has.
-std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
-  const LoneVisit alone(*gate_);
+std::optional<c10::IValue> Module::Impl::call_exclusive(Request& request) {
+  const ExclusiveVisit alone(*gate_);
   if (readiness_ == Readiness::measured) {
     try {
-      settle();
+      replan();
     } catch (const ArchiveError&) {
       if (!engine_->placed() || engine_->streamer().lost()) {
         throw;
@@ -206,7 +206,7 @@ std::optional<c10::IValue> Module::Impl::call_alone(Request& request) {
     throw;
   }
   try {
-    settle();
+    replan();
   } catch (const std::exception&) {
     // The output is right, and state was written: the next call tries again, and tells.
   }

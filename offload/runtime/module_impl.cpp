@@ -172,7 +172,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   Displaced displaced;
   try {
     if (purpose == Purpose::run || !options.example_calls.empty()) {
-      take_over_weights(owner, options.progress, displaced);
+      adopt_weights(owner, options.progress, displaced);
       for (const ExampleCall& call : options.example_calls) {
         measure_example(call);
       }
@@ -182,7 +182,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       engine_.reset();
     }
     if (purpose == Purpose::plan || !options.example_calls.empty()) {
-      settle();
+      replan();
     } else {
       plan_ = best_plan(); // what is known so far
       device_promise_.set(promised_bytes(plan_.residency));

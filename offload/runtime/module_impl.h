@@ -88,12 +88,12 @@ class Module::Impl {
   Made run_on(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
   Made run_here(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
   std::optional<c10::IValue> call_in_turn(Request& request);
-  std::optional<c10::IValue> call_alone(Request& request);
+  std::optional<c10::IValue> call_exclusive(Request& request);
   std::optional<StateSnapshot> state_before(const Request& request) const;
-  void note_memory(const Request& request, const CallMemory& memory, bool ended);
-  c10::IValue take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
-                       const GradientBoundary& boundary);
-  void keep_state(Lanes::Call& call);
+  void record_memory(const Request& request, const CallMemory& memory, bool ended);
+  c10::IValue detach_outputs(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
+                             const GradientBoundary& boundary);
+  void retain_state(Lanes::Call& call);
   c10::IValue measure(const Request& request);
   void measure_example(const ExampleCall& call);
   c10::IValue find(const std::string& name) const;
@@ -102,7 +102,7 @@ class Module::Impl {
   [[noreturn]] void refuse(const Request& request, const Made& made);
   void refuse_again(const Request& request);
 
-  void take_over_weights(Owner owner, const Progress& progress, Displaced& displaced);
+  void adopt_weights(Owner owner, const Progress& progress, Displaced& displaced);
   void divide_host_memory(const Options& options);
   bool can_stay_in_module(WeightId weight) const;
   void choose_what_stays_in_file(std::uint64_t room);
@@ -115,11 +115,11 @@ class Module::Impl {
   Plan best_plan() const;
   enum class Ring { ample, least };
   Residency residency_to_measure(Ring ring) const;
-  void put_placeholders_back();
-  void settle();
+  void restore_placeholders();
+  void replan();
   enum class Leased { streamed, all };
   void install(const Residency& residency, Leased leased);
-  void note_peak();
+  void record_peak();
   Placement describe() const;
   Pass pass_of(const std::vector<LeasedStep>& steps) const;
   Pass planned_pass() const;
@@ -127,7 +127,7 @@ class Module::Impl {
   double compute_us(const LeasedStep& step) const;
   bool read_in_place(WeightId weight) const;
   std::shared_ptr<const Sequence> sequence_of(const std::string& name, std::size_t shape);
-  void note_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence);
+  void record_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence);
 
   torch::jit::Module module_;
   c10::Device device_;

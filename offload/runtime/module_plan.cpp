@@ -132,7 +132,7 @@ bool Module::Impl::read_in_place(WeightId weight) const {
 }
 
 /// Nothing refers to what is placed any more.
-void Module::Impl::put_placeholders_back() {
+void Module::Impl::restore_placeholders() {
   const std::lock_guard lock(objects_mutex_);
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
@@ -146,7 +146,7 @@ void Module::Impl::put_placeholders_back() {
 /// others as they are. The caller holds all lanes, and has looked whether the file has changed: what is placed goes.
 void Module::Impl::install(const Residency& residency, Leased leased) {
   const PlainModes plain;
-  put_placeholders_back();
+  restore_placeholders();
   {
     const std::unique_lock exchange(placing_mutex_);
     engine_->place(residency, placeholders_);
@@ -206,7 +206,7 @@ std::uint64_t Module::Impl::promised_bytes(const Residency& residency) const {
 /// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
 /// Where it throws, nothing is placed: the next call tries again. But where it throws since the file has changed, all
 /// is as it was.
-void Module::Impl::settle() {
+void Module::Impl::replan() {
   if (engine_) {
     engine_->check_file();
   }
@@ -221,7 +221,7 @@ void Module::Impl::settle() {
     engine_->lanes().release();
     install(best.residency, Leased::streamed);
     gate_->set_room(room());
-    note_peak();
+    record_peak();
   }
   device_promise_.set(promised);
   const std::uint64_t outside = outside_bytes(device_);
@@ -252,7 +252,8 @@ std::shared_ptr<const Sequence> Module::Impl::sequence_of(const std::string& nam
   return sequence;
 }
 
-void Module::Impl::note_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence) {
+void Module::Impl::record_sequence(const std::string& name, std::size_t shape,
+                                   std::shared_ptr<const Sequence> sequence) {
   constexpr std::size_t kShapes = 256; // more come where every call has another
   if (sequences_by_shape_.size() >= kShapes && sequences_by_shape_.count(shape) == 0) {
     sequences_by_shape_.clear();
@@ -261,7 +262,7 @@ void Module::Impl::note_sequence(const std::string& name, std::size_t shape, std
   sequences_[name] = std::move(sequence);
 }
 
-void Module::Impl::note_peak() {
+void Module::Impl::record_peak() {
   const std::uint64_t now = fixed_ + engine_->placed_bytes() + engine_->lanes().held();
   if (device_.is_cuda()) {
     device_promise_.raise_to(now); // by default calls may have taken more than was planned
@@ -272,7 +273,7 @@ void Module::Impl::note_peak() {
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   require_no_call_around("a new budget");
-  const LoneVisit alone(*gate_);
+  const ExclusiveVisit alone(*gate_);
   require_minimum(bytes);
   engine_->check_file();
   const auto before = std::make_pair(vram_, free_);
@@ -288,7 +289,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     std::erase_if(refused_, [&](const auto& refused) { return refused.second <= bytes; });
   }
   if (readiness_ == Readiness::unknown) {
-    put_placeholders_back();
+    restore_placeholders();
     {
       const std::unique_lock exchange(placing_mutex_);
       engine_->clear();
@@ -301,10 +302,10 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     return; // the next call measures, and plans
   }
   try {
-    settle();
+    replan();
   } catch (...) {
     set(before);
-    settle(); // what fitted before; if even that has gone, its error tells
+    replan(); // what fitted before; if even that has gone, its error tells
     throw;
   }
 }

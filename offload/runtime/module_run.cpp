@@ -64,7 +64,8 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
     const WeightLender::Scope scope(engine_->lender(), lane, trace, [&] { return call->must_stop(); });
     streamer.begin(lane, expected);
     try {
-      made.output = take_out(*call, run_code(codes_.at(request.method), request.stack, gradients), inputs, boundary);
+      made.output =
+          detach_outputs(*call, run_code(codes_.at(request.method), request.stack, gradients), inputs, boundary);
     } catch (...) {
       streamer.end(lane);
       if (scope.failure() && !call->overflowed()) {
@@ -94,8 +95,8 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
   restart.reset();
   made.memory = call->end();
   made.ended = ended;
-  note_peak();
-  note_memory(request, made.memory, ended);
+  record_peak();
+  record_memory(request, made.memory, ended);
   if (lost) {
     std::rethrow_exception(lost);
   }
@@ -109,7 +110,7 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
     if (executed != *expected) {
       next = std::make_shared<const Sequence>(std::move(executed));
     }
-    note_sequence(request.method, request.shape, next);
+    record_sequence(request.method, request.shape, next);
   }
   if (!trace) {
     streamer.expect(lane, next);
@@ -131,7 +132,7 @@ std::optional<StateSnapshot> Module::Impl::state_before(const Request& request) 
   });
 }
 
-void Module::Impl::note_memory(const Request& request, const CallMemory& memory, bool ended) {
+void Module::Impl::record_memory(const Request& request, const CallMemory& memory, bool ended) {
   if (!device_.is_cuda()) {
     return;
   }
@@ -141,9 +142,9 @@ void Module::Impl::note_memory(const Request& request, const CallMemory& memory,
   state_ = std::max(state_, 2 * engine_->lanes().state());
   repeated_ += memory.overflowed ? 1 : 0;
   if (ended) {
-    activations_.note(request.shape, memory.bytes);
+    activations_.record(request.shape, memory.bytes);
   } else {
-    activations_.note_at_least(request.shape, std::min(memory.bytes, gate_->room())); // no plan leaves it more
+    activations_.record_at_least(request.shape, std::min(memory.bytes, gate_->room())); // no plan leaves it more
   }
   if (activations_.largest() + state_ != before) {
     placement_.reset();
@@ -155,7 +156,7 @@ void Module::Impl::note_memory(const Request& request, const CallMemory& memory,
 }
 
 /// What the call has put into the module moves out of the lane's memory.
-void Module::Impl::keep_state(Lanes::Call& call) {
+void Module::Impl::retain_state(Lanes::Call& call) {
   if (!program_.writes_state || !device_.is_cuda()) {
     return;
   }
@@ -182,8 +183,8 @@ void Module::Impl::keep_state(Lanes::Call& call) {
 
 /// Copies what must not leave the call: memory of its lane, of leases, and weights themselves. It may leave through
 /// `inputs`, too: the containers among them belong to the caller, and the model may have put tensors into them.
-c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
-                                   const GradientBoundary& boundary) {
+c10::IValue Module::Impl::detach_outputs(Lanes::Call& call, const c10::IValue& output,
+                                         const std::vector<c10::IValue>& inputs, const GradientBoundary& boundary) {
   std::vector<c10::IValue> values = {output};
   std::unordered_set<const void*> callers;
   for (const c10::IValue& input : inputs) {
@@ -221,7 +222,7 @@ c10::IValue Module::Impl::take_out(Lanes::Call& call, const c10::IValue& output,
   if (boundary.cuts() && program_.writes_state) {
     replace_tensors(program_.holders, [&](const at::Tensor& tensor) { return boundary.leave(tensor); });
   }
-  keep_state(call);
+  retain_state(call);
   const std::vector<at::Tensor> outer = call.leave(inner);
   for (c10::IValue& value : values) {
     value = map_tensors(

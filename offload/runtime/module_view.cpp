@@ -135,7 +135,7 @@ std::optional<c10::IValue> member(const c10::IValue& value, const std::string& n
 /// what has been written so far.
 c10::IValue Module::Impl::attr(const std::string& name) const {
   const PlainModes plain;
-  std::optional<LoneVisit> alone;
+  std::optional<ExclusiveVisit> alone;
   if (program_.writes_state && engine_) {
     if (!CallScope::is_within(this)) {
       alone.emplace(*gate_);
