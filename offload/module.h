@@ -52,9 +52,10 @@ OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 /// module: its members throw Error.
 ///
 /// An operator may ask the module whose call it is part of; a call or a new budget from there throws Error. In a child
-/// of fork() every member of a module of the parent throws Error; the child may load its own, on a GPU only where the
-/// parent has used none. It may not return into a call, or into Options::progress, of which an operator or the function
-/// forked.
+/// of fork() every member of a module of the parent throws Error; the child may load its own: on a GPU only where the
+/// parent has used none, and with one thread (at::set_num_threads) where the parent has computed with more, since those
+/// of OpenMP are not in the child, and operators wait for them. It may not return into a call, or into
+/// Options::progress, of which an operator or the function forked.
 class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.

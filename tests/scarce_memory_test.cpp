@@ -141,9 +141,9 @@ TEST(ScarceMemory, AnywhereInACallOrANewBudgetLeavesAModuleThatWorks) {
 }
 
 /// Threads that stage weights, and that read them from a file: where one of them is refused memory, calls that wait for
-/// it fail, and the process goes on.
-TEST(ScarceMemory, OnAnyThreadOfOursLeavesAModuleThatWorks) {
-  at::set_num_threads(1);
+/// it fail, and the process goes on. Callers do a part of the work where there is no processor for threads of ours.
+void refuse_all_threads_of_ours(int threads, bool once, int stride) {
+  at::set_num_threads(threads); // products round by it
   const TemporaryFile file;
   make(12, chain(12)).save(file.path());
   const std::fstream writer(file.path(), std::ios::in | std::ios::out); // so that weights are read, not mapped
@@ -152,13 +152,13 @@ TEST(ScarceMemory, OnAnyThreadOfOursLeavesAModuleThatWorks) {
   const c10::IValue expected = plain.run("forward", {x});
   int failed = 0;
   bool refused = true;
-  for (int allocations = 0; refused && !HasFailure(); allocations += 3) {
+  for (int allocations = 0; refused && !testing::Test::HasFailure(); allocations += stride) {
     SCOPED_TRACE("allocation " + std::to_string(allocations));
     Options options = options_for(budget(3));
     options.host_budget = 26_MiB; // half of the weights stay on the file
     std::optional<Module> module;
     {
-      const Scarce memory(allocations, /*once=*/true, Scarce::Whose::others);
+      const Scarce memory(allocations, once, Scarce::Whose::others);
       try {
         module.emplace(load(file.path(), options));
         for (int call = 0; call < 3; ++call) {
@@ -166,6 +166,9 @@ TEST(ScarceMemory, OnAnyThreadOfOursLeavesAModuleThatWorks) {
         }
       } catch (const std::exception&) {
         ++failed;
+        if (allocations % 2 == 0) {
+          module.reset(); // while what was begun is under way
+        }
       }
       refused = Scarce::ran_out();
     }
@@ -178,7 +181,48 @@ TEST(ScarceMemory, OnAnyThreadOfOursLeavesAModuleThatWorks) {
     }
   }
   EXPECT_GT(failed, 5);
-  std::cout << failed << " failed\n";
+  std::cout << threads << " threads, " << failed << " failed\n";
+  at::set_num_threads(1);
+}
+
+TEST(ScarceMemory, OnceOnAnyThreadOfOursLeavesAModuleThatWorks) {
+  refuse_all_threads_of_ours(1, /*once=*/true, 3);
+  refuse_all_threads_of_ours(2, /*once=*/true, 7);
+}
+
+TEST(ScarceMemory, FromSomeAllocationOnAllThreadsOfOursLeavesAModuleThatEnds) {
+  refuse_all_threads_of_ours(1, /*once=*/false, 7);
+  refuse_all_threads_of_ours(2, /*once=*/false, 3);
+}
+
+/// A weight comes in several loads, of which callers do a part: where a later one can not be begun with, the module
+/// still ends.
+TEST(ScarceMemory, InTheMiddleOfAWeightLeavesAModuleThatEnds) {
+  at::set_num_threads(2);
+  const TemporaryFile file;
+  torch::jit::Module wide("Wide");
+  for (const char* name : {"w0", "w1"}) {
+    wide.register_parameter(name, at::randn({2560, 2560}), false); // 25 MiB
+  }
+  wide.define("def forward(self, x):\n  return torch.linear(torch.linear(x, self.w0), self.w1)\n");
+  wide.save(file.path());
+  const std::fstream writer(file.path(), std::ios::in | std::ios::out);
+  const at::Tensor x = at::randn({2, 2560});
+  int failed = 0;
+  for (int allocations = 0; allocations < 60; ++allocations) {
+    std::optional<Module> module = load(file.path(), options_for(28_MiB));
+    module->forward({x});
+    const Scarce memory(allocations, /*once=*/false, Scarce::Whose::others);
+    try {
+      module->forward({x});
+      module->forward({x});
+    } catch (const std::exception&) {
+      ++failed;
+    }
+    module.reset();
+  }
+  EXPECT_GT(failed, 5);
+  at::set_num_threads(1);
 }
 
 /// Weights that stay on a file can not be placed anew when that has changed: an error, and not an attempt without end.

@@ -84,8 +84,8 @@ class CudaLane {
     });
   }
 
-  /// Other lanes will want the workspaces that this one wanted.
-  void want_as(const CudaLane& other) { wanted_ = other.wanted_; }
+  bool wants_workspaces() const { return wanted_; }
+  void want_workspaces() { wanted_ = true; }
 
   class Call final : public Lanes::Call {
    public:
@@ -148,19 +148,31 @@ class CudaLane {
         return memory_;
       }
       ended_ = true;
-      lane_.workspaces_.take_back(caller_.stream(), *lane_.memory_);
+      std::exception_ptr failure;
+      const auto attempt = [&](const auto& work) { // what comes after it has to be done all the same
+        try {
+          work();
+        } catch (const std::exception&) {
+          failure = failure ? failure : std::current_exception();
+        }
+      };
+      attempt([&] { lane_.workspaces_.take_back(caller_.stream(), *lane_.memory_); });
       scope_.reset();
-      call_->end();
+      attempt([&] { call_->end(); });
       if (lane_.memory_->overflowed() && cudaStreamSynchronize(caller_.stream()) != cudaSuccess) {
         static_cast<void>(cudaGetLastError()); // it may have been lent what goes now, but the device is gone
       }
-      const std::uint64_t more = lane_.record_workspaces(first_ ? &trace_ : nullptr);
-      memory_ = lane_.memory_->end_call();
+      std::uint64_t more = 0;
+      attempt([&] { more = lane_.record_workspaces(first_ ? &trace_ : nullptr); });
+      attempt([&] { memory_ = lane_.memory_->end_call(); });
       memory_.bytes += more;
       const CallMemory state = state_->end_call();
       memory_.overflowed = memory_.overflowed || state.overflowed;
       memory_.by_device = memory_.by_device || state.by_device;
       lane_.rearrange_workspaces();
+      if (failure) {
+        std::rethrow_exception(failure);
+      }
       return memory_;
     }
 
@@ -276,8 +288,12 @@ class CudaLanes final : public Lanes {
   void release() override {
     const c10::cuda::CUDAGuard guard(device_);
     const std::lock_guard growth(*growth_);
+    const bool wanted =
+        std::any_of(lanes_.begin(), lanes_.end(), [](const auto& lane) { return lane->wants_workspaces(); });
     for (const auto& lane : lanes_) {
-      lane->want_as(*lanes_.front());
+      if (wanted) {
+        lane->want_workspaces(); // for calls as on that lane
+      }
       lane->trim(CudaLane::Which::resting);
     }
     state_->trim([this] { calls_->synchronize(); });

@@ -139,16 +139,16 @@ void LaneMemory::begin_call(Overflow overflow, AllocationTrace* trace) {
 
 CallMemory LaneMemory::end_call() {
   const std::lock_guard lock(mutex_);
-  CallMemory memory;
-  memory.bytes = align_up(trace_ ? bytes_when_repeated(*trace_) : arena_.high_water(), kDeviceGranularity);
-  memory.overflowed = overflowed_;
-  memory.by_device = by_device_;
-  trace_ = nullptr;
+  const AllocationTrace* trace = std::exchange(trace_, nullptr);
   refuse_from_ = ~std::uint64_t{0};
   for (const auto& [bytes, data] : returned_) {
     callbacks_.take_back(data);
   }
   returned_.clear();
+  CallMemory memory;
+  memory.bytes = align_up(trace ? bytes_when_repeated(*trace) : arena_.high_water(), kDeviceGranularity);
+  memory.overflowed = overflowed_;
+  memory.by_device = by_device_;
   return memory;
 }
 

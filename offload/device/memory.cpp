@@ -20,7 +20,8 @@ namespace {
 void* map_memory(std::uint64_t bytes, const char* purpose) {
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
-    throw Error("no " + format_bytes(bytes) + " of host memory for " + purpose + ": " + std::strerror(errno));
+    throw Error("no " + format_bytes(bytes) + " of host memory for " + purpose + ": " + std::strerror(errno) +
+                "; free some, or lower the budget");
   }
   madvise(data, bytes, MADV_HUGEPAGE); // fewer page faults and lookups of addresses; not a promise
   return data;

@@ -157,7 +157,7 @@ std::exception_ptr HostFill::call(std::unique_lock<std::mutex>& lock, const std:
   } catch (const std::exception&) {
     failure = std::current_exception();
   } catch (...) {
-    failure = std::make_exception_ptr(Error("a callback threw what is no std::exception"));
+    failure = failure_of<Error>("a callback threw what is no std::exception");
   }
   lock.lock();
   if (failure) {
@@ -178,7 +178,7 @@ void HostFill::read(std::size_t piece) {
   const Part& part = pieces_[piece];
   try {
     reader_->read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) {
-      end(piece, error.empty() ? nullptr : archive_failure(error));
+      end(piece, error.empty() ? nullptr : failure_of<ArchiveError>(error));
     });
   } catch (...) { // not begun with
     end(piece, std::current_exception());

@@ -116,7 +116,7 @@ void LoadFillers::read(const std::shared_ptr<Load>& load, const Piece& piece) {
     reader_->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
       const std::lock_guard lock(mutex_);
       if (!error.empty()) {
-        load->failure = archive_failure(error);
+        load->failure = failure_of<ArchiveError>(error);
       }
       if (--load->unfilled == 0) {
         filled_.notify_all();

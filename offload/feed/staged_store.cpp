@@ -208,6 +208,7 @@ class StagedStore final : public Store {
 
   void open(const std::shared_ptr<Load>& load) {
     loads_.push_back(load);
+    ++pending_;
     fillers_.open(load);
   }
 
@@ -240,6 +241,9 @@ class StagedStore final : public Store {
     }
     if (load->last) {
       end(job.batch);
+    }
+    if (--pending_ == 0) { // of a batch that was given up before this was filled
+      waiters_.notify();
     }
   }
 
@@ -283,7 +287,7 @@ class StagedStore final : public Store {
   std::mutex mutex_; // batches_, stopping_
   std::condition_variable work_;
   std::deque<Batch> batches_;
-  std::atomic<int> pending_ = 0; // batches
+  std::atomic<int> pending_ = 0; // batches, and loads that are open
   bool stopping_ = false;
 
   std::thread issuer_;

@@ -35,10 +35,15 @@ class Waiters {
         continue;
       }
       lock.unlock();
-      team_([&] {
+      const auto work = [&] {
         while (!over() && do_one()) {
         }
-      });
+      };
+      try {
+        team_(work);
+      } catch (const std::exception&) { // no memory for a team
+        work();
+      }
       lock.lock();
     }
   }

@@ -14,7 +14,8 @@ FileReader::FileReader(std::shared_ptr<const File> file, std::unique_ptr<Disk> d
     : file_(std::move(file)), disk_(std::move(disk)) {
   void* memory = mmap(nullptr, kBytesHeld, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    throw Error(std::string("no host memory to read ") + file_->path() + " through: " + std::strerror(errno));
+    throw Error(std::string("no host memory to read ") + file_->path() + " through: " + std::strerror(errno) +
+                "; free some");
   }
   buffers_ = static_cast<std::byte*>(memory);
   for (int i = 0; i < kReadsInFlight; ++i) {
@@ -153,7 +154,7 @@ void FileReader::read_all(std::byte* dst, std::uint64_t offset, std::uint64_t by
     try {
       read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::string& error) {
         const std::lock_guard done_lock(mutex);
-        failure = error.empty() ? failure : archive_failure(error);
+        failure = error.empty() ? failure : failure_of<ArchiveError>(error);
         --pending;
         changed.notify_one();
       });

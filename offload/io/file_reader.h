@@ -13,10 +13,11 @@
 
 namespace offload {
 
-/// An ArchiveError, or what keeps one from being made.
-inline std::exception_ptr archive_failure(const std::string& what) noexcept {
+/// An error of this type, or what keeps one from being made.
+template <typename AnError>
+std::exception_ptr failure_of(const std::string& what) {
   try {
-    return std::make_exception_ptr(ArchiveError(what));
+    return std::make_exception_ptr(AnError(what));
   } catch (...) {
     return std::current_exception();
   }

@@ -8,6 +8,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
+#include <new>
 #include <string_view>
 #include <unordered_map>
 
@@ -198,6 +199,8 @@ torch::jit::Module read_archive(const std::string& path, Weights weights) {
     return module;
   } catch (const ArchiveError&) {
     throw;
+  } catch (const std::bad_alloc&) { // nothing is wrong with the file
+    throw Error(path + ": host memory ran out while it was read: free some, and load it again");
   } catch (const c10::Error& error) {
     throw ArchiveError(path + ": can not be loaded as TorchScript: " + explain(error.what_without_backtrace()));
   } catch (const std::exception& error) {
