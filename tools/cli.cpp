@@ -158,7 +158,10 @@ std::string with_options_of_commands(std::string text) {
   return text;
 }
 
-int tell_error_of_model(const std::string& what) {
+int tell_error_of_torch(const std::string& what) {
+  if (what.find("in the TorchScript interpreter") == std::string::npos) {
+    return tell(what, kFailed);
+  }
   const bool device = what.find("CUDA error") != std::string::npos;
   return tell((device ? "" : "the model does not take these inputs: ") + last_line(what), device ? kFailed : kBadUsage);
 }
@@ -204,11 +207,10 @@ int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>
     return tell(error.what(), kBadUsage);
   } catch (const BudgetError& error) {
     return tell(with_options_of_commands(error.what()), kBadUsage);
-  } catch (const c10::Error& error) {
-    return tell(error.what_without_backtrace(), kFailed);
+  } catch (const c10::Error& error) { // of the interpreter, too, since LibTorch 2.15
+    return tell_error_of_torch(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    const bool of_model = std::string(error.what()).find("in the TorchScript interpreter") != std::string::npos;
-    return of_model ? tell_error_of_model(error.what()) : tell(error.what(), kFailed);
+    return tell_error_of_torch(error.what());
   }
 }
 
