@@ -186,7 +186,7 @@ TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
 
 /// Nor does it keep those waiting who ask a streamer, or give weights back.
 TEST_F(HostFillTest, ALeaseThatWaitsForTheDiskKeepsNoOtherLaneWaiting) {
-  const auto filling = fill(Fault::is_held, 4); // the first read of the third part
+  const auto filling = fill(Fault::is_held, 4, {}, 1); // the first read of the third part
   filling->await_bytes(end_of(1));
   const auto link = make_host_link();
   constexpr std::uint64_t kPlace = (kPart + 511) / 512 * 512;
