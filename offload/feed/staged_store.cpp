@@ -199,7 +199,7 @@ class StagedStore final : public Store {
       take_next_buffer();
     }
     if (overlaps_open(*load)) {
-      held_back_ = load;
+      held_back_ = std::move(load);
       return false;
     }
     open(load);
