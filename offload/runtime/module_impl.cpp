@@ -165,8 +165,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   }
   choose_budget(options);
   outside_ = outside_bytes(device_);
+  const DeviceBudget known = device_budget();
   if (options.example_calls.empty() ||
-      vram_ < device_budget().minimum() - device_budget().least_reserve()) { // else examples show what activations take
+      vram_ < known.minimum() - known.least_reserve()) { // else examples show what activations take
     require_minimum(vram_);
   }
   Displaced displaced;
