@@ -226,13 +226,11 @@ TEST(FileStore, IsRightOrAnErrorWhicheverReadGoesWrong) {
       const auto link = make_host_link();
       std::vector<std::byte> ring(kWeights * kUnit);
       HostPlaces host;
-      std::vector<bool> direct(kWeights, false);
       for (std::size_t i = 0; i < kWeights; ++i) {
         host.push_back({nullptr, i * kUnit + 7, kTrue});
       }
       host[2] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
-      direct[2] = true;
-      const auto store = make_staged_store(*link, host, direct, ring.data(), {nullptr, 0, 0}, 2, {&reader});
+      const auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
       int failures = 0;
       for (int pass = 0; pass < 2; ++pass) {
         std::vector<ArrivalPtr> arrivals;
@@ -267,8 +265,7 @@ TEST(FileStore, ComputeThatWaitsForAReadStalls) {
   FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0)); // 50 ms
   const auto link = make_host_link();
   std::vector<std::byte> ring(kUnit);
-  const auto store =
-      make_staged_store(*link, {{nullptr, 0, kUnit}}, {false}, ring.data(), {nullptr, 0, 0}, 1, {&reader});
+  const auto store = make_in_place_store(*link, {{nullptr, 0, kUnit}}, ring.data(), {1, &reader});
   StreamerConfig config;
   config.link = link.get();
   config.store = store.get();
@@ -285,59 +282,41 @@ TEST(FileStore, ComputeThatWaitsForAReadStalls) {
   streamer.end(0);
 }
 
-/// Where compute takes every processor: what the page cache has is copied by those who wait, and by nobody else.
-TEST(FileStore, LeavesCopiesToThoseWhoWait) {
-  constexpr std::uint64_t kUnit = 512ULL * 5000; // a few pieces
-  constexpr std::size_t kWeights = 6;
-  const std::string bytes = pattern(kWeights * kUnit);
+/// What the page cache has stays there, is counted, and is read as it is; what is not aligned is brought to the ring.
+TEST(FileStore, LeavesOutOfTheRingWhatIsMapped) {
+  constexpr std::uint64_t kUnit = 512ULL * 1000;
+  const std::string bytes = pattern(4 * kUnit);
   const TemporaryFile made(bytes);
   const auto file = std::make_shared<const File>(made.path());
   FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
   const auto link = make_host_link();
-  std::vector<std::byte> ring(kWeights * kUnit);
-  HostPlaces host;
-  for (std::size_t i = 0; i < kWeights; ++i) {
-    host.push_back({nullptr, i * kUnit, kUnit});
-  }
-  std::atomic<int> teams = 0;
-  const Team team = [&](const std::function<void()>& work) {
-    ++teams;
-    std::thread other(work);
-    work();
-    other.join();
-  };
-  const auto store = make_staged_store(*link, host, std::vector<bool>(kWeights), ring.data(), {nullptr, 0, 0}, 1,
-                                       {&reader, nullptr, team});
-  std::vector<ArrivalPtr> arrivals;
-  const auto issue = [&] {
-    arrivals.clear();
-    for (std::size_t i = 0; i < kWeights; ++i) {
-      arrivals.push_back(std::make_shared<Arrival>());
-      store->issue({{{static_cast<WeightId>(i), i * kUnit, kUnit}}, {}, arrivals.back()});
+  std::vector<std::byte> ring(3 * kUnit);
+  const HostPlaces host = {{nullptr, 0, kUnit}, {nullptr, kUnit + 7, kUnit}, {nullptr, 3 * kUnit, kUnit - 3}};
+  for (const bool maps : {true, false}) {
+    const auto store = make_in_place_store(*link, host, ring.data(), {1, &reader}, maps ? file : nullptr);
+    const std::uint64_t counted = link->bytes();
+    const auto arrival = std::make_shared<Arrival>();
+    store->issue({{{0, 0, kUnit}, {1, kUnit, kUnit}, {2, 2 * kUnit, kUnit}}, {}, arrival});
+    arrival->await_issued();
+    ASSERT_EQ(arrival->failure, "");
+    link->synchronize(*arrival->fence);
+    EXPECT_EQ(link->bytes() - counted, 3 * kUnit);
+    for (WeightId weight = 0; weight < 3; ++weight) {
+      const std::byte* outside = store->outside_ring(weight);
+      EXPECT_EQ(outside != nullptr, maps && weight != 1);
+      EXPECT_EQ(outside && file->contains(outside), outside != nullptr);
+      EXPECT_EQ(std::memcmp(outside ? outside : ring.data() + weight * kUnit, bytes.data() + host[weight].offset,
+                            host[weight].bytes),
+                0)
+          << "weight " << weight;
     }
-  };
-  const auto check = [&](std::size_t i) {
-    ASSERT_TRUE(arrivals[i]->issued);
-    ASSERT_EQ(arrivals[i]->failure, "");
-    link->synchronize(*arrivals[i]->fence);
-    EXPECT_EQ(std::memcmp(ring.data() + i * kUnit, bytes.data() + i * kUnit, kUnit), 0) << "weight " << i;
-  };
-  ASSERT_TRUE(reader.is_cached(0, bytes.size())) << "it has just been written";
-  issue();
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  EXPECT_FALSE(arrivals[0]->issued) << "somebody copied beside those who compute";
-  for (std::size_t i = 0; i < kWeights; ++i) {
-    store->wait_issued(*arrivals[i]);
-    check(i);
   }
-  EXPECT_GT(teams, 0);
-  std::fill(ring.begin(), ring.end(), std::byte{0});
-  issue();
-  store->drain(); // as whoever asks for figures does, while nobody waits for a batch
-  for (std::size_t i = 0; i < kWeights; ++i) {
-    check(i);
-  }
-  issue(); // and nobody waits for these: the destructor does
+  const auto store = make_in_place_store(*link, host, ring.data(), {1, &reader}, file);
+  made.write(bytes + "more");
+  const auto arrival = std::make_shared<Arrival>();
+  store->issue({{{0, 0, kUnit}}, {}, arrival});
+  EXPECT_NE(arrival->failure.find("was changed"), std::string::npos) << arrival->failure;
+  EXPECT_TRUE(arrival->of_archive);
 }
 
 /// What was prefetched and is not wanted any more may still be on its way into a place that something else gets.
@@ -355,8 +334,7 @@ TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
     if (second_is_in_memory) {
       host[1] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
     }
-    const auto store =
-        make_staged_store(*link, host, {false, second_is_in_memory}, ring.data(), {nullptr, 0, 0}, 2, {&reader});
+    const auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
     for (WeightId weight = 0; weight < 2; ++weight) {
       store->issue({{{weight, 0, kUnit}}, {}, std::make_shared<Arrival>()});
     }

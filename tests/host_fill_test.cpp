@@ -289,12 +289,11 @@ TEST_F(HostFillTest, EndsWithReadsUnderWay) {
 TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
   struct Kind {
     const char* name;
-    bool staged;
-    int buffers;
+    int buffers; // of a staged store
     bool direct;
   };
-  for (const Kind& kind : {Kind{"direct", false, 0, true}, Kind{"staged", true, 2, false},
-                           Kind{"staged, page-locked", true, 2, true}, Kind{"in place", true, 0, true}}) {
+  for (const Kind& kind : {Kind{"direct", 0, true}, Kind{"staged", 2, false}, Kind{"staged, page-locked", 2, true},
+                           Kind{"in place", 0, false}}) {
     for (const Fault fault : {Fault::is_slow, Fault::fails}) {
       SCOPED_TRACE(kind.name);
       const auto filling = fill(fault, 2 * kParts - 1);
@@ -302,10 +301,11 @@ TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
       std::vector<std::byte> ring(kPart);
       std::vector<std::byte> staging(kind.buffers * (kPart / 2));
       const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart)};
-      const auto store = kind.staged
-                             ? make_staged_store(*link, host, {kind.direct}, ring.data(),
-                                                 {staging.data(), kPart / 2, kind.buffers}, 2, {nullptr, filling.get()})
-                             : make_direct_store(*link, host, ring.data(), filling.get());
+      const FillSources sources{2, nullptr, filling.get()};
+      const auto store = kind.buffers > 0 ? make_staged_store(*link, host, {kind.direct}, ring.data(),
+                                                              {staging.data(), kPart / 2, kind.buffers}, sources)
+                         : kind.direct    ? make_direct_store(*link, host, ring.data(), filling.get())
+                                          : make_in_place_store(*link, host, ring.data(), sources);
       for (int attempt = 0; attempt < 2; ++attempt) {
         filling->retry();
         const auto arrival = std::make_shared<Arrival>();

@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = [
     "offload/ring/streamer.cpp",
     "offload/feed/staged_store.cpp",
+    "offload/feed/in_place_store.cpp",
     "offload/feed/load_fillers.cpp",
     "offload/io/file_reader.cpp",
     "offload/feed/host_fill.cpp",

@@ -25,6 +25,7 @@ void ModelArguments::add_to(CLI::App& app) {
   app.add_option("--library", libraries, "a shared library that defines operators of the model; once for each")
       ->take_all()
       ->allow_extra_args(false);
+  app.add_flag("--copy-file", copy_file, "on the host, copy weights of the file at each use instead of mapping it");
   app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
   app.add_flag("--gradients", gradients, "call methods that call torch.autograd.grad with gradients on");
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
@@ -75,6 +76,7 @@ Options ModelArguments::options() const {
   options.vram_budget = bytes(vram, "--vram");
   options.host_budget = bytes(host, "--host");
   options.pinned_budget = bytes(pinned, "--pinned");
+  options.map_file = !copy_file;
   options.rewrite_devices = !keep_devices;
   options.gradients = gradients ? Gradients::callers : Gradients::off;
   if (device) {

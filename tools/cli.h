@@ -23,6 +23,7 @@ struct ModelArguments {
   std::optional<std::string> pinned;
   std::optional<std::string> device;
   std::vector<std::string> libraries;
+  bool copy_file = false;
   bool keep_devices = false;
   bool gradients = false;
   std::vector<std::string> inputs;

@@ -17,6 +17,8 @@ struct Arrival {
   std::atomic<bool> issued = false; ///< `fence` and `failure` are set and do not change any more
   std::string failure;              ///< why the copies were not enqueued; empty when they were
   bool of_archive = false;          ///< the failure is the file's
+
+  void await_issued() const { issued.wait(false, std::memory_order_acquire); }
 };
 using ArrivalPtr = std::shared_ptr<Arrival>;
 

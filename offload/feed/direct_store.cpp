@@ -25,7 +25,6 @@ class DirectStore final : public Store {
     finish(link_, batch);
   }
 
-  void wait_issued(const Arrival& arrival) override { arrival.issued.wait(false, std::memory_order_acquire); }
   void drain() override {}
 
  private:

@@ -2,17 +2,17 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include <offload/core/start_thread.h>
 #include <offload/error.h>
 
 namespace offload {
 
-LoadFillers::LoadFillers(int threads, std::size_t most_loads, FileReader* reader, HostFill* fill, Waiters& waiters)
-    : reader_(reader), fill_(fill), waiters_(waiters) {
-  open_.reserve(most_loads);
+LoadFillers::LoadFillers(FillSources sources, std::function<void(Load& load)> on_filled)
+    : sources_(sources), on_filled_(std::move(on_filled)) {
   try {
-    for (int i = 0; i < threads; ++i) {
+    for (int i = 0; i < sources.threads; ++i) {
       threads_.push_back(start_thread("staging", [this] { run(); }));
     }
   } catch (...) {
@@ -21,21 +21,13 @@ LoadFillers::LoadFillers(int threads, std::size_t most_loads, FileReader* reader
   }
 }
 
-void LoadFillers::open(const std::shared_ptr<Load>& load) {
-  if (load->unfilled == 0) {
-    return;
-  }
+void LoadFillers::open(LoadList& loads) {
   {
     const std::lock_guard lock(mutex_);
-    forget_taken();
-    open_.push_back(load);
+    drop_taken();
+    open_.splice(open_.end(), loads);
   }
   opened_.notify_all();
-}
-
-void LoadFillers::await_filled(const Load& load) {
-  std::unique_lock lock(mutex_);
-  filled_.wait(lock, [&] { return load.unfilled == 0; });
 }
 
 void LoadFillers::stop() {
@@ -65,10 +57,10 @@ void LoadFillers::run() {
       continue;
     }
     const Piece& piece = load->pieces[next];
-    if (!piece.src.in_file()) {
-      copy(*load, piece);
-    } else if (!leave_to_waiters(load, piece)) {
+    if (piece.src.in_file()) {
       read(load, piece);
+    } else {
+      copy(load, piece);
     }
   }
 }
@@ -77,7 +69,7 @@ void LoadFillers::run() {
 std::shared_ptr<Load> LoadFillers::next_open() {
   std::unique_lock lock(mutex_);
   while (true) {
-    forget_taken();
+    drop_taken();
     if (!open_.empty()) {
       return open_.front();
     }
@@ -89,65 +81,45 @@ std::shared_ptr<Load> LoadFillers::next_open() {
 }
 
 /// The caller holds the mutex.
-void LoadFillers::forget_taken() {
+void LoadFillers::drop_taken() {
   while (!open_.empty() && open_.front()->taken >= open_.front()->pieces.size()) {
-    open_.erase(open_.begin());
+    open_.pop_front();
   }
 }
 
-bool LoadFillers::leave_to_waiters(const std::shared_ptr<Load>& load, const Piece& piece) {
-  if (!waiters_.work()) {
-    return false;
-  }
-  try {
-    if (!reader_->is_cached(piece.src.offset, piece.src.bytes)) {
-      return false;
-    }
-    waiters_.leave([this, load, &piece] { read(load, piece); });
-    return true;
-  } catch (const std::exception&) { // no memory to say it with
-    return false;
-  }
-}
-
-/// Ends on a thread of the reader, or here. This is there until all loads are filled and the mutex is free.
+/// Ends on a thread of the reader, or here.
 void LoadFillers::read(const std::shared_ptr<Load>& load, const Piece& piece) {
   try {
-    reader_->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
-      const std::lock_guard lock(mutex_);
-      if (!error.empty()) {
-        load->failure = failure_of<ArchiveError>(error);
-      }
-      if (--load->unfilled == 0) {
-        filled_.notify_all();
-      }
+    sources_.reader->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
+      end(load, error.empty() ? nullptr : failure_of<ArchiveError>(error));
     });
   } catch (...) { // not begun with, for lack of memory
-    const std::lock_guard lock(mutex_);
-    load->failure = std::current_exception();
-    if (--load->unfilled == 0) {
-      filled_.notify_all();
-    }
+    end(load, std::current_exception());
   }
 }
 
-void LoadFillers::copy(Load& load, const Piece& piece) {
+void LoadFillers::copy(const std::shared_ptr<Load>& load, const Piece& piece) {
+  std::exception_ptr failure;
   try {
-    if (fill_ && piece.src.memory) {
-      fill_->await_bytes(piece.src.memory + piece.bytes);
+    if (sources_.fill && piece.src.memory) {
+      sources_.fill->await_bytes(piece.src.memory + piece.bytes);
     }
     if (piece.src.memory) { // else it lies beyond the weight in the file
       std::memcpy(piece.dst, piece.src.memory, piece.bytes);
     }
   } catch (...) {
-    const std::lock_guard lock(mutex_);
-    load.failure = std::current_exception();
+    failure = std::current_exception();
   }
-  if (--load.unfilled == 0) {
-    {
-      const std::lock_guard lock(mutex_);
-    } // nobody is between a look and a wait
-    filled_.notify_all();
+  end(load, failure);
+}
+
+void LoadFillers::end(const std::shared_ptr<Load>& load, std::exception_ptr failure) {
+  if (failure) {
+    const std::lock_guard lock(mutex_);
+    load->failure = std::move(failure);
+  }
+  if (--load->unfilled == 0) {
+    on_filled_(*load);
   }
 }
 

@@ -1,56 +1,48 @@
 #pragma once
 
 #include <condition_variable>
-#include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
-#include <offload/feed/host_fill.h>
 #include <offload/feed/loads.h>
-#include <offload/feed/waiters.h>
-#include <offload/io/file_reader.h>
+#include <offload/feed/stores.h>
 
 namespace offload {
 
 /// Threads that bring the bytes of loads to where they are wanted, piece by piece, from memory and from a file. They
-/// take the pieces of whatever load is open: nobody waits for the slowest. One thread opens loads, and awaits them.
+/// take the pieces of whatever load is open: nobody waits for the slowest.
 class LoadFillers {
  public:
-  /// For `most_loads` that are open at once. `reader` is null when nothing lies in a file; `fill`, when there is one,
-  /// is waited for; copies of what the page cache has are left to `waiters` where they may work. All of them outlive
-  /// this.
-  LoadFillers(int threads, std::size_t most_loads, FileReader* reader, HostFill* fill, Waiters& waiters);
+  /// `on_filled` is called for each load when all of its pieces are there, or have failed (Load::failure), on the thread
+  /// that brought the last: one of these or one of the reader, which uses nothing of this afterwards. It throws nothing.
+  LoadFillers(FillSources sources, std::function<void(Load& load)> on_filled);
   ~LoadFillers() { stop(); }
   LoadFillers(const LoadFillers&) = delete;
   LoadFillers& operator=(const LoadFillers&) = delete;
 
-  /// Allocates nothing, and so does not fail.
-  void open(const std::shared_ptr<Load>& load);
+  /// Takes `loads`, which have pieces, in their order. Allocates nothing, and so does not fail.
+  void open(LoadList& loads);
 
-  /// Until all pieces of `load` are there, or have failed: see Load::failure.
-  void await_filled(const Load& load);
-
-  /// Whoever opened loads has awaited them.
+  /// All loads that were opened have been filled.
   void stop();
 
  private:
   void run();
   std::shared_ptr<Load> next_open();
-  void forget_taken();
-  bool leave_to_waiters(const std::shared_ptr<Load>& load, const Piece& piece);
+  void drop_taken();
   void read(const std::shared_ptr<Load>& load, const Piece& piece);
-  void copy(Load& load, const Piece& piece);
+  void copy(const std::shared_ptr<Load>& load, const Piece& piece);
+  void end(const std::shared_ptr<Load>& load, std::exception_ptr failure);
 
-  FileReader* const reader_;
-  HostFill* const fill_; // null when all has come
-  Waiters& waiters_;
+  const FillSources sources_;
+  const std::function<void(Load& load)> on_filled_;
 
   std::mutex mutex_; // open_, stopping_, failures of loads
   std::condition_variable opened_;
-  std::condition_variable filled_;
-  std::vector<std::shared_ptr<Load>> open_; // with pieces that nobody has taken
+  LoadList open_; // with pieces that nobody has taken
   bool stopping_ = false;
 
   std::vector<std::thread> threads_;

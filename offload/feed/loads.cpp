@@ -11,7 +11,6 @@ namespace {
 
 constexpr std::uint64_t kPieceBytes = 128_KiB;
 constexpr std::uint64_t kFilePieceBytes = FileReader::kMostBytes;
-constexpr std::uint64_t kLoadInPlaceBytes = 8_MiB; // where no buffer limits a load
 
 /// The part of `place` from `done` on, of `bytes` at most.
 HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t bytes) {
@@ -30,26 +29,18 @@ void LoadCutter::begin(Batch&& batch) {
   job_ = std::move(job);
 }
 
-/// Where the ring is filled in place, so is what the link could read: what it copies would come later than what threads
-/// fill.
-bool LoadCutter::is_direct(const Copy& copy) const { return !fills_in_place() && direct_[copy.first]; }
-
-std::shared_ptr<Load> LoadCutter::cut(int buffer) {
+std::shared_ptr<Load> LoadCutter::cut(std::byte* to, std::uint64_t room) {
   Job& job = *job_;
   auto load = std::make_shared<Load>();
   load->job = job_;
-  load->place = job.copies[job.next].place + job.done;
-  if (is_direct(job.copies[job.next])) {
-    load->data = const_cast<std::byte*>(job.copies[job.next].src.memory);
-    load->bytes = job.copies[job.next].bytes;
+  load->place = next_place();
+  if (const Copy& copy = job.copies[job.next]; direct_[copy.first]) {
+    load->data = const_cast<std::byte*>(copy.src.memory);
+    load->bytes = copy.bytes;
     ++job.next;
-  } else if (fills_in_place()) {
-    load->data = ring_ + load->place;
-    cut_pieces(job, *load, kLoadInPlaceBytes);
   } else {
-    load->buffer = buffer;
-    load->data = staging_.data + buffer * staging_.buffer_bytes;
-    cut_pieces(job, *load, staging_.buffer_bytes);
+    load->data = to;
+    cut_pieces(job, *load, room);
   }
   load->last = job.next == job.copies.size();
   if (load->last) {
@@ -61,7 +52,7 @@ std::shared_ptr<Load> LoadCutter::cut(int buffer) {
 void LoadCutter::cut_pieces(Job& job, Load& load, std::uint64_t room) const {
   while (job.next < job.copies.size() && load.bytes < room) {
     const Copy& copy = job.copies[job.next];
-    if (copy.place + job.done != load.place + load.bytes || is_direct(copy)) {
+    if (copy.place + job.done != load.place + load.bytes || direct_[copy.first]) {
       break;
     }
     const std::uint64_t most = copy.src.in_file() ? kFilePieceBytes : kPieceBytes;

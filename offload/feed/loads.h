@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <exception>
+#include <list>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -26,26 +27,27 @@ struct Piece {
   std::uint64_t bytes;
 };
 
-/// Bytes on their way to one contiguous range of the ring: a staging buffer that many threads fill, or, without a
-/// buffer, the range itself, or page-locked bytes that the link reads where they are.
+/// Bytes on their way to one contiguous range of the ring: many threads bring them to `data`, or, without pieces, they
+/// lie there page-locked.
 struct Load {
   std::shared_ptr<Job> job;
   std::byte* data = nullptr;
-  int buffer = -1;
   std::uint64_t place = 0;
   std::uint64_t bytes = 0;
   bool last = false; ///< of its batch
   std::vector<Piece> pieces;
   std::atomic<std::size_t> taken = 0;    ///< pieces that threads have begun with, or found that there are no more
   std::atomic<std::size_t> unfilled = 0; ///< pieces
-  std::exception_ptr failure;            ///< of a piece, before the last is filled
+  std::exception_ptr failure;            ///< of a piece
+  bool filled = false;                   ///< for its store, which is told once: see LoadFillers
 };
+using LoadList = std::list<std::shared_ptr<Load>>;
 
 /// Cuts batches into loads, in order. One thread calls.
 class LoadCutter {
  public:
-  LoadCutter(HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging)
-      : host_(std::move(host)), direct_(std::move(direct)), ring_(ring), staging_(staging) {}
+  /// Weights for which `direct` is true are read where they lie.
+  LoadCutter(HostPlaces host, std::vector<bool> direct) : host_(std::move(host)), direct_(std::move(direct)) {}
 
   /// True while a batch is not cut to its end; the next begins after that.
   bool has_more() const { return job_ != nullptr; }
@@ -56,20 +58,17 @@ class LoadCutter {
   /// The batch that is being cut, of which no more loads will come; those that came share it.
   std::shared_ptr<Job> give_up() { return std::exchange(job_, nullptr); }
 
-  /// The next load, into `buffer` if it needs one.
-  std::shared_ptr<Load> cut(int buffer);
+  /// Where in the ring the next load begins.
+  std::uint64_t next_place() const { return job_->copies[job_->next].place + job_->done; }
 
-  /// True when the ring is host memory, and filled where it is.
-  bool fills_in_place() const { return staging_.count == 0; }
+  /// The next load, of at most `room` bytes, which are brought to `to`; or, of any size, one that lies page-locked.
+  std::shared_ptr<Load> cut(std::byte* to, std::uint64_t room);
 
  private:
-  bool is_direct(const Copy& copy) const;
   void cut_pieces(Job& job, Load& load, std::uint64_t room) const;
 
   const HostPlaces host_;
   const std::vector<bool> direct_;
-  std::byte* const ring_;
-  const StagingBuffers staging_;
   std::shared_ptr<Job> job_;
 };
 

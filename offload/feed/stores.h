@@ -6,9 +6,7 @@
 #include <vector>
 
 #include <offload/core/link.h>
-#include <offload/core/team.h>
 #include <offload/feed/host_fill.h>
-#include <offload/io/cache_window.h>
 #include <offload/io/file_reader.h>
 #include <offload/ring/store.h>
 
@@ -28,8 +26,8 @@ inline HostPlace in_memory(const std::byte* memory) { return {memory, 0, 0}; }
 /// By weight, readable for as long as the store lives.
 using HostPlaces = std::vector<HostPlace>;
 
-/// A store of page-locked memory, none of it in a file (or, for a link within the host, of any memory): the link reads
-/// straight from it. Neighbours in both host memory and ring become one copy. `fill`, where there is one, is waited
+/// Of page-locked memory, none of it in a file (or, for a link within the host, of any memory): the link reads straight
+/// from it. Neighbours in both host memory and ring become one copy. `fill`, where there is one, is waited
 /// for.
 std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring, HostFill* fill = nullptr);
 
@@ -37,7 +35,7 @@ std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte*
 struct StagingBuffers {
   std::byte* data;
   std::uint64_t buffer_bytes;
-  int count; ///< at least 2; 0 where the ring is host memory: it is filled in place
+  int count; ///< at least 2
 };
 
 /// Few and small on purpose: they stay in the processor's cache, where threads write them and the link reads them
@@ -53,24 +51,23 @@ constexpr std::uint64_t kLeastStagingBytes = 4ULL << 20;
 /// some.
 int staging_threads();
 
-/// What a staged store works with besides memory; what it points to outlives the store.
-struct StagedSources {
+/// What brings bytes of weights to where they are wanted; what it points to outlives the store.
+struct FillSources {
+  int threads = 1;
   FileReader* reader = nullptr; ///< null when no weight lies in a file
   HostFill* fill = nullptr;     ///< what is in memory is waited for, where there is one
-
-  /// Copies of what the page cache has are left to those who wait for batches, who make them with the team, where there
-  /// is one: it is for where threads of the store would be in their way.
-  Team team = {};
-
-  /// Weights of the file stay in the page cache where this can map them. For a host that is its own device: readers of
-  /// a place are done when it is given to others.
-  std::unique_ptr<CacheWindow> window = nullptr;
 };
 
-/// A store of ordinary memory and of a file: `threads` threads bring bytes to the staging buffers ahead of the link.
-/// Weights for which `direct` is true are page-locked where they lie and take part in the same order without being
-/// staged. `staging` outlives the store; what happens in it is over when the destructor returns.
+/// Of ordinary memory and of a file: threads bring bytes to the staging buffers ahead of the link. Weights for which
+/// `direct` is true are page-locked where they lie and take part in the same order without being staged. `staging`
+/// outlives the store; what happens in it is over when the destructor returns.
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, int threads, StagedSources sources = {});
+                                         StagingBuffers staging, FillSources sources);
+
+/// For a host that is its own device: threads bring bytes to their places in the ring, and the link counts them.
+/// What the page cache has of `mapped`, where it is the file of the weights and not null, is read where it is mapped,
+/// and only counted.
+std::unique_ptr<Store> make_in_place_store(Link& link, HostPlaces host, std::byte* ring, FillSources sources,
+                                           std::shared_ptr<const File> mapped = nullptr);
 
 } // namespace offload

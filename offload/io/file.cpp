@@ -7,13 +7,25 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <vector>
 
+#include <offload/bytes.h>
 #include <offload/core/words.h>
 #include <offload/error.h>
 #include <offload/io/file.h>
 
 namespace offload {
+
+namespace {
+
+/// Addresses that are as far into a huge page as the bytes are in the file: where the page cache has those together, they
+/// are mapped together, and found more quickly by those who read them.
+constexpr std::uint64_t kHugePageBytes = 2_MiB;
+
+constexpr std::uint64_t kSampleBytes = 16_MiB; // one page of so many is looked for
+
+} // namespace
 
 File::File(std::string path) : path_(std::move(path)) {
   descriptor_ = open(path_.c_str(), O_RDONLY | O_CLOEXEC);
@@ -30,16 +42,25 @@ File::File(std::string path) : path_(std::move(path)) {
   // By its descriptor: the name may be another file's by now.
   direct_ = open(("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   // Of others' files mincore() says that all is there, unless one may write them.
-  const bool tells =
+  mincore_tells_ =
       status.st_uid == geteuid() || geteuid() == 0 ||
       faccessat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), W_OK, AT_EACCESS) == 0;
-  void* mapped = tells && size_ > 0 ? mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor_, 0) : MAP_FAILED;
-  mapped_ = mapped != MAP_FAILED ? mapped : nullptr;
+  constexpr int kAddressesOnly = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void* reserved = mmap(nullptr, size_ + kHugePageBytes, PROT_NONE, kAddressesOnly, -1, 0);
+  if (reserved == MAP_FAILED) {
+    return;
+  }
+  reserved_ = reserved;
+  const auto address = reinterpret_cast<std::uintptr_t>(reserved);
+  std::byte* aligned = static_cast<std::byte*>(reserved) + (align_up(address, kHugePageBytes) - address);
+  if (size_ > 0 && mmap(aligned, size_, PROT_READ, MAP_SHARED | MAP_FIXED, descriptor_, 0) == aligned) {
+    mapped_ = aligned;
+  }
 }
 
 File::~File() {
-  if (mapped_) {
-    munmap(mapped_, size_);
+  if (reserved_) {
+    munmap(reserved_, size_ + kHugePageBytes);
   }
   if (direct_ >= 0) {
     close(direct_);
@@ -64,7 +85,7 @@ void File::read(void* dst, std::uint64_t offset, std::uint64_t bytes) const {
 }
 
 std::optional<std::uint64_t> File::cached_bytes(std::uint64_t offset, std::uint64_t bytes) const {
-  if (!mapped_) {
+  if (!mapped_ || !mincore_tells_) {
     return std::nullopt;
   }
   if (offset >= size_ || bytes == 0) {
@@ -73,7 +94,7 @@ std::optional<std::uint64_t> File::cached_bytes(std::uint64_t offset, std::uint6
   const std::uint64_t begin = offset / kPageBytes * kPageBytes;
   const std::uint64_t end = std::min(size_, offset + bytes);
   std::vector<unsigned char> pages((end - begin + kPageBytes - 1) / kPageBytes);
-  if (mincore(static_cast<std::byte*>(mapped_) + begin, end - begin, pages.data()) != 0) {
+  if (mincore(const_cast<std::byte*>(mapped_) + begin, end - begin, pages.data()) != 0) {
     return std::nullopt;
   }
   const auto missing = std::find_if(pages.begin(), pages.end(), [](unsigned char page) { return (page & 1) == 0; });
@@ -85,16 +106,35 @@ double File::cached_share() const {
   constexpr std::uint64_t kSamples = 64;
   std::uint64_t cached = 0;
   for (std::uint64_t i = kSamples; i-- > 0;) { // backwards: trying to read makes the system read ahead
-    const std::uint64_t offset = size_ / kSamples * i + size_ / kSamples / 2;
-    if (const auto known = cached_bytes(offset, 1)) {
-      cached += *known;
-    } else {
-      char byte = 0;
-      const iovec to{&byte, 1};
-      cached += preadv2(descriptor_, &to, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1 ? 1 : 0;
-    }
+    cached += is_cached_at(size_ / kSamples * i + size_ / kSamples / 2) ? 1 : 0;
   }
   return static_cast<double>(cached) / kSamples;
+}
+
+bool File::is_cached_at(std::uint64_t offset) const {
+  if (const auto known = cached_bytes(offset, 1)) {
+    return *known != 0;
+  }
+  char byte = 0;
+  const iovec to{&byte, 1};
+  return preadv2(descriptor_, &to, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1;
+}
+
+const std::byte* File::mapped_if_cached(std::uint64_t offset, std::uint64_t bytes) const {
+  if (!mapped_ || bytes == 0 || offset > size_ || bytes > size_ - offset || !is_cached_at(offset + bytes - 1)) {
+    return nullptr;
+  }
+  for (std::uint64_t at = 0; at < bytes; at += kSampleBytes) {
+    if (!is_cached_at(offset + at)) {
+      return nullptr;
+    }
+  }
+  return mapped_ + offset;
+}
+
+bool File::contains(const void* address) const {
+  const auto* byte = static_cast<const std::byte*>(address);
+  return mapped_ && std::less_equal<>()(mapped_, byte) && std::less<>()(byte, mapped_ + size_);
 }
 
 std::string File::explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const {

@@ -2,15 +2,14 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 
 namespace offload {
 
-/// A regular file that is read by offset, not through a mapping: a file that shrinks or a disk that fails is then an
-/// error, and no signal. (It is mapped, but only to ask what the page cache has of it; see CacheWindow.) It stays the
-/// file that was opened, also when another takes its name. Any thread may call.
+/// A regular file. It stays the file that was opened, also when another takes its name. Any thread may call.
 class File {
  public:
   /// Throws ArchiveError.
@@ -39,6 +38,14 @@ class File {
   /// The share of it that the page cache has, from some samples.
   double cached_share() const;
 
+  /// Where the bytes of a range are mapped, for as long as the file lives; null where they are not in the page cache, as
+  /// far as samples show, or the file is not mapped. Whoever reads there gets a signal (SIGBUS) when the file has been
+  /// cut short or its disk fails, and other bytes when somebody has overwritten it.
+  const std::byte* mapped_if_cached(std::uint64_t offset, std::uint64_t bytes) const;
+
+  /// True for addresses of the mapping.
+  bool contains(const void* address) const;
+
   /// The error for a read that failed: `result` as the system gave it, a negative error number, or too few bytes.
   std::string explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const;
 
@@ -46,13 +53,20 @@ class File {
   std::string path_;
   int descriptor_ = -1;
   int direct_ = -1;
+  bool is_cached_at(std::uint64_t offset) const;
+
   std::uint64_t size_ = 0;
   timespec modified_{};
-  void* mapped_ = nullptr; // null where it could not be, or would tell nothing
+  void* reserved_ = nullptr;          // addresses, and of them
+  const std::byte* mapped_ = nullptr; // those of the file; null where it could not be mapped
+  bool mincore_tells_ = false;        // what of the mapping is cached
 };
 
 /// With a larger share cached, a host that is its own device takes a file for cached; else its disk is what is waited
 /// for.
 constexpr double kMostlyCached = 0.5;
+
+/// What is read where it is mapped takes no time beside that of whoever computes with it.
+constexpr double kMappedBytesPerUs = 1e6;
 
 } // namespace offload

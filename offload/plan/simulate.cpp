@@ -79,7 +79,6 @@ class ClockStore final : public Store {
     finish(link_, batch);
   }
 
-  void wait_issued(const Arrival&) override {}
   void drain() override {}
 
  private:

@@ -15,9 +15,6 @@ class Store {
   /// own. A copy that fails is told there; this function does not throw.
   virtual void issue(Batch batch) = 0;
 
-  /// Blocks until `arrival` is issued; its batch may not have been given to `issue` yet.
-  virtual void wait_issued(const Arrival& arrival) = 0;
-
   /// Blocks until every batch that was given to `issue` is issued.
   virtual void drain() = 0;
 
@@ -28,9 +25,6 @@ class Store {
   /// Where the bytes of a weight are that is leased, and has arrived, but has not been brought to its place in the
   /// ring; null for all others.
   virtual const std::byte* outside_ring(WeightId /*weight*/) const { return nullptr; }
-
-  /// True for addresses that it gives weights outside the ring.
-  virtual bool owns(const void* /*address*/) const { return false; }
 };
 
 } // namespace offload

@@ -178,7 +178,7 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
     const Arrival& arrival = *arrivals[i];
     if (!arrival.issued.load(std::memory_order_acquire)) {
       const auto begin = std::chrono::steady_clock::now();
-      config_.store->wait_issued(arrival);
+      arrival.await_issued();
       const std::chrono::duration<double, std::micro> waited = std::chrono::steady_clock::now() - begin;
       config_.link->note_thread_wait(waited.count());
     }

@@ -14,7 +14,6 @@
 #include <offload/device/cuda_link.h>
 #include <offload/device/host_link.h>
 #include <offload/feed/stores.h>
-#include <offload/runtime/compute_threads.h>
 
 namespace offload {
 
@@ -51,7 +50,7 @@ const std::byte* Engine::host_bytes(WeightId weight) const {
 }
 
 bool Engine::owns(const void* address) const {
-  if ((slab_ && slab_->contains(address)) || (streaming_ && streaming_->store->owns(address))) {
+  if ((slab_ && slab_->contains(address)) || (config_.file && config_.file->contains(address))) {
     return true;
   }
   const auto* byte = static_cast<const std::byte*>(address);
@@ -152,21 +151,17 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   if (all_direct) {
     return make_direct_store(*link_, std::move(host), ring, fill_.get());
   }
-  StagingBuffers buffers{nullptr, 0, 0}; // the host's ring is filled in place
+  FillSources sources{staging_threads(), reader_.get(), fill_.get()};
   if (config_.device.is_cuda()) {
-    buffers = {config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
+    const StagingBuffers buffers{config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
+    return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, sources);
   }
-  int threads = staging_threads();
-  StagedSources sources;
-  sources.reader = reader_.get();
-  sources.fill = fill_.get();
-  if (config_.device.is_cpu() && reader_ && reader_->file().cached_share() > kMostlyCached) {
-    const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
-    threads = spare > 0 ? std::min(spare, threads) : threads; // those that copy nothing are in nobody's way
-    sources.team = spare > 0 ? Team() : compute_threads();
-    sources.window = CacheWindow::open(config_.file, ring, sources.team);
+  const bool is_cached = reader_ && config_.file->cached_share() > kMostlyCached;
+  const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
+  if (is_cached && spare > 0) { // who copies what is cached takes a processor from those who compute
+    sources.threads = std::min(spare, sources.threads);
   }
-  return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, threads, std::move(sources));
+  return make_in_place_store(*link_, std::move(host), ring, sources, config_.maps_file ? config_.file : nullptr);
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {
@@ -327,7 +322,8 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     config.names = config_.names;
     streaming->streamer = std::make_unique<Streamer>(std::move(config));
     config_.lender->attach({streaming, streaming->streamer.get()}, std::move(resident), std::move(in_place),
-                           config_.bytes, known, [this](WeightId weight) { return locate(weight); });
+                           config_.bytes, known, [this](WeightId weight) { return locate(weight); },
+                           config_.maps_file ? config_.file : nullptr);
     const std::lock_guard lock(mutex_);
     streaming_ = std::move(streaming);
   } catch (...) {

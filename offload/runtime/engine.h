@@ -36,6 +36,7 @@ class Engine {
     std::shared_ptr<HostMemory> host;    ///< the bytes of weights
     std::uint64_t pinned = 0;            ///< of `host`, the first so many are to be page-locked
     std::shared_ptr<const File> file;    ///< null when nothing comes from one
+    bool maps_file = false;              ///< see Options::map_file
     std::vector<HostFill::Part> to_fill; ///< of `host`, what comes from `file`; the rest is there
     std::function<void(std::uint64_t)> on_progress; ///< see HostFill
     HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host

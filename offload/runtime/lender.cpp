@@ -44,9 +44,16 @@ WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedSte
 
 WeightLender::Scope::~Scope() { current = outer_; }
 
+void WeightLender::Scope::check_mapping() const {
+  if (reads_mapping_) {
+    lender_.mapped_->check_unchanged();
+  }
+}
+
 void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
                           std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-                          std::function<Bytes(WeightId)> locate) {
+                          std::function<Bytes(WeightId)> locate, std::shared_ptr<const File> mapped) {
+  mapped_ = std::move(mapped);
   streamer_ = std::move(streamer);
   resident_ = std::move(resident);
   in_place_ = std::move(in_place);
@@ -149,15 +156,24 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
   std::vector<c10::Storage> storages(step.size());
   if (!step.empty()) {
     const auto leased = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
+    bool any_mapped = false;
     try {
       leased->acquire();
+      for (const WeightId weight : step) {
+        const bool is_mapped = !streamer_->is_in_ring(weight);
+        bytes_in_cache_ += is_mapped ? bytes_[weight] : 0;
+        any_mapped = any_mapped || is_mapped;
+      }
+      if (any_mapped) {
+        mapped_->check_unchanged();
+        scope->reads_mapping_ = true;
+      }
     } catch (const Error&) {
       scope->failure_ = std::current_exception();
       throw;
     }
     for (std::size_t i = 0; i < step.size(); ++i) {
       storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
-      bytes_in_cache_ += streamer_->is_in_ring(step[i]) ? 0 : bytes_[step[i]];
     }
   }
   std::vector<at::Tensor> tensors;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include <offload/io/file.h>
 #include <offload/ring/streamer.h>
 #include <ops/lease.h>
 
@@ -35,10 +36,11 @@ class WeightLender final : public Lender {
   /// `resident` gives the bytes of each weight that is on the device, null for the others; `in_place` says which the
   /// device can read in host memory; `known` gives the placeholders that the module holds for each weight, whose leases
   /// are then made once and for all. `locate` waits until a weight has come to host memory, and gives its bytes as the
-  /// device has them there. Leases keep the streamer, and whatever it owns.
+  /// device has them there. `mapped` is the file of weights that have no place in the ring. Leases keep the streamer, and
+  /// whatever it owns.
   void attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
               std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-              std::function<Bytes(WeightId)> locate);
+              std::function<Bytes(WeightId)> locate, std::shared_ptr<const File> mapped);
   void detach();
 
   std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
@@ -66,6 +68,9 @@ class WeightLender final : public Lender {
     /// its own.
     const std::exception_ptr& failure() const { return failure_; }
 
+    /// Throws ArchiveError when the call has read a mapping of a file that has changed since.
+    void check_mapping() const;
+
    private:
     friend class WeightLender;
     static thread_local Scope* current;
@@ -75,6 +80,7 @@ class WeightLender final : public Lender {
     const std::function<bool()> must_stop_;
     Scope* outer_;
     mutable std::exception_ptr failure_;
+    mutable bool reads_mapping_ = false;
   };
 
  private:
@@ -88,6 +94,7 @@ class WeightLender final : public Lender {
   std::vector<Bytes> resident_;
   std::vector<bool> in_place_;
   std::function<Bytes(WeightId)> locate_;
+  std::shared_ptr<const File> mapped_;
   std::vector<std::uint64_t> bytes_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::atomic<std::uint64_t> bytes_in_cache_ = 0;

@@ -59,6 +59,7 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
     to_move += in_file_[id] ? 0 : weights[id].bytes();
     if (in_file_[id]) {
       config.file = file_;
+      config.maps_file = device_.is_cpu() && maps_file_;
       config.offsets[id] = file_bytes(weights[id].storage)->offset + weights[id].begin;
       config.in_file[id] = weights[id].bytes();
     } else if (in_module_[id]) {

@@ -75,6 +75,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
                    Purpose purpose, Owner owner)
     : module_(std::move(module)),
       device_(device_of(options)),
+      maps_file_(options.map_file),
       may_overflow_(!options.pinned_budget && !options.host_budget),
       device_promise_(device_.is_cuda() ? device_.index() : kHost) {
   if (device_.is_cuda()) {
@@ -156,9 +157,9 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   divide_host_memory(options);
   if (file_ && !machine) { // a profile that was given is that of another place
     const double cached = file_->cached_share();
-    const auto mapped = device_.is_cpu() && cached > kMostlyCached ? CacheWindow::bytes_per_us(file_) : std::nullopt;
+    const double cached_bytes_per_us = device_.is_cpu() && maps_file_ ? kMappedBytesPerUs : machine_.host_copy_bytes_per_us;
     machine_.file_bytes_per_us =
-        1 / (cached / mapped.value_or(machine_.host_copy_bytes_per_us) + (1 - cached) / machine_.file_bytes_per_us);
+        1 / (cached / cached_bytes_per_us + (1 - cached) / machine_.file_bytes_per_us);
   }
   if (purpose == Purpose::plan) {
     prepare_device(device_); // what a run would take of the device, the plan names

@@ -131,6 +131,7 @@ class Module::Impl {
 
   torch::jit::Module module_;
   c10::Device device_;
+  bool maps_file_;    // see Options::map_file
   bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
   Program program_;
   int lanes_ = 1;

@@ -74,6 +74,7 @@ Module::Impl::Made Module::Impl::run_here(int lane, const Request& request, Lane
       throw;
     }
     executed = streamer.end(lane);
+    scope.check_mapping();
   } catch (const std::exception& error) {
     if (!call->overflowed()) {
       lowered.require_gradients(gradients, error.what());

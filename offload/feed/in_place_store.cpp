@@ -1,0 +1,189 @@
+#include <algorithm>
+#include <condition_variable>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include <offload/error.h>
+#include <offload/feed/load_fillers.h>
+#include <offload/feed/loads.h>
+#include <offload/feed/stores.h>
+
+namespace offload {
+
+namespace {
+
+/// As LibTorch aligns tensors, and what it writes in archives.
+constexpr std::uint64_t kTensorAlignment = 64;
+
+/// Batches are filled side by side, in any order, but for those that write the same place: what was prefetched and is
+/// not wanted any more may still be on its way there, and is awaited first.
+class InPlaceStore final : public Store {
+ public:
+  InPlaceStore(Link& link, HostPlaces host, std::byte* ring, FillSources sources, std::shared_ptr<const File> mapped)
+      : link_(link),
+        host_(std::move(host)),
+        ring_(ring),
+        mapped_(std::move(mapped)),
+        outside_(host_.size()),
+        cutter_(host_, std::vector<bool>(host_.size())),
+        fillers_(sources, [this](Load& load) { note_filled(load); }) {}
+
+  ~InPlaceStore() override {
+    drain();
+    stop();
+  }
+
+  void issue(Batch batch) override {
+    try {
+      count_mapped(batch);
+      if (!batch.fetches.empty()) {
+        auto filling = cut(batch);
+        const std::lock_guard lock(mutex_);
+        fillings_.splice(fillings_.end(), filling);
+        open_all();
+        return;
+      }
+    } catch (const std::exception& error) {
+      const std::lock_guard lock(mutex_);
+      fail(link_, batch, error);
+    }
+    const std::lock_guard lock(mutex_);
+    finish(link_, batch);
+  }
+
+  void drain() override {
+    std::unique_lock lock(mutex_);
+    drained_.wait(lock, [&] { return fillings_.empty(); });
+  }
+
+  void stop() override { fillers_.stop(); }
+
+  const std::byte* outside_ring(WeightId weight) const override { return outside_[weight]; }
+
+ private:
+  /// A batch until all of it is in its places.
+  struct Filling {
+    std::shared_ptr<Job> job;
+    LoadList loads; // until it is opened
+    std::size_t unfilled = 0;
+    bool open = false;
+    std::exception_ptr failure;
+  };
+  using Fillings = std::list<Filling>;
+
+  /// Takes what is read where it is mapped out of `batch`. Of a file of another time the reads have to tell.
+  void count_mapped(Batch& batch) {
+    if (!mapped_) {
+      return;
+    }
+    mapped_->check_unchanged();
+    const auto is_mapped = [&](const Fetch& fetch) {
+      const HostPlace& src = host_[fetch.weight];
+      const bool aligned = src.in_file() && src.offset % kTensorAlignment == 0;
+      const std::byte* address = aligned ? mapped_->mapped_if_cached(src.offset, src.bytes) : nullptr;
+      outside_[fetch.weight] = address;
+      if (address) {
+        const std::lock_guard lock(mutex_);
+        link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes); // counted, no more
+      }
+      return address != nullptr;
+    };
+    batch.fetches.erase(std::remove_if(batch.fetches.begin(), batch.fetches.end(), is_mapped), batch.fetches.end());
+  }
+
+  /// Leaves `batch` as it is when it throws.
+  Fillings cut(Batch& batch) {
+    Fillings one(1);
+    Filling& filling = one.front();
+    cutter_.begin(std::move(batch));
+    try {
+      while (cutter_.has_more()) {
+        std::shared_ptr<Load>& load = filling.loads.emplace_back();
+        load = cutter_.cut(ring_ + cutter_.next_place(), ~std::uint64_t{0});
+      }
+    } catch (...) {
+      batch = std::move(cutter_.give_up()->batch);
+      throw;
+    }
+    filling.job = filling.loads.front()->job;
+    filling.unfilled = filling.loads.size();
+    return one;
+  }
+
+  static bool overlap(const Filling& a, const Filling& b) {
+    const auto& others = b.job->batch.fetches;
+    return std::any_of(a.job->batch.fetches.begin(), a.job->batch.fetches.end(), [&](const Fetch& fetch) {
+      return std::any_of(others.begin(), others.end(), [&](const Fetch& other) {
+        return fetch.place < other.place + other.bytes && other.place < fetch.place + fetch.bytes;
+      });
+    });
+  }
+
+  /// Opens what no earlier one keeps from its places: a host has read a place when it is given to others. The caller
+  /// holds the mutex.
+  void open_all() {
+    for (auto filling = fillings_.begin(); filling != fillings_.end(); ++filling) {
+      if (!filling->open && std::none_of(fillings_.begin(), filling,
+                                         [&](const Filling& earlier) { return overlap(earlier, *filling); })) {
+        filling->open = true;
+        fillers_.open(filling->loads);
+      }
+    }
+  }
+
+  void note_filled(Load& load) {
+    const std::lock_guard lock(mutex_);
+    const auto filling = std::find_if(fillings_.begin(), fillings_.end(),
+                                      [&](const Filling& candidate) { return candidate.job == load.job; });
+    if (load.failure) {
+      filling->failure = load.failure;
+    }
+    if (--filling->unfilled > 0) {
+      return;
+    }
+    const std::shared_ptr<Job> job = filling->job;
+    end(job->batch, filling->failure);
+    fillings_.erase(filling);
+    open_all();
+    drained_.notify_all();
+  }
+
+  void end(const Batch& batch, const std::exception_ptr& failure) {
+    try {
+      if (failure) {
+        std::rethrow_exception(failure);
+      }
+      for (const Fetch& fetch : batch.fetches) {
+        link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes);
+      }
+    } catch (const std::exception& error) {
+      fail(link_, batch, error);
+    }
+    finish(link_, batch);
+  }
+
+  Link& link_; // one at a time: with the mutex
+  const HostPlaces host_;
+  std::byte* const ring_;
+  const std::shared_ptr<const File> mapped_; // null when all is brought to the ring
+  std::vector<const std::byte*> outside_;    // by weight
+
+  std::mutex mutex_;
+  std::condition_variable drained_;
+  Fillings fillings_; // in the order in which they came
+
+  LoadCutter cutter_;
+  LoadFillers fillers_;
+};
+
+} // namespace
+
+std::unique_ptr<Store> make_in_place_store(Link& link, HostPlaces host, std::byte* ring, FillSources sources,
+                                           std::shared_ptr<const File> mapped) {
+  return std::make_unique<InPlaceStore>(link, std::move(host), ring, sources, std::move(mapped));
+}
+
+} // namespace offload
