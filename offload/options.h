@@ -60,9 +60,9 @@ struct Options {
 
   /// On the host, weights that stay on the file are read where the page cache has them, through a mapping; what it does
   /// not have is read past it. While the module lives, nobody must cut the file short or write into it: a process that
-  /// reads a mapping past the end of its file gets a signal (SIGBUS). Another file may take its name at any time. Each
-  /// call looks at the file's size and time before and after, and throws ArchiveError when they are others. Without
-  /// this, weights are copied from the page cache at each use, and a file that is cut is an ArchiveError, too.
+  /// reads a mapping past the end of its file gets a signal (SIGBUS). Another file may take its name at any time. The
+  /// file's size and time are looked at whenever such a weight is used and when its call ends; where they are others, the
+  /// call throws ArchiveError. Without this, weights are copied at each use, and a file that is cut is an ArchiveError.
   bool map_file = true;
 
   /// Page-locked bytes, staging buffers included. Default: what `host_budget` allows.

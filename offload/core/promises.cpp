@@ -5,20 +5,20 @@
 
 #include <algorithm>
 #include <map>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include <offload/bytes.h>
+#include <offload/core/mutex.h>
 
 namespace offload {
 
 namespace {
 
 struct Account {
-  std::mutex mutex;                                           // what follows
-  std::map<int, std::uint64_t> promised;                      // by place
-  std::map<std::pair<int, const void*>, std::uint64_t> taken; // bytes, by place and address
+  Mutex mutex;
+  std::map<int, std::uint64_t> promised OFFLOAD_GUARDED_BY(mutex);                      // by place
+  std::map<std::pair<int, const void*>, std::uint64_t> taken OFFLOAD_GUARDED_BY(mutex); // bytes, by place and address
 
   static Account& get() {
     static auto* account = new Account; // modules may end after whatever else is static
@@ -27,14 +27,14 @@ struct Account {
 };
 
 /// A child of fork() has no modules yet, and finds the account open.
-[[maybe_unused]] const int kPromisesRegistered =
-    pthread_atfork([] { Account::get().mutex.lock(); }, [] { Account::get().mutex.unlock(); },
-                   [] {
-                     Account& account = Account::get();
-                     account.promised.clear();
-                     account.taken.clear();
-                     account.mutex.unlock();
-                   });
+[[maybe_unused]] const int kPromisesRegistered = pthread_atfork(
+    []() OFFLOAD_UNCHECKED { Account::get().mutex.lock(); }, []() OFFLOAD_UNCHECKED { Account::get().mutex.unlock(); },
+    []() OFFLOAD_UNCHECKED {
+      Account& account = Account::get();
+      account.promised.clear();
+      account.taken.clear();
+      account.mutex.unlock();
+    });
 
 /// Of memory that has been mapped, what the system has given.
 std::uint64_t resident_bytes(const void* data, std::uint64_t bytes) {
@@ -53,8 +53,7 @@ std::uint64_t resident_bytes(const void* data, std::uint64_t bytes) {
   return pages * kPage;
 }
 
-/// The caller holds the mutex.
-std::uint64_t outstanding_of(const Account& account, int place) {
+std::uint64_t outstanding_of(const Account& account, int place) OFFLOAD_REQUIRES(account.mutex) {
   const auto promised = account.promised.find(place);
   std::uint64_t left = promised == account.promised.end() ? 0 : promised->second;
   for (const auto& [key, bytes] : account.taken) {
@@ -69,21 +68,21 @@ std::uint64_t outstanding_of(const Account& account, int place) {
 
 void Promise::set(std::uint64_t bytes) {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   account.promised[place_] += bytes - bytes_;
   bytes_ = bytes;
 }
 
 void Promise::raise_to(std::uint64_t bytes) {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   account.promised[place_] += std::max(bytes, bytes_) - bytes_;
   bytes_ = std::max(bytes, bytes_);
 }
 
 void Promise::set_by(const std::function<std::uint64_t(std::uint64_t)>& decide) {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   account.promised[place_] -= std::exchange(bytes_, 0);
   bytes_ = decide(outstanding_of(account, place_));
   account.promised[place_] += bytes_;
@@ -91,13 +90,13 @@ void Promise::set_by(const std::function<std::uint64_t(std::uint64_t)>& decide) 
 
 std::uint64_t Promise::outstanding(int place) {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   return outstanding_of(account, place);
 }
 
 std::uint64_t taken_bytes(int place) {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   std::uint64_t total = 0;
   for (const auto& [key, bytes] : account.taken) {
     total += key.first == place ? bytes : 0;
@@ -107,13 +106,13 @@ std::uint64_t taken_bytes(int place) {
 
 void record_taken(int place, const void* data, std::uint64_t bytes) {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   account.taken[{place, data}] = bytes;
 }
 
 void record_given_back(int place, const void* data) noexcept {
   Account& account = Account::get();
-  const std::lock_guard lock(account.mutex);
+  const Lock lock(account.mutex);
   account.taken.erase({place, data});
 }
 

@@ -45,7 +45,7 @@ void take_back_host_memory(void* data) {
   }
 }
 
-std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr<std::mutex> growth,
+std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr<Mutex> growth,
                                         std::function<bool(std::uint64_t)> may_hold) {
   LaneMemory::Callbacks callbacks;
   callbacks.growth = std::move(growth);
@@ -287,7 +287,7 @@ class CudaLanes final : public Lanes {
 
   void release() override {
     const c10::cuda::CUDAGuard guard(device_);
-    const std::lock_guard growth(*growth_);
+    const Lock growth(*growth_);
     const bool wanted =
         std::any_of(lanes_.begin(), lanes_.end(), [](const auto& lane) { return lane->wants_workspaces(); });
     for (const auto& lane : lanes_) {
@@ -347,7 +347,7 @@ class CudaLanes final : public Lanes {
   const c10::Device device_;
   const std::shared_ptr<LaneGate> gate_;
   const std::shared_ptr<CudaCalls> calls_;
-  const std::shared_ptr<std::mutex> growth_ = std::make_shared<std::mutex>(); // of all their memory
+  const std::shared_ptr<Mutex> growth_ = std::make_shared<Mutex>(); // of all their memory
   std::vector<std::unique_ptr<CudaLane>> lanes_;
   std::shared_ptr<LaneMemory> state_; // what calls have written into the module; there is one lane then
   std::optional<KnownMemory> known_state_;

@@ -1,12 +1,11 @@
 #include <offload/device/host_link.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
-#include <mutex>
 #include <thread>
 
+#include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
 
 namespace offload {
@@ -26,7 +25,7 @@ class HostLink final : public Link {
 
   ~HostLink() override {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       stopping_ = true;
     }
     changed_.notify_all();
@@ -38,46 +37,46 @@ class HostLink final : public Link {
   FencePtr record_used(int lane) override { return std::make_shared<CopyCount>(lane, 0); }
 
   FencePtr record_arrived() override {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return std::make_shared<CopyCount>(Fence::kLink, enqueued_);
   }
 
   void wait_arrived(int, const Fence& arrived) override {
     const std::uint64_t copies = static_cast<const CopyCount&>(arrived).copies;
-    std::unique_lock lock(mutex_);
+    const Lock lock(mutex_);
     if (done_ >= copies) {
       return;
     }
     const auto begin = std::chrono::steady_clock::now();
-    changed_.wait(lock, [&] { return done_ >= copies; });
+    changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return done_ >= copies; });
     stall_us_ += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
   }
 
   bool reached(const Fence& arrived) override {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return done_ >= static_cast<const CopyCount&>(arrived).copies;
   }
 
   void synchronize(const Fence& fence) override {
     const std::uint64_t copies = static_cast<const CopyCount&>(fence).copies;
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return done_ >= copies; });
+    const Lock lock(mutex_);
+    changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return done_ >= copies; });
   }
 
   void note_thread_wait(double us) override {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     stall_us_ += us;
   }
 
   double stall_us() override {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return stall_us_;
   }
 
  protected:
   void enqueue_copy(void* dst, const void* src, std::size_t bytes) override {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       if (dst == src && done_ == enqueued_) { // the ring was filled in place: nobody needs to wake up for it
         ++enqueued_;
         ++done_;
@@ -97,31 +96,30 @@ class HostLink final : public Link {
   };
 
   void run() {
-    std::unique_lock lock(mutex_);
+    const Lock lock(mutex_);
     while (true) {
-      changed_.wait(lock, [&] { return stopping_ || !copies_.empty(); });
+      changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || !copies_.empty(); });
       if (copies_.empty()) {
         return;
       }
       const Copy copy = copies_.front();
       copies_.pop_front();
-      lock.unlock();
       if (copy.dst != copy.src) { // where the ring was filled in place
+        const Unlock unlocked(mutex_);
         std::memcpy(copy.dst, copy.src, copy.bytes);
       }
-      lock.lock();
       ++done_;
       changed_.notify_all();
     }
   }
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Copy> copies_;
-  std::uint64_t enqueued_ = 0;
-  std::uint64_t done_ = 0;
-  double stall_us_ = 0;
-  bool stopping_ = false;
+  Mutex mutex_;
+  Condition changed_;
+  std::deque<Copy> copies_ OFFLOAD_GUARDED_BY(mutex_);
+  std::uint64_t enqueued_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  std::uint64_t done_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  double stall_us_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
   std::thread worker_;
 };
 

@@ -14,26 +14,26 @@ LaneGate::LaneGate(int lanes)
 }
 
 int LaneGate::enter(const void* caller, std::uint64_t bytes) {
-  std::unique_lock lock(mutex_);
-  return await_turn(lock, waiters_.emplace(waiters_.end(), false, caller, bytes));
+  const Lock lock(mutex_);
+  return await_turn(waiters_.emplace(waiters_.end(), false, caller, bytes));
 }
 
 void LaneGate::leave(int lane) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   free_.push_back(lane);
   claims_[lane] = 0;
   admit();
 }
 
 void LaneGate::enter_exclusive() {
-  std::unique_lock lock(mutex_);
+  const Lock lock(mutex_);
   const auto place = std::find_if(waiters_.begin(), waiters_.end(),
                                   [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
-  await_turn(lock, waiters_.emplace(place, true, nullptr, 0));
+  await_turn(waiters_.emplace(place, true, nullptr, 0));
 }
 
 void LaneGate::leave_exclusive() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   alone_ = false;
   claims_[0] = 0;
   const auto first = std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.alone; });
@@ -43,9 +43,9 @@ void LaneGate::leave_exclusive() {
   admit();
 }
 
-int LaneGate::await_turn(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter) {
+int LaneGate::await_turn(std::list<Waiter>::iterator waiter) {
   admit();
-  waiter->admitted.wait(lock, [&] { return waiter->lane != kNone; });
+  waiter->admitted.wait(mutex_, [&] { return waiter->lane != kNone; });
   const int lane = waiter->lane;
   waiters_.erase(waiter);
   return lane;
@@ -81,7 +81,8 @@ bool LaneGate::may_enter(const Waiter& waiter) const {
 }
 
 int LaneGate::take_lane(const void* caller) {
-  auto chosen = std::find_if(free_.rbegin(), free_.rend(), [&](int lane) { return last_callers_[lane] == caller; });
+  auto chosen = std::find_if(free_.rbegin(), free_.rend(),
+                             [&](int lane) OFFLOAD_REQUIRES(mutex_) { return last_callers_[lane] == caller; });
   chosen = chosen == free_.rend() ? free_.rbegin() : chosen;
   const int lane = *chosen;
   free_.erase(std::prev(chosen.base()));
@@ -92,17 +93,17 @@ int LaneGate::take_lane(const void* caller) {
 std::uint64_t LaneGate::claimed() const { return std::accumulate(claims_.begin(), claims_.end(), state_); }
 
 void LaneGate::set_room(std::uint64_t bytes) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   room_ = bytes;
 }
 
 std::uint64_t LaneGate::room() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return room_;
 }
 
 bool LaneGate::extend(int lane, std::uint64_t bytes) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   std::uint64_t& claim = claims_[lane];
   const std::uint64_t others = claimed() - claim;
   if (bytes > claim && (others > room_ || bytes > room_ - others)) {
@@ -113,7 +114,7 @@ bool LaneGate::extend(int lane, std::uint64_t bytes) {
 }
 
 bool LaneGate::set_state(std::uint64_t bytes) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const std::uint64_t others = claimed() - state_;
   if (bytes > state_ && (others > room_ || bytes > room_ - others)) {
     return false;

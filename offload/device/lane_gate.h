@@ -1,10 +1,10 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <list>
-#include <mutex>
 #include <vector>
+
+#include <offload/core/mutex.h>
 
 namespace offload {
 
@@ -53,25 +53,25 @@ class LaneGate {
     bool alone;
     const void* caller;
     std::uint64_t bytes;
-    std::condition_variable admitted;
+    Condition admitted;
     int lane = kNone;       // kExclusive for somebody who is alone
     bool overtaken = false; // and not again
   };
 
-  int await_turn(std::unique_lock<std::mutex>& lock, std::list<Waiter>::iterator waiter);
-  void admit();
-  bool may_enter(const Waiter& waiter) const;
-  int take_lane(const void* caller);
-  std::uint64_t claimed() const;
+  int await_turn(std::list<Waiter>::iterator waiter) OFFLOAD_REQUIRES(mutex_);
+  void admit() OFFLOAD_REQUIRES(mutex_);
+  bool may_enter(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
+  int take_lane(const void* caller) OFFLOAD_REQUIRES(mutex_);
+  std::uint64_t claimed() const OFFLOAD_REQUIRES(mutex_);
 
-  mutable std::mutex mutex_;
-  std::list<Waiter> waiters_;
-  std::vector<int> free_;
-  std::vector<const void*> last_callers_; // by lane, the last
-  std::vector<std::uint64_t> claims_;     // by lane; 0 for those that are free
-  std::uint64_t state_ = 0;
-  std::uint64_t room_ = ~std::uint64_t{0};
-  bool alone_ = false;
+  mutable Mutex mutex_;
+  std::list<Waiter> waiters_ OFFLOAD_GUARDED_BY(mutex_);
+  std::vector<int> free_ OFFLOAD_GUARDED_BY(mutex_);
+  std::vector<const void*> last_callers_ OFFLOAD_GUARDED_BY(mutex_); // by lane, the last
+  std::vector<std::uint64_t> claims_ OFFLOAD_GUARDED_BY(mutex_);     // by lane; 0 for those that are free
+  std::uint64_t state_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  std::uint64_t room_ OFFLOAD_GUARDED_BY(mutex_) = ~std::uint64_t{0};
+  bool alone_ OFFLOAD_GUARDED_BY(mutex_) = false;
 };
 
 /// A lane for as long as this lives.

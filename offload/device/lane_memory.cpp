@@ -21,7 +21,7 @@ LaneMemory::~LaneMemory() {
 }
 
 void* LaneMemory::allocate(std::uint64_t bytes) {
-  std::unique_lock lock(mutex_);
+  const Lock lock(mutex_);
   const bool refused = ++allocations_ >= refuse_from_;
   // The part is taken from here on, whether there are pages behind it or not.
   const std::uint64_t offset = arena_.take(bytes);
@@ -33,16 +33,14 @@ void* LaneMemory::allocate(std::uint64_t bytes) {
   if (!refused && end <= held_) {
     return data;
   }
-  lock.unlock();
   bool granted = false;
   try {
+    const Unlock unlocked(mutex_);
     granted = !refused && grow(end);
   } catch (...) {
-    lock.lock();
     give_back(offset);
     throw;
   }
-  lock.lock();
   if (granted) {
     return data;
   }
@@ -58,7 +56,7 @@ void* LaneMemory::allocate(std::uint64_t bytes) {
 }
 
 bool LaneMemory::grow(std::uint64_t bytes) {
-  const std::lock_guard lock(*callbacks_.growth);
+  const Lock lock(*callbacks_.growth);
   if (bytes <= held_) {
     return true; // another thread of the call was first
   }
@@ -87,7 +85,7 @@ void* LaneMemory::lend(std::uint64_t bytes) {
 }
 
 void LaneMemory::free(void* data) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   if (in_pages(data)) {
     give_back(static_cast<std::uint64_t>(static_cast<std::byte*>(data) - pages_->data()));
     return;
@@ -116,19 +114,19 @@ bool LaneMemory::contains(const void* data) const {
   if (in_pages(data) || !has_loans_) {
     return in_pages(data);
   }
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const auto* byte = static_cast<const std::byte*>(data);
   const auto after = loans_.upper_bound(byte);
   return after != loans_.begin() && byte < std::prev(after)->first + std::prev(after)->second.bytes;
 }
 
 bool LaneMemory::empty() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return arena_.end() == 0;
 }
 
 void LaneMemory::begin_call(Overflow overflow, AllocationTrace* trace) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   arena_.begin_measuring();
   overflow_ = overflow;
   trace_ = trace;
@@ -138,7 +136,7 @@ void LaneMemory::begin_call(Overflow overflow, AllocationTrace* trace) {
 }
 
 CallMemory LaneMemory::end_call() {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   const AllocationTrace* trace = std::exchange(trace_, nullptr);
   refuse_from_ = ~std::uint64_t{0};
   for (const auto& [bytes, data] : returned_) {
@@ -155,14 +153,14 @@ CallMemory LaneMemory::end_call() {
 void LaneMemory::trim(const std::function<void()>& wait) {
   std::uint64_t freed_before = 0;
   const auto frees = [&] {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return frees_;
   };
   constexpr int kTries = 3;
   for (int tries = 1;; ++tries) {
     freed_before = frees();
     wait();
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (frees_ != freed_before && tries < kTries) {
       continue; // what has been freed meanwhile may still be in use
     }

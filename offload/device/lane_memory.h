@@ -6,8 +6,8 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 
+#include <offload/core/mutex.h>
 #include <offload/device/arena.h>
 #include <offload/device/device_pages.h>
 #include <offload/error.h>
@@ -38,7 +38,7 @@ class LaneMemory {
   struct Callbacks {
     /// Held while this memory grows. Memories that share a budget share it, so that what one of them was granted is
     /// taken before another asks.
-    std::shared_ptr<std::mutex> growth = std::make_shared<std::mutex>();
+    std::shared_ptr<Mutex> growth = std::make_shared<Mutex>();
 
     /// Whether the arena may hold `bytes` in all from now on.
     std::function<bool(std::uint64_t bytes)> may_hold;
@@ -108,20 +108,21 @@ class LaneMemory {
   };
 
   bool grow(std::uint64_t bytes);
-  void give_back(std::uint64_t offset);
-  void* lend(std::uint64_t bytes);
+  void give_back(std::uint64_t offset) OFFLOAD_REQUIRES(mutex_);
+  void* lend(std::uint64_t bytes) OFFLOAD_REQUIRES(mutex_);
   bool in_pages(const void* data) const;
 
   const std::unique_ptr<Pages> pages_;
   const Callbacks callbacks_;
-  mutable std::mutex mutex_; // what follows
-  Arena arena_;
-  AllocationTrace* trace_ = nullptr;
-  std::map<const std::byte*, Loan> loans_;       // by address
-  std::multimap<std::uint64_t, void*> returned_; // loans that this call has given back already, by size
-  Overflow overflow_ = Overflow::stop;
-  std::uint64_t allocations_ = 0;
-  std::uint64_t frees_ = 0;
+  mutable Mutex mutex_;
+  Arena arena_ OFFLOAD_GUARDED_BY(mutex_);
+  AllocationTrace* trace_ OFFLOAD_GUARDED_BY(mutex_) = nullptr;
+  std::map<const std::byte*, Loan> loans_ OFFLOAD_GUARDED_BY(mutex_); // by address
+  std::multimap<std::uint64_t, void*> returned_
+      OFFLOAD_GUARDED_BY(mutex_); // loans that this call has given back already, by size
+  Overflow overflow_ OFFLOAD_GUARDED_BY(mutex_) = Overflow::stop;
+  std::uint64_t allocations_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  std::uint64_t frees_ OFFLOAD_GUARDED_BY(mutex_) = 0;
   std::atomic<bool> by_device_ = false;
   std::atomic<bool> has_loans_ = false;
   std::atomic<bool> overflowed_ = false;

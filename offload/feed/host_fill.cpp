@@ -22,7 +22,7 @@ HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& 
   try {
     for (int i = 0; i < threads; ++i) {
       {
-        const std::lock_guard lock(mutex_);
+        const Lock lock(mutex_);
         ++working_;
       }
       threads_.push_back(start_thread("reading weights", [this] { work(); }));
@@ -37,23 +37,23 @@ HostFill::~HostFill() { stop(); }
 
 void HostFill::stop() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
   for (std::thread& thread : threads_) {
     thread.join();
   }
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return in_flight_ == 0; });
+  const Lock lock(mutex_);
+  changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return in_flight_ == 0; });
 }
 
 void HostFill::await_bytes(const std::byte* end) {
   if (is_there(end)) {
     return;
   }
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return is_there(end) || failure_ || cancelled_; });
+  const Lock lock(mutex_);
+  changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return is_there(end) || failure_ || cancelled_; });
   if (is_there(end)) {
     return;
   }
@@ -70,7 +70,7 @@ void HostFill::retry() {
   }
   std::exception_ptr untold;
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     if (failure_ && (reported_ || refused_)) {
       untold = reported_ ? nullptr : failure_;
       failure_ = nullptr;
@@ -85,7 +85,7 @@ void HostFill::retry() {
 
 void HostFill::cancel() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     cancelled_ = true;
   }
   changed_.notify_all();
@@ -113,9 +113,9 @@ bool HostFill::has_work() const {
 
 void HostFill::work() {
   std::shared_ptr<FileReader> gone; // with the last thread, and what it holds: without the mutex
-  std::unique_lock lock(mutex_);
+  const Lock lock(mutex_);
   while (true) {
-    wake_.wait(lock, [&] { return stopping_ || finished() || has_work(); });
+    wake_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || finished() || has_work(); });
     if (stopping_ || finished()) {
       if (--working_ == 0 && finished()) {
         gone = std::move(reader_);
@@ -124,12 +124,12 @@ void HostFill::work() {
     }
     if (may_report()) {
       reporting_ = true;
-      const auto thrown = call(lock, [&, bytes = std::exchange(unreported_, 0)] { callbacks_.on_progress(bytes); });
+      const auto thrown = call([&, bytes = std::exchange(unreported_, 0)] { callbacks_.on_progress(bytes); });
       refused_ = thrown && thrown == failure_;
       reporting_ = false;
     } else if (preparation_ == Preparation::wanted) {
       preparation_ = Preparation::under_way;
-      preparation_ = call(lock, callbacks_.prepare) ? Preparation::wanted : Preparation::done;
+      preparation_ = call(callbacks_.prepare) ? Preparation::wanted : Preparation::done;
       publish();
     } else {
       std::size_t piece = next_;
@@ -140,26 +140,25 @@ void HostFill::work() {
         again_.pop_back();
       }
       ++in_flight_;
-      lock.unlock();
-      read(piece);
-      lock.lock();
+      FileReader& reader = *reader_;
+      const Unlock unlocked(mutex_);
+      read(reader, piece);
     }
     wake_.notify_all(); // it may have been the last that was missing
   }
 }
 
 /// Without the lock. What it threw.
-std::exception_ptr HostFill::call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback) {
+std::exception_ptr HostFill::call(const std::function<void()>& callback) {
   std::exception_ptr failure;
-  lock.unlock();
   try {
+    const Unlock unlocked(mutex_);
     callback();
   } catch (const std::exception&) {
     failure = std::current_exception();
   } catch (...) {
     failure = failure_of<Error>("a callback threw what is no std::exception");
   }
-  lock.lock();
   if (failure) {
     record_failure(failure);
   }
@@ -174,10 +173,10 @@ void HostFill::record_failure(std::exception_ptr failure) {
   changed_.notify_all();
 }
 
-void HostFill::read(std::size_t piece) {
+void HostFill::read(FileReader& reader, std::size_t piece) {
   const Part& part = pieces_[piece];
   try {
-    reader_->read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) {
+    reader.read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) {
       end(piece, error.empty() ? nullptr : failure_of<ArchiveError>(error));
     });
   } catch (...) { // not begun with
@@ -187,7 +186,7 @@ void HostFill::read(std::size_t piece) {
 
 /// On a thread of the reader, or on ours.
 void HostFill::end(std::size_t piece, std::exception_ptr failure) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   --in_flight_;
   if (failure) {
     again_.push_back(piece);

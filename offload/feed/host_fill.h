@@ -1,16 +1,15 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include <offload/core/mutex.h>
 #include <offload/io/file_reader.h>
 
 namespace offload {
@@ -61,14 +60,14 @@ class HostFill {
 
   void work();
   bool is_there(const std::byte* end) const { return reinterpret_cast<std::uintptr_t>(end) <= ready_.load(); }
-  bool has_work() const;
-  bool may_report() const { return unreported_ > 0 && !reporting_; }
-  bool finished() const;
-  std::exception_ptr call(std::unique_lock<std::mutex>& lock, const std::function<void()>& callback);
-  void read(std::size_t piece);
+  bool has_work() const OFFLOAD_REQUIRES(mutex_);
+  bool may_report() const OFFLOAD_REQUIRES(mutex_) { return unreported_ > 0 && !reporting_; }
+  bool finished() const OFFLOAD_REQUIRES(mutex_);
+  std::exception_ptr call(const std::function<void()>& callback) OFFLOAD_REQUIRES(mutex_);
+  void read(FileReader& reader, std::size_t piece);
   void end(std::size_t piece, std::exception_ptr failure);
-  void record_failure(std::exception_ptr failure);
-  void publish();
+  void record_failure(std::exception_ptr failure) OFFLOAD_REQUIRES(mutex_);
+  void publish() OFFLOAD_REQUIRES(mutex_);
   void stop();
 
   std::vector<Part> pieces_; // of one read each
@@ -76,23 +75,23 @@ class HostFill {
   std::atomic<std::uintptr_t> ready_ = 0; // all places before this address are there
   std::atomic<bool> refused_ = false;     // failure_ is what callbacks_.on_progress threw
 
-  std::mutex mutex_; // what follows, except the threads
-  std::condition_variable wake_;
-  std::condition_variable changed_;
-  std::shared_ptr<FileReader> reader_;
-  std::vector<bool> there_;        // by piece
-  std::size_t first_ = 0;          // that is not there
-  std::size_t next_ = 0;           // that nobody has begun to read
-  std::vector<std::size_t> again_; // failed; has room for all of them
-  int in_flight_ = 0;
-  int working_ = 0;              // threads
-  std::uint64_t unreported_ = 0; // bytes that have come
-  bool reporting_ = false;
-  Preparation preparation_ = Preparation::wanted;
-  std::exception_ptr failure_; // nothing is begun while there is one
-  bool reported_ = false;
-  bool cancelled_ = false;
-  bool stopping_ = false;
+  Mutex mutex_;
+  Condition wake_;
+  Condition changed_;
+  std::shared_ptr<FileReader> reader_ OFFLOAD_GUARDED_BY(mutex_);
+  std::vector<bool> there_ OFFLOAD_GUARDED_BY(mutex_);        // by piece
+  std::size_t first_ OFFLOAD_GUARDED_BY(mutex_) = 0;          // that is not there
+  std::size_t next_ OFFLOAD_GUARDED_BY(mutex_) = 0;           // that nobody has begun to read
+  std::vector<std::size_t> again_ OFFLOAD_GUARDED_BY(mutex_); // failed; has room for all of them
+  int in_flight_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  int working_ OFFLOAD_GUARDED_BY(mutex_) = 0;              // threads
+  std::uint64_t unreported_ OFFLOAD_GUARDED_BY(mutex_) = 0; // bytes that have come
+  bool reporting_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  Preparation preparation_ OFFLOAD_GUARDED_BY(mutex_) = Preparation::wanted;
+  std::exception_ptr failure_ OFFLOAD_GUARDED_BY(mutex_); // nothing is begun while there is one
+  bool reported_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  bool cancelled_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
 
   std::vector<std::thread> threads_;
 };

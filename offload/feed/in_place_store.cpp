@@ -1,11 +1,10 @@
 #include <algorithm>
-#include <condition_variable>
 #include <list>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include <offload/core/mutex.h>
 #include <offload/error.h>
 #include <offload/feed/load_fillers.h>
 #include <offload/feed/loads.h>
@@ -41,22 +40,22 @@ class InPlaceStore final : public Store {
       count_mapped(batch);
       if (!batch.fetches.empty()) {
         auto filling = cut(batch);
-        const std::lock_guard lock(mutex_);
+        const Lock lock(mutex_);
         fillings_.splice(fillings_.end(), filling);
         open_all();
         return;
       }
     } catch (const std::exception& error) {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       fail(link_, batch, error);
     }
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     finish(link_, batch);
   }
 
   void drain() override {
-    std::unique_lock lock(mutex_);
-    drained_.wait(lock, [&] { return fillings_.empty(); });
+    const Lock lock(mutex_);
+    drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return fillings_.empty(); });
   }
 
   void stop() override { fillers_.stop(); }
@@ -86,7 +85,7 @@ class InPlaceStore final : public Store {
       const std::byte* address = aligned ? mapped_->mapped_if_cached(src.offset, src.bytes) : nullptr;
       outside_[fetch.weight] = address;
       if (address) {
-        const std::lock_guard lock(mutex_);
+        const Lock lock(mutex_);
         link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes); // counted, no more
       }
       return address != nullptr;
@@ -122,9 +121,8 @@ class InPlaceStore final : public Store {
     });
   }
 
-  /// Opens what no earlier one keeps from its places: a host has read a place when it is given to others. The caller
-  /// holds the mutex.
-  void open_all() {
+  /// Opens what no earlier one keeps from its places: a host has read a place when it is given to others.
+  void open_all() OFFLOAD_REQUIRES(mutex_) {
     for (auto filling = fillings_.begin(); filling != fillings_.end(); ++filling) {
       if (!filling->open && std::none_of(fillings_.begin(), filling,
                                          [&](const Filling& earlier) { return overlap(earlier, *filling); })) {
@@ -135,7 +133,7 @@ class InPlaceStore final : public Store {
   }
 
   void note_filled(Load& load) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     const auto filling = std::find_if(fillings_.begin(), fillings_.end(),
                                       [&](const Filling& candidate) { return candidate.job == load.job; });
     if (load.failure) {
@@ -151,7 +149,7 @@ class InPlaceStore final : public Store {
     drained_.notify_all();
   }
 
-  void end(const Batch& batch, const std::exception_ptr& failure) {
+  void end(const Batch& batch, const std::exception_ptr& failure) OFFLOAD_REQUIRES(mutex_) {
     try {
       if (failure) {
         std::rethrow_exception(failure);
@@ -171,9 +169,9 @@ class InPlaceStore final : public Store {
   const std::shared_ptr<const File> mapped_; // null when all is brought to the ring
   std::vector<const std::byte*> outside_;    // by weight
 
-  std::mutex mutex_;
-  std::condition_variable drained_;
-  Fillings fillings_; // in the order in which they came
+  Mutex mutex_;
+  Condition drained_;
+  Fillings fillings_ OFFLOAD_GUARDED_BY(mutex_); // in the order in which they came
 
   LoadCutter cutter_;
   LoadFillers fillers_;

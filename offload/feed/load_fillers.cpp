@@ -23,7 +23,7 @@ LoadFillers::LoadFillers(FillSources sources, std::function<void(Load& load)> on
 
 void LoadFillers::open(LoadList& loads) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     drop_taken();
     open_.splice(open_.end(), loads);
   }
@@ -32,7 +32,7 @@ void LoadFillers::open(LoadList& loads) {
 
 void LoadFillers::stop() {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     stopping_ = true;
   }
   opened_.notify_all();
@@ -67,7 +67,7 @@ void LoadFillers::run() {
 
 /// A load with pieces that nobody has taken; waits for one. Null when all is over.
 std::shared_ptr<Load> LoadFillers::next_open() {
-  std::unique_lock lock(mutex_);
+  const Lock lock(mutex_);
   while (true) {
     drop_taken();
     if (!open_.empty()) {
@@ -76,11 +76,10 @@ std::shared_ptr<Load> LoadFillers::next_open() {
     if (stopping_) {
       return nullptr;
     }
-    opened_.wait(lock);
+    opened_.wait(mutex_);
   }
 }
 
-/// The caller holds the mutex.
 void LoadFillers::drop_taken() {
   while (!open_.empty() && open_.front()->taken >= open_.front()->pieces.size()) {
     open_.pop_front();
@@ -115,7 +114,7 @@ void LoadFillers::copy(const std::shared_ptr<Load>& load, const Piece& piece) {
 
 void LoadFillers::end(const std::shared_ptr<Load>& load, std::exception_ptr failure) {
   if (failure) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     load->failure = std::move(failure);
   }
   if (--load->unfilled == 0) {

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include <offload/core/mutex.h>
 #include <offload/feed/loads.h>
 #include <offload/feed/stores.h>
 
@@ -16,8 +15,9 @@ namespace offload {
 /// take the pieces of whatever load is open: nobody waits for the slowest.
 class LoadFillers {
  public:
-  /// `on_filled` is called for each load when all of its pieces are there, or have failed (Load::failure), on the thread
-  /// that brought the last: one of these or one of the reader, which uses nothing of this afterwards. It throws nothing.
+  /// `on_filled` is called for each load when all of its pieces are there, or have failed (Load::failure), on the
+  /// thread that brought the last: one of these or one of the reader, which uses nothing of this afterwards. It throws
+  /// nothing.
   LoadFillers(FillSources sources, std::function<void(Load& load)> on_filled);
   ~LoadFillers() { stop(); }
   LoadFillers(const LoadFillers&) = delete;
@@ -32,7 +32,7 @@ class LoadFillers {
  private:
   void run();
   std::shared_ptr<Load> next_open();
-  void drop_taken();
+  void drop_taken() OFFLOAD_REQUIRES(mutex_);
   void read(const std::shared_ptr<Load>& load, const Piece& piece);
   void copy(const std::shared_ptr<Load>& load, const Piece& piece);
   void end(const std::shared_ptr<Load>& load, std::exception_ptr failure);
@@ -40,10 +40,10 @@ class LoadFillers {
   const FillSources sources_;
   const std::function<void(Load& load)> on_filled_;
 
-  std::mutex mutex_; // open_, stopping_, failures of loads
-  std::condition_variable opened_;
-  LoadList open_; // with pieces that nobody has taken
-  bool stopping_ = false;
+  Mutex mutex_; // failures of loads, too
+  Condition opened_;
+  LoadList open_ OFFLOAD_GUARDED_BY(mutex_); // with pieces that nobody has taken
+  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
 
   std::vector<std::thread> threads_;
 };

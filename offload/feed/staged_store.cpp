@@ -1,13 +1,12 @@
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
 #include <offload/error.h>
 #include <offload/feed/load_fillers.h>
@@ -45,7 +44,7 @@ class StagedStore final : public Store {
     try {
       settle_readers(link_, batch);
       {
-        const std::lock_guard lock(mutex_);
+        const Lock lock(mutex_);
         batches_.push_back(std::move(batch));
         ++pending_;
       }
@@ -57,13 +56,13 @@ class StagedStore final : public Store {
   }
 
   void drain() override {
-    std::unique_lock lock(mutex_);
-    drained_.wait(lock, [&] { return pending_ == 0; });
+    const Lock lock(mutex_);
+    drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return pending_ == 0; });
   }
 
   void stop() override {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       stopping_ = true;
     }
     work_.notify_all();
@@ -97,25 +96,25 @@ class StagedStore final : public Store {
   }
 
   void note_filled(Load& load) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     load.filled = true;
     filled_.notify_one();
   }
 
   bool is_filled(const Load& load) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     return load.filled || load.pieces.empty();
   }
 
   void await_filled(const Load& load) {
-    std::unique_lock lock(mutex_);
-    filled_.wait(lock, [&] { return load.filled; });
+    const Lock lock(mutex_);
+    filled_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return load.filled; });
   }
 
   /// False when there is none and will be none.
   bool await_work() {
-    std::unique_lock lock(mutex_);
-    work_.wait(lock, [&] { return stopping_ || cutter_.has_more() || !batches_.empty(); });
+    const Lock lock(mutex_);
+    work_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || cutter_.has_more() || !batches_.empty(); });
     return cutter_.has_more() || !batches_.empty();
   }
 
@@ -145,7 +144,7 @@ class StagedStore final : public Store {
     if (!cutter_.has_more()) {
       Batch batch;
       {
-        const std::lock_guard lock(mutex_);
+        const Lock lock(mutex_);
         if (batches_.empty()) {
           return false;
         }
@@ -231,7 +230,7 @@ class StagedStore final : public Store {
 
   void end(const Batch& batch) {
     finish(link_, batch);
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     --pending_;
     drained_.notify_all();
   }
@@ -241,13 +240,13 @@ class StagedStore final : public Store {
   const StagingBuffers staging_;
   HostFill* const fill_; // null when all has come
 
-  std::mutex mutex_; // batches_, pending_, stopping_, Load::filled
-  std::condition_variable work_;
-  std::condition_variable filled_;
-  std::condition_variable drained_;
-  std::deque<Batch> batches_;
-  int pending_ = 0; // batches that have not ended
-  bool stopping_ = false;
+  Mutex mutex_; // Load::filled, too
+  Condition work_;
+  Condition filled_;
+  Condition drained_;
+  std::deque<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);
+  int pending_ OFFLOAD_GUARDED_BY(mutex_) = 0; // batches that have not ended
+  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
 
   LoadFillers fillers_;
 

@@ -7,12 +7,11 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <thread>
 #include <vector>
 
+#include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
 
 namespace offload {
@@ -63,7 +62,7 @@ class ThreadDisk final : public FileDisk {
 
   void start(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) override {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       requests_.push_back({dst, offset, bytes, std::move(done)});
     }
     changed_.notify_one();
@@ -72,7 +71,7 @@ class ThreadDisk final : public FileDisk {
  private:
   void stop() {
     {
-      const std::lock_guard lock(mutex_);
+      const Lock lock(mutex_);
       stopping_ = true;
     }
     changed_.notify_all();
@@ -82,25 +81,24 @@ class ThreadDisk final : public FileDisk {
   }
 
   void run() {
-    std::unique_lock lock(mutex_);
+    const Lock lock(mutex_);
     while (true) {
-      changed_.wait(lock, [&] { return stopping_ || !requests_.empty(); });
+      changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || !requests_.empty(); });
       if (requests_.empty()) {
         return;
       }
       const Request request = std::move(requests_.front());
       requests_.pop_front();
-      lock.unlock();
+      const Unlock unlocked(mutex_);
       const ssize_t got = pread(descriptor(), request.dst, request.bytes, static_cast<off_t>(request.offset));
       request.done(got < 0 ? -errno : got);
-      lock.lock();
     }
   }
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Request> requests_;
-  bool stopping_ = false;
+  Mutex mutex_;
+  Condition changed_;
+  std::deque<Request> requests_ OFFLOAD_GUARDED_BY(mutex_);
+  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
 };
 
@@ -137,7 +135,7 @@ class RingDisk final : public FileDisk {
  private:
   /// Takes the request, which comes back with its result. Null ends the thread, once all that was started is done.
   void submit(Request* request) {
-    std::unique_lock lock(mutex_);
+    const Lock lock(mutex_);
     io_uring_sqe* entry = io_uring_get_sqe(&ring_); // there is room: each is submitted at once
     if (request) {
       ++in_flight_;
@@ -147,9 +145,8 @@ class RingDisk final : public FileDisk {
     }
     io_uring_sqe_set_data(entry, request);
     while (io_uring_submit(&ring_) < 0) { // interrupted, or short of something: the entry stays in the queue
-      lock.unlock();                      // what has come back is taken meanwhile
+      const Unlock unlocked(mutex_);      // what has come back is taken meanwhile
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      lock.lock();
     }
   }
 
@@ -162,7 +159,7 @@ class RingDisk final : public FileDisk {
       }
       {
         // After what the one who submitted did: the kernel sees to that, but a sanitizer does not see the kernel.
-        const std::lock_guard lock(mutex_);
+        const Lock lock(mutex_);
       }
       const std::unique_ptr<Request> request(static_cast<Request*>(io_uring_cqe_get_data(entry)));
       const std::int64_t result = entry->res;
@@ -175,7 +172,7 @@ class RingDisk final : public FileDisk {
     }
   }
 
-  std::mutex mutex_; // of submitting
+  Mutex mutex_; // of submitting
   io_uring ring_{};
   bool has_ring_ = false;
   std::atomic<int> in_flight_ = 0;

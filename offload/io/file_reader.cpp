@@ -53,8 +53,8 @@ void FileReader::read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes,
   }
   auto read = std::make_shared<Read>(Read{dst, offset, bytes, std::move(done)});
   {
-    std::unique_lock lock(mutex_);
-    freed_.wait(lock, [&] { return !free_.empty(); });
+    const Lock lock(mutex_);
+    freed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return !free_.empty(); });
     read->buffer = free_.back();
     free_.pop_back();
   }
@@ -136,36 +136,34 @@ void FileReader::finish(const std::shared_ptr<Read>& read, const std::string& er
 
 void FileReader::let_go(const Read& read) {
   {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(mutex_);
     free_.push_back(read.buffer);
   }
   freed_.notify_one();
 }
 
 void FileReader::read_all(std::byte* dst, std::uint64_t offset, std::uint64_t bytes) {
-  std::mutex mutex;
-  std::condition_variable changed;
+  Mutex mutex;
+  Condition changed;
   std::uint64_t pending = 0;
   std::exception_ptr failure;
-  std::unique_lock lock(mutex);
+  const Lock lock(mutex);
   for (std::uint64_t done = 0; done < bytes && !failure; done += kMostBytes) {
     ++pending;
-    lock.unlock();
     try {
+      const Unlock unlocked(mutex);
       read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::string& error) {
-        const std::lock_guard done_lock(mutex);
+        const Lock done_lock(mutex);
         failure = error.empty() ? failure : failure_of<ArchiveError>(error);
         --pending;
         changed.notify_one();
       });
-      lock.lock();
     } catch (...) { // not begun with; those before it are under way still
-      lock.lock();
       failure = std::current_exception();
       --pending;
     }
   }
-  changed.wait(lock, [&] { return pending == 0; });
+  changed.wait(mutex, [&] { return pending == 0; });
   if (failure) {
     std::rethrow_exception(failure);
   }

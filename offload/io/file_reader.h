@@ -1,13 +1,12 @@
 #pragma once
 
-#include <condition_variable>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include <offload/core/mutex.h>
 #include <offload/error.h>
 #include <offload/io/disk.h>
 
@@ -81,9 +80,9 @@ class FileReader {
   const std::shared_ptr<const File> file_;
   const std::string no_memory_ = "host memory ran out while a file was read"; // there before it does
   std::byte* buffers_ = nullptr;
-  std::mutex mutex_; // free_
-  std::condition_variable freed_;
-  std::vector<int> free_;
+  Mutex mutex_;
+  Condition freed_;
+  std::vector<int> free_ OFFLOAD_GUARDED_BY(mutex_);
   std::unique_ptr<Disk> disk_; // goes first: it calls back
 };
 

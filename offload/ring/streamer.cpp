@@ -12,6 +12,7 @@ namespace offload {
 
 Streamer::Streamer(StreamerConfig config)
     : config_(std::move(config)),
+      arrived_(config_.lanes, 0),
       scheduler_(config_.bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
       lanes_(config_.lanes) {}
 
@@ -19,8 +20,8 @@ Streamer::~Streamer() { stop(); }
 
 void Streamer::stop() noexcept {
   {
-    std::unique_lock lock(mutex_);
-    released_.wait(lock, [&] { return !issuing_; });
+    const Lock lock(mutex_);
+    released_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return !issuing_; });
     if (std::exchange(stopped_, true)) {
       return;
     }
@@ -43,14 +44,14 @@ void Streamer::check() const {
 }
 
 bool Streamer::lost() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return lost_;
 }
 
 /// Changes what the scheduler knows, under the mutex, and has issued what it decides on. It does not undo what is half
 /// done when memory runs out: nothing of that is issued, nothing is changed any more, and who waits for others is told.
 template <typename Change>
-void Streamer::change(std::unique_lock<std::mutex>& lock, Change change) {
+void Streamer::change(Change change) {
   if (lost_) {
     return;
   }
@@ -62,34 +63,33 @@ void Streamer::change(std::unique_lock<std::mutex>& lock, Change change) {
     batches_.resize(decided);
     released_.notify_all();
   }
-  issue(lock);
+  issue();
 }
 
 /// Gives the store what the scheduler has decided on, in its order, and without the mutex, since the store may have to
 /// wait for the disk. One thread does that for all: what others decide on meanwhile, it finds.
-void Streamer::issue(std::unique_lock<std::mutex>& lock) {
+void Streamer::issue() {
   if (issuing_ || batches_.empty()) {
     return;
   }
   issuing_ = true;
   while (!batches_.empty()) {
     std::vector<Batch> batches = std::exchange(batches_, {});
-    lock.unlock();
+    const Unlock unlocked(mutex_);
     for (Batch& batch : batches) {
       config_.store->issue(std::move(batch));
     }
-    lock.lock();
   }
   issuing_ = false;
   released_.notify_all();
 }
 
 void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
-  std::unique_lock lock(mutex_);
+  const Lock lock(mutex_);
   check();
   lanes_[lane].executed.clear();
   scheduler_.set_active(lane, true);
-  change(lock, [&] {
+  change([&]() OFFLOAD_REQUIRES(mutex_) {
     scheduler_.expect(lane, std::move(sequence));
     scheduler_.prefetch(lane, batches_);
   });
@@ -97,14 +97,14 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
 }
 
 Sequence Streamer::end(int lane) {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   scheduler_.set_active(lane, false);
   return std::move(lanes_[lane].executed);
 }
 
 void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
-  std::unique_lock lock(mutex_);
-  change(lock, [&] {
+  const Lock lock(mutex_);
+  change([&]() OFFLOAD_REQUIRES(mutex_) {
     scheduler_.expect(lane, std::move(sequence));
     scheduler_.prefetch(lane, batches_);
   });
@@ -118,12 +118,12 @@ bool Streamer::nobody_will_release() const {
 void Streamer::acquire(int lane, const Step& step) {
   std::vector<ArrivalPtr> arrivals;
   {
-    std::unique_lock lock(mutex_);
+    const Lock lock(mutex_);
     check();
     Lane& self = lanes_[lane];
-    const auto lease = [&] {
+    const auto lease = [&]() OFFLOAD_REQUIRES(mutex_) {
       bool leased = false;
-      change(lock, [&] {
+      change([&]() OFFLOAD_REQUIRES(mutex_) {
         if (!scheduler_.acquire(lane, step, batches_)) {
           return;
         }
@@ -158,7 +158,7 @@ void Streamer::acquire(int lane, const Step& step) {
                     format_bytes(config_.ring_bytes) + (held.empty() ? "" : " while these are in use: " + held) +
                     ": raise vram_budget");
       }
-      released_.wait(lock);
+      released_.wait(mutex_);
       self.blocked = false;
       check();
     }
@@ -167,8 +167,8 @@ void Streamer::acquire(int lane, const Step& step) {
     wait_arrived(lane, step, arrivals);
   } catch (...) {
     release(lane, step);
-    std::unique_lock lock(mutex_);
-    change(lock, [&] { scheduler_.abandon(); });
+    const Lock lock(mutex_);
+    change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.abandon(); });
     throw;
   }
 }
@@ -190,7 +190,7 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
       throw Error(what);
     }
     // Copies are in order, so a stream that waited for a later one has waited for this one.
-    std::uint64_t& arrived = lanes_[lane].arrived;
+    std::uint64_t& arrived = arrived_[lane];
     if (arrival.fence->order() > arrived) {
       config_.link->wait_arrived(lane, *arrival.fence);
       arrived = arrival.fence->order();
@@ -199,7 +199,7 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
 }
 
 void Streamer::release(int lane, const Step& step) noexcept {
-  std::unique_lock lock(mutex_);
+  const Lock lock(mutex_);
   if (stopped_) {
     return;
   }
@@ -208,7 +208,7 @@ void Streamer::release(int lane, const Step& step) noexcept {
     other.blocked = false; // until it has woken up and found that this was not enough
   }
   released_.notify_all();
-  change(lock, [&] {
+  change([&]() OFFLOAD_REQUIRES(mutex_) {
     FencePtr used;
     try {
       used = config_.link->record_used(lane);
@@ -229,22 +229,22 @@ std::byte* Streamer::address(WeightId weight) const {
   if (const std::byte* outside = config_.store->outside_ring(weight)) {
     return const_cast<std::byte*>(outside); // nobody writes a weight
   }
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return config_.ring + scheduler_.place(weight);
 }
 
 std::uint64_t Streamer::misses() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return scheduler_.misses();
 }
 
 std::vector<std::uint64_t> Streamer::layout() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return scheduler_.layout();
 }
 
 std::uint64_t Streamer::bytes_used() const {
-  const std::lock_guard lock(mutex_);
+  const Lock lock(mutex_);
   return scheduler_.bytes_used();
 }
 

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include <offload/core/link.h>
+#include <offload/core/mutex.h>
 #include <offload/ring/scheduler.h>
 #include <offload/ring/store.h>
 
@@ -76,26 +75,26 @@ class Streamer {
     Sequence executed;
     int leases = 0;
     bool blocked = false;
-    std::uint64_t arrived = 0; // order of the latest fence that its compute stream waits for
   };
 
   template <typename Change>
-  void change(std::unique_lock<std::mutex>& lock, Change change);
-  void issue(std::unique_lock<std::mutex>& lock);
-  bool nobody_will_release() const;
+  void change(Change change) OFFLOAD_REQUIRES(mutex_);
+  void issue() OFFLOAD_REQUIRES(mutex_);
+  bool nobody_will_release() const OFFLOAD_REQUIRES(mutex_);
   void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
-  void check() const;
+  void check() const OFFLOAD_REQUIRES(mutex_);
 
   const StreamerConfig config_;
-  mutable std::mutex mutex_;
-  std::condition_variable released_;
-  Scheduler scheduler_;
-  std::vector<Lane> lanes_;
-  std::vector<Batch> batches_; // that the store has not been given yet, in their order
-  bool issuing_ = false;       // a thread gives them to it, for all
-  bool stopped_ = false;
-  bool lost_ = false;
-  std::string broken_; // why the device refused; every later call says so
+  std::vector<std::uint64_t> arrived_; // by lane, for its thread: order of the latest fence that its stream waits for
+  mutable Mutex mutex_;
+  Condition released_;
+  Scheduler scheduler_ OFFLOAD_GUARDED_BY(mutex_);
+  std::vector<Lane> lanes_ OFFLOAD_GUARDED_BY(mutex_);
+  std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_); // that the store has not been given yet, in their order
+  bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;       // a thread gives them to it, for all
+  bool stopped_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  bool lost_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  std::string broken_ OFFLOAD_GUARDED_BY(mutex_); // why the device refused; every later call says so
 };
 
 } // namespace offload

@@ -156,10 +156,9 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
     const StagingBuffers buffers{config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
     return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, sources);
   }
-  const bool is_cached = reader_ && config_.file->cached_share() > kMostlyCached;
-  const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
-  if (is_cached && spare > 0) { // who copies what is cached takes a processor from those who compute
-    sources.threads = std::min(spare, sources.threads);
+  if (reader_ && config_.file->cached_share() > kMostlyCached) { // who copies takes a processor from those who compute
+    const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
+    sources.threads = std::clamp(spare, 1, sources.threads);
   }
   return make_in_place_store(*link_, std::move(host), ring, sources, config_.maps_file ? config_.file : nullptr);
 }
