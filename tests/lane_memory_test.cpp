@@ -211,7 +211,7 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
   constexpr std::uint64_t kRoom = 16;
   LaneGate gate(kLanes);
   gate.set_room(kRoom * kPiece);
-  const auto growth = std::make_shared<std::mutex>();
+  const auto growth = std::make_shared<Mutex>();
   std::vector<std::unique_ptr<LaneMemory>> lanes;
   const auto held = [&] {
     std::uint64_t bytes = 0;

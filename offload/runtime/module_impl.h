@@ -12,6 +12,7 @@
 #include <offload/graph/program.h>
 #include <offload/module.h>
 #include <offload/plan/device_budget.h>
+#include <offload/plan/host_layout.h>
 #include <offload/plan/planner.h>
 #include <offload/runtime/activations.h>
 #include <offload/runtime/displaced.h>
@@ -103,9 +104,7 @@ class Module::Impl {
   void refuse_again(const Request& request);
 
   void adopt_weights(Owner owner, const Progress& progress, Displaced& displaced);
-  void divide_host_memory(const Options& options);
-  bool can_stay_in_module(WeightId weight) const;
-  void choose_what_stays_in_file(std::uint64_t room);
+  void list_weights(const Options& options);
   void choose_budget(const Options& options);
   std::string describe_budget(std::uint64_t vram) const;
   std::uint64_t planned_bytes(const Residency& residency) const;
@@ -121,12 +120,13 @@ class Module::Impl {
   void install(const Residency& residency, Leased leased);
   void record_peak();
   Placement describe() const;
-  Pass pass_of(const std::vector<LeasedStep>& steps) const;
+  Pass pass_of(const std::vector<LeasedStep>& steps) const { return make_pass(weights_, steps, machine_); }
   Pass planned_pass() const;
   std::vector<LeasedStep> static_steps(const std::string& name) const;
-  double compute_us(const LeasedStep& step) const;
-  bool read_in_place(WeightId weight) const;
   std::shared_ptr<const Sequence> sequence_of(const std::string& name, std::size_t shape);
+  std::size_t count() const { return weights_->size(); }
+  std::uint64_t bytes(WeightId weight) const { return (*weights_)[weight].bytes; }
+  Source::Kind kind(WeightId weight) const { return (*weights_)[weight].source.kind; }
   void record_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence);
 
   torch::jit::Module module_;
@@ -136,19 +136,13 @@ class Module::Impl {
   Program program_;
   int lanes_ = 1;
   MachineProfile machine_;
-  std::vector<std::uint64_t> bytes_;   // by weight as in the ring; 0 for those that stay
-  std::vector<bool> in_file_;          // by weight: not in host memory
-  std::vector<bool> in_module_;        // by weight: used in the memory that the module has for it
-  std::vector<std::uint64_t> offsets_; // by weight in host memory, then those in the file
-  std::vector<at::ScalarType> dtypes_; // by weight, for costs
+  WeightTablePtr weights_;
+  HostLayout host_;
   std::vector<std::vector<at::Tensor>> placeholders_;
   DeviceMemory fixed_memory_;      // what stays
   std::uint64_t ranges_bytes_ = 0; // of it, those that are ranges of bytes
   std::uint64_t fixed_ = 0;
   std::shared_ptr<const File> file_; // that the module's weights lie in; null when all are in memory
-  std::uint64_t host_bytes_ = 0;
-  std::uint64_t pinned_bytes_ = 0;
-  std::uint64_t streamed_pinned_ = 0; // of the weights in host memory, the first bytes that are page-locked
   Promise host_promise_{kHost};
   Promise device_promise_;
   std::unique_ptr<Engine> engine_;

@@ -1,7 +1,6 @@
 // How a module finds out what its calls need; see module_impl.h.
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include <offload/bytes.h>
@@ -22,9 +21,9 @@ Residency Module::Impl::residency_to_measure(Ring ring) const {
   const std::uint64_t least = align_up(budget.least_ring, budget.unit);
   const std::uint64_t taken = fixed_ + least + budget.least_reserve();
   const std::uint64_t spare = ring == Ring::least ? 0 : (vram_ - std::min(vram_, taken)) / 2;
-  const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+  const std::uint64_t weights = bytes_of({std::vector<bool>(count(), true), 0}, *weights_);
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
-  return {std::vector<bool>(bytes_.size(), false), least + more / kDeviceGranularity * kDeviceGranularity};
+  return {std::vector<bool>(count(), false), least + more / kDeviceGranularity * kDeviceGranularity};
 }
 
 /// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,

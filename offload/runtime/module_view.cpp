@@ -31,7 +31,7 @@ Placement Module::Impl::describe() const {
   placement.rewritten = program_.rewritten;
   placement.unseen = program_.unseen;
   placement.writes_state = program_.writes_state;
-  std::vector<bool> rows_only(bytes_.size(), true); // read by nothing else, where it can be read in place
+  std::vector<bool> rows_only(count(), true); // read by nothing else, where it can be read in place
   for (const auto& [name, lowered] : program_.methods) {
     for (const PlanStep& step : pass_of(static_steps(name)).steps) {
       for (const WeightId weight : step.weights) {
@@ -42,12 +42,12 @@ Placement Module::Impl::describe() const {
   Budget& budget = placement.budget;
   const auto& weights = program_.weights.weights;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    if (bytes_[id] == 0) {
+    if (bytes(id) == 0) {
       placement.resident_because.push_back({weights[id].name, weights[id].bytes(), program_.stays_because[id]});
       continue;
     }
     const bool resident = plan_.residency.resident[id];
-    budget.resident += resident ? bytes_[id] : 0;
+    budget.resident += resident ? bytes(id) : 0;
     placement.weights.push_back({weights[id].name,
                                  weights[id].aliases,
                                  weights[id].bytes(),
@@ -69,10 +69,10 @@ Placement Module::Impl::describe() const {
   budget.reserve = divided.reserve();
   budget.reserve_measured = !measured_.empty();
   budget.outside = outside_;
-  budget.host = host_bytes_;
-  budget.pinned = pinned_bytes_;
+  budget.host = host_.total();
+  budget.pinned = host_.pinned();
   for (WeightId id = 0; id < weights.size(); ++id) {
-    budget.file += in_file_[id] ? bytes_[id] : 0;
+    budget.file += kind(id) == Source::Kind::file ? bytes(id) : 0;
   }
   placement.predicted = {plan_.predicted.time_us, planned_bytes(plan_.residency), plan_.predicted.streamed_bytes,
                          plan_.predicted.period};
@@ -94,8 +94,8 @@ Stats Module::Impl::stats() const {
   stats.calls_repeated = repeated_;
   stats.peak_device_bytes = peak_;
   stats.bytes_resident = fixed_;
-  for (WeightId id = 0; id < bytes_.size(); ++id) {
-    stats.bytes_resident += readiness_ != Readiness::unknown && plan_.residency.resident[id] ? bytes_[id] : 0;
+  for (WeightId id = 0; id < count(); ++id) {
+    stats.bytes_resident += readiness_ != Readiness::unknown && plan_.residency.resident[id] ? bytes(id) : 0;
   }
   stats.misses = engine_->misses();
   return stats;
@@ -182,7 +182,7 @@ c10::IValue Module::Impl::find(const std::string& name) const {
 /// The values of a placeholder, in memory of their own.
 at::Tensor Module::Impl::host_copy(const at::Tensor& placeholder) const {
   const WeightId weight = placeholder_record(placeholder)->weight;
-  const at::Tensor bytes = at::empty({static_cast<std::int64_t>(bytes_[weight])}, at::kByte);
+  const at::Tensor bytes = at::empty({static_cast<std::int64_t>((*weights_)[weight].bytes)}, at::kByte);
   auto* to = static_cast<std::byte*>(bytes.mutable_data_ptr());
   const std::shared_lock stays(placing_mutex_, std::try_to_lock); // what is being exchanged is not waited for
   if (!stays || !engine_->copy_resident(weight, to)) {
