@@ -62,13 +62,13 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
 
   std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
   if (owner == Owner::sole) {
-    for (torch::jit::Node* node : large_constants(module_)) {
+    for (torch::jit::Node* node : large_constants(program_.holders.front())) {
       if (const auto id = program_.weights.find(node->t(torch::jit::attr::value))) {
         constants[*id].push_back(node);
       }
     }
   }
-  placeholders_.resize(weights.size());
+  std::vector<std::vector<at::Tensor>> placeholders(weights.size());
   std::vector<c10::Storage> placeholder_storages;
   for (WeightId id = 0; id < weights.size(); ++id) {
     placeholder_storages.push_back(make_placeholder(config.lender, id, weights[id].name, weights[id].bytes(), device_));
@@ -82,7 +82,7 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
     const WeightId id = program_.weights.id_of(tensor);
     at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
     if (bytes(id) > 0) {
-      placeholders_[id].push_back(placeholder);
+      placeholders[id].push_back(placeholder);
     }
     return placeholder;
   });
@@ -150,7 +150,6 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
         [](const c10::IValue&) { return false; });
     holder = torch::jit::Module(own.toObject());
   }
-  module_ = program_.holders.front();
 
   std::sort(config.to_fill.begin(), config.to_fill.end(),
             [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
@@ -166,6 +165,8 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
     config.staging.pin(config.staging.bytes());
   }
   engine_ = std::make_unique<Engine>(std::move(config));
+  placed_ = std::make_unique<PlacedModule>(program_, *engine_, weights_, std::move(placeholders));
+  executor_ = std::make_unique<Executor>(program_, *engine_, *placed_, fixed_memory_, device_);
 }
 
 } // namespace offload

@@ -16,6 +16,7 @@
 #include <offload/load/file_bytes.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
+#include <offload/runtime/arguments.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
 
@@ -60,21 +61,11 @@ std::uint64_t free_bytes(c10::Device device) {
 
 std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
 
-bool draws_random_numbers(const Program& program) {
-  bool draws = false;
-  for (const auto& [name, lowered] : program.methods) {
-    for_each_node(lowered.graph->block(),
-                  [&](const torch::jit::Node* node) { draws = draws || node->isNondeterministic(); });
-  }
-  return draws;
-}
-
 } // namespace
 
 Module::Impl::Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
                    Purpose purpose, Owner owner)
-    : module_(std::move(module)),
-      device_(device_of(options)),
+    : device_(device_of(options)),
       maps_file_(options.map_file),
       may_overflow_(!options.pinned_budget && !options.host_budget),
       device_promise_(device_.is_cuda() ? device_.index() : kHost) {
@@ -91,16 +82,16 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     throw InputError("numerics other than exact are not supported yet");
   }
   try {
-    module_._ivalue();
+    module._ivalue();
   } catch (const c10::Error&) { // an assertion of its own
     throw InputError("the module is empty, as torch::jit::Module() makes it: give one that was loaded or scripted");
   }
-  if (module_.hasattr("training") && module_.is_training()) { // a frozen module has no such attribute
+  if (module.hasattr("training") && module.is_training()) { // a frozen module has no such attribute
     TORCH_WARN(
         "the module is in training mode: dropout and running statistics work as in training; call eval() before "
         "saving it");
   }
-  visit_tensors("", module_._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
+  visit_tensors("", module._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
     if (placeholder_record(tensor)) {
       throw InputError("weight " + name +
                        " belongs to another offload::Module: wrap() consumes a module, load it anew");
@@ -108,9 +99,8 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   });
   {
     const PlainModes plain;
-    program_ =
-        make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
-                     options.gradients);
+    program_ = make_program(module, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
+                            options.gradients);
   }
   for (const OtherTensor& other : program_.weights.others) {
     if (other.tensor.is_meta()) {
@@ -120,11 +110,8 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   }
   lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
   gate_ = std::make_shared<LaneGate>(lanes_);
-  if (device_.is_cuda() && draws_random_numbers(program_)) {
-    generators_ = {at::globalContext().defaultGenerator(device_), at::globalContext().defaultGenerator(c10::kCPU)};
-  }
   for (const ExampleCall& call : options.example_calls) {
-    make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
+    make_stack(program_, find_method(program_, call.method), device_, call.inputs, call.kwargs); // throws InputError
   }
   machine_ = machine ? *machine : machine_profile(device_);
 
@@ -162,7 +149,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       require_minimum(vram_);
     }
     if (purpose == Purpose::plan) {
-      engine_.reset();
+      drop_engine();
     }
     if (purpose == Purpose::plan || !options.example_calls.empty()) {
       replan();
@@ -171,7 +158,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       device_promise_.set(promised_bytes(plan_.residency));
     }
   } catch (...) {
-    engine_.reset();
+    drop_engine();
     displaced.put_back();
     throw;
   }
@@ -200,12 +187,17 @@ void Module::Impl::choose_budget(const Options& options) {
   });
 }
 
+void Module::Impl::drop_engine() {
+  executor_.reset();
+  placed_.reset();
+  engine_.reset();
+}
+
 /// What stands in the module goes before the memory that it stands in.
 Module::Impl::~Impl() {
-  codes_.clear();
-  resident_tensors_.clear();
+  executor_.reset();
+  placed_.reset();
   program_ = {};
-  module_ = torch::jit::Module();
 }
 
 namespace {

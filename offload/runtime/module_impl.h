@@ -17,13 +17,11 @@
 #include <offload/runtime/activations.h>
 #include <offload/runtime/displaced.h>
 #include <offload/runtime/engine.h>
+#include <offload/runtime/executor.h>
+#include <offload/runtime/placed_module.h>
 #include <offload/runtime/state.h>
 
 namespace offload {
-
-/// Calls that may take other activations, or go other ways, have other shapes. `stack` begins with the module, which is
-/// the same for all calls.
-std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack);
 
 /// A module that has been taken in: what graph/ found, where plan/ puts it, and the engine that moves it.
 ///
@@ -68,41 +66,18 @@ class Module::Impl {
   void refuse_from(std::uint64_t n) { engine_->lanes().refuse_from(0, n); }
 
  private:
-  /// A call that somebody wants.
-  struct Request {
-    const std::string& method;
-    std::vector<c10::IValue> stack;
-    std::size_t shape;
-    std::uint64_t too_little = 0; ///< room for activations in which it was stopped, though it had all of it
-  };
-
   void require_no_call_around(const char* wanted) const;
-  const LoweredMethod& method(const std::string& name) const;
-  std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
-                                      const Kwargs& kwargs) const;
-  /// A call that was made on a lane. Where it overflowed there is no output, and what it wrote has been put back.
-  struct Made {
-    std::optional<c10::IValue> output;
-    CallMemory memory;
-    bool ended = false; ///< what it takes is known to its end
-  };
-  Made run_on(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
-  Made run_here(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
-  std::optional<c10::IValue> call_in_turn(Request& request);
-  std::optional<c10::IValue> call_exclusive(Request& request);
-  std::optional<StateSnapshot> state_before(const Request& request) const;
+  Made make_call(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
+  std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& too_little);
+  std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t too_little);
   void record_memory(const Request& request, const CallMemory& memory, bool ended);
-  c10::IValue detach_outputs(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
-                             const GradientBoundary& boundary);
-  void retain_state(Lanes::Call& call);
   c10::IValue measure(const Request& request);
   void measure_example(const ExampleCall& call);
-  c10::IValue find(const std::string& name) const;
-  at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum(std::uint64_t vram) const;
   [[noreturn]] void refuse(const Request& request, const Made& made);
-  void refuse_again(const Request& request);
+  void refuse_again(const Request& request, std::uint64_t too_little);
 
+  void drop_engine();
   void adopt_weights(Owner owner, const Progress& progress, Displaced& displaced);
   void list_weights(const Options& options);
   void choose_budget(const Options& options);
@@ -114,10 +89,7 @@ class Module::Impl {
   Plan best_plan() const;
   enum class Ring { ample, least };
   Residency residency_to_measure(Ring ring) const;
-  void restore_placeholders();
   void replan();
-  enum class Leased { streamed, all };
-  void install(const Residency& residency, Leased leased);
   void record_peak();
   Placement describe() const;
   Pass pass_of(const std::vector<LeasedStep>& steps) const { return make_pass(weights_, steps, machine_); }
@@ -129,7 +101,6 @@ class Module::Impl {
   Source::Kind kind(WeightId weight) const { return (*weights_)[weight].source.kind; }
   void record_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence);
 
-  torch::jit::Module module_;
   c10::Device device_;
   bool maps_file_;    // see Options::map_file
   bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
@@ -138,7 +109,6 @@ class Module::Impl {
   MachineProfile machine_;
   WeightTablePtr weights_;
   HostLayout host_;
-  std::vector<std::vector<at::Tensor>> placeholders_;
   DeviceMemory fixed_memory_;      // what stays
   std::uint64_t ranges_bytes_ = 0; // of it, those that are ranges of bytes
   std::uint64_t fixed_ = 0;
@@ -148,14 +118,8 @@ class Module::Impl {
   std::unique_ptr<Engine> engine_;
 
   std::shared_ptr<LaneGate> gate_;
-  std::vector<at::Generator> generators_; // that calls draw from
-
-  // What calls run, changed while there are none: a graph for each method in which only streamed weights are leased,
-  // and the resident weights in the module, each with the placeholder that it replaces.
-  std::map<std::string, torch::jit::Code> codes_;
-  std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_tensors_;
-  mutable std::mutex objects_mutex_;        // who looks into the module meanwhile
-  mutable std::shared_mutex placing_mutex_; // who reads what is resident, and who exchanges it
+  std::unique_ptr<PlacedModule> placed_; // null where nothing was adopted
+  std::unique_ptr<Executor> executor_;
 
   mutable std::mutex mutex_; // what follows, which only somebody who is alone changes, but for what calls note
   std::uint64_t vram_ = 0;

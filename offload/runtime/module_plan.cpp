@@ -98,43 +98,6 @@ std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) cons
   return steps;
 }
 
-/// Nothing refers to what is placed any more.
-void Module::Impl::restore_placeholders() {
-  const std::lock_guard lock(objects_mutex_);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
-    return resident == resident_tensors_.end() ? tensor : resident->second.second;
-  });
-  resident_tensors_.clear();
-  codes_.clear();
-}
-
-/// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
-/// others as they are. The caller holds all lanes, and has looked whether the file has changed: what is placed goes.
-void Module::Impl::install(const Residency& residency, Leased leased) {
-  const PlainModes plain;
-  restore_placeholders();
-  {
-    const std::unique_lock exchange(placing_mutex_);
-    engine_->place(residency, placeholders_);
-  }
-  const std::vector<bool> as_it_is =
-      leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
-  const std::lock_guard lock(objects_mutex_);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    const PlaceholderRecord* record = placeholder_record(tensor);
-    if (!record || !as_it_is[record->weight]) {
-      return tensor;
-    }
-    const at::Tensor resident = engine_->lender().resident_tensor(record->weight, tensor);
-    resident_tensors_[resident.unsafeGetTensorImpl()] = {resident, tensor};
-    return resident;
-  });
-  for (auto& [name, lowered] : program_.methods) {
-    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, as_it_is), name));
-  }
-}
-
 /// With what is known by now.
 Plan Module::Impl::best_plan() const {
   const std::uint64_t capacity = device_budget().capacity();
@@ -182,7 +145,7 @@ void Module::Impl::replan() {
   device_promise_.raise_to(promised);
   if (engine_) {
     engine_->lanes().release();
-    install(best.residency, Leased::streamed);
+    placed_->install(best.residency, PlacedModule::Leased::streamed);
     gate_->set_room(room());
     record_peak();
   }
@@ -252,11 +215,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     std::erase_if(refused_, [&](const auto& refused) { return refused.second <= bytes; });
   }
   if (readiness_ == Readiness::unknown) {
-    restore_placeholders();
-    {
-      const std::unique_lock exchange(placing_mutex_);
-      engine_->clear();
-    }
+    placed_->clear();
     Plan best = best_plan();
     device_promise_.set(promised_bytes(best.residency));
     const std::lock_guard lock(mutex_);
