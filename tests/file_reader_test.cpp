@@ -19,6 +19,7 @@
 
 #include <tests/fake_disk.h>
 #include <tests/temporary_file.h>
+#include <tests/weight_tables.h>
 
 namespace offload {
 namespace {
@@ -272,8 +273,7 @@ TEST(FileStore, ComputeThatWaitsForAReadStalls) {
   config.ring = ring.data();
   config.ring_bytes = kUnit;
   config.batch_bytes = kUnit;
-  config.bytes = {kUnit};
-  config.names = {"w"};
+  config.weights = test::shared_table({kUnit});
   Streamer streamer(std::move(config));
   streamer.begin(0, std::make_shared<const Sequence>(Sequence{{0}}));
   streamer.acquire(0, {0});

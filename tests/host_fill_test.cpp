@@ -18,6 +18,7 @@
 #include <tests/fake_disk.h>
 #include <tests/temporary_file.h>
 #include <tests/threads.h>
+#include <tests/weight_tables.h>
 
 namespace offload {
 namespace {
@@ -205,8 +206,7 @@ TEST_F(HostFillTest, ALeaseThatWaitsForTheDiskKeepsNoOtherLaneWaiting) {
   config.ring_bytes = ring.size();
   config.batch_bytes = kPlace;
   config.lanes = 2;
-  config.bytes.assign(kParts, kPlace);
-  config.names = {"a", "b", "c", "d"};
+  config.weights = test::shared_table(std::vector<std::uint64_t>(kParts, kPlace));
   Streamer streamer(config);
   streamer.acquire(0, {0});
   streamer.acquire(0, {0});
@@ -300,9 +300,9 @@ TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
       const auto link = make_host_link();
       std::vector<std::byte> ring(kPart);
       std::vector<std::byte> staging(kind.buffers * (kPart / 2));
-      const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart)};
+      const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart, kind.direct)};
       const FillSources sources{2, nullptr, filling.get()};
-      const auto store = kind.buffers > 0 ? make_staged_store(*link, host, {kind.direct}, ring.data(),
+      const auto store = kind.buffers > 0 ? make_staged_store(*link, host, ring.data(),
                                                               {staging.data(), kPart / 2, kind.buffers}, sources)
                          : kind.direct    ? make_direct_store(*link, host, ring.data(), filling.get())
                                           : make_in_place_store(*link, host, ring.data(), sources);

@@ -78,8 +78,6 @@ TEST(HostLink, StreamsForSeveralLanes) {
   for (std::size_t i = 0; i < kWeights; ++i) {
     weights.emplace_back(kBytes, static_cast<std::byte>(i + 1));
     host.push_back(in_memory(weights.back().data()));
-    config.bytes.push_back(kBytes);
-    config.names.push_back("w" + std::to_string(i));
   }
   std::vector<std::byte> ring(3 * kBytes);
   const auto store = make_direct_store(*link, host, ring.data());
@@ -89,6 +87,7 @@ TEST(HostLink, StreamsForSeveralLanes) {
   config.ring_bytes = ring.size();
   config.batch_bytes = kBytes;
   config.lanes = kLanes;
+  config.weights = shared_table(std::vector<std::uint64_t>(kWeights, kBytes));
   Streamer streamer(std::move(config));
   const SequencePtr sequence = each_once(kWeights);
   std::atomic<int> wrong = 0;

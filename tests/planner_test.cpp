@@ -15,23 +15,27 @@ namespace {
 
 MachineProfile machine() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
 
+Pass pass_over(const std::vector<std::uint64_t>& bytes) {
+  Pass pass;
+  pass.weights = shared_table(bytes);
+  return pass;
+}
+
 /// Weights of `unit` times 1 to 16, and steps that read one to three of them.
 Pass random_pass(std::uint32_t seed, std::uint64_t unit) {
   Dice dice(seed);
-  Pass pass;
-  for (const std::uint64_t units : dice.sizes(dice.from(2, 14), 16)) {
-    pass.bytes.push_back(units * unit);
-  }
-  for (const Step& step : dice.sequence(dice.from(1, 16), pass.bytes.size(), 3)) {
+  std::vector<std::uint64_t> bytes = dice.sizes(dice.from(2, 14), 16);
+  std::for_each(bytes.begin(), bytes.end(), [&](std::uint64_t& units) { units *= unit; });
+  Pass pass = pass_over(bytes);
+  for (const Step& step : dice.sequence(dice.from(1, 16), bytes.size(), 3)) {
     pass.steps.push_back({step, static_cast<double>(dice.from(1, 4000))});
   }
   return pass;
 }
 
 Pass uniform_stack(std::size_t layers, std::uint64_t bytes, double compute_us) {
-  Pass pass;
+  Pass pass = pass_over(std::vector<std::uint64_t>(layers, bytes));
   for (WeightId layer = 0; layer < layers; ++layer) {
-    pass.bytes.push_back(bytes);
     pass.steps.push_back({{layer}, compute_us});
   }
   return pass;
@@ -39,7 +43,7 @@ Pass uniform_stack(std::size_t layers, std::uint64_t bytes, double compute_us) {
 
 /// Of the weights that are read.
 std::uint64_t bytes_read(const Pass& pass) {
-  std::vector<bool> read(pass.bytes.size());
+  std::vector<bool> read(pass.weights->size());
   for (const PlanStep& step : pass.steps) {
     for (const WeightId weight : step.weights) {
       read[weight] = true;
@@ -47,15 +51,15 @@ std::uint64_t bytes_read(const Pass& pass) {
   }
   std::uint64_t bytes = 0;
   for (WeightId weight = 0; weight < read.size(); ++weight) {
-    bytes += read[weight] ? pass.bytes[weight] : 0;
+    bytes += read[weight] ? pass.bytes(weight) : 0;
   }
   return bytes;
 }
 
 std::uint64_t bytes_resident(const Pass& pass, const Residency& residency) {
   std::uint64_t bytes = 0;
-  for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
-    bytes += residency.resident[weight] ? pass.bytes[weight] : 0;
+  for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
+    bytes += residency.resident[weight] ? pass.bytes(weight) : 0;
   }
   return bytes;
 }
@@ -77,15 +81,15 @@ bool check(const Pass& pass, std::uint64_t capacity) {
 /// The shortest time of all choices of what stays, each with all of the rest as ring.
 double shortest_us(const Pass& pass, std::uint64_t capacity) {
   double shortest = std::numeric_limits<double>::infinity();
-  for (std::uint32_t chosen = 0; chosen < 1U << pass.bytes.size(); ++chosen) {
+  for (std::uint32_t chosen = 0; chosen < 1U << pass.weights->size(); ++chosen) {
     Residency residency;
-    for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
+    for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
       residency.resident.push_back((chosen >> weight & 1) != 0);
     }
     std::uint64_t needed = 0;
     for (const Step& step : streamed_sequence(pass, residency.resident)) {
       needed = std::max(needed, std::accumulate(step.begin(), step.end(), std::uint64_t{0},
-                                                [&](std::uint64_t sum, WeightId w) { return sum + pass.bytes[w]; }));
+                                                [&](std::uint64_t sum, WeightId w) { return sum + pass.bytes(w); }));
     }
     const std::uint64_t kept = bytes_resident(pass, residency);
     if (kept + needed <= capacity) {
@@ -101,7 +105,7 @@ TEST(Planner, IsCloseToTheBestOfAllChoices) {
   int compared = 0;
   for (std::uint32_t seed = 0; seed < 200; ++seed) {
     const Pass pass = random_pass(seed, 1_MiB);
-    if (pass.bytes.size() > 6) {
+    if (pass.weights->size() > 6) {
       continue;
     }
     const std::uint64_t capacity = (minimum_capacity(pass) + bytes_read(pass)) / 2 / 512 * 512;
@@ -161,7 +165,9 @@ TEST(Planner, StreamsNothingWhenAllFits) {
 
 TEST(Planner, KeepsWhatALongRingWouldOnlySmooth) {
   Pass pass = uniform_stack(16, 16_MiB, 3000); // each comes in 700 us
-  pass.bytes.push_back(128_MiB);
+  std::vector<std::uint64_t> bytes(16, 16_MiB);
+  bytes.push_back(128_MiB);
+  pass.weights = shared_table(bytes);
   pass.steps.push_back({{16}, 24000});
   const Plan best = plan(pass, 288_MiB, machine());
   EXPECT_GE(bytes_resident(pass, best.residency), 128_MiB);
@@ -170,7 +176,7 @@ TEST(Planner, KeepsWhatALongRingWouldOnlySmooth) {
 
 TEST(Planner, TakesNoRoomForWhatNothingReads) {
   Pass pass = uniform_stack(3, 1_MiB, 10);
-  pass.bytes.push_back(64_MiB);
+  pass.weights = shared_table({1_MiB, 1_MiB, 1_MiB, 64_MiB});
   const Plan best = plan(pass, 3_MiB, machine());
   EXPECT_EQ(best.predicted.streamed_bytes, 0U);
   EXPECT_FALSE(best.residency.resident[3]);
@@ -184,8 +190,7 @@ TEST(Planner, PlansAPassOfNothing) {
 TEST(Planner, CountsATiedWeightForEachUse) {
   // Weight 0 is read in every second step: kept, resident or in the ring, it saves eight copies, and any other only
   // one.
-  Pass pass;
-  pass.bytes.assign(9, 16_MiB);
+  Pass pass = pass_over(std::vector<std::uint64_t>(9, 16_MiB));
   for (WeightId weight = 1; weight < 9; ++weight) {
     pass.steps.push_back({{0}, 10});
     pass.steps.push_back({{weight}, 10});
@@ -200,7 +205,9 @@ TEST(Planner, CountsStagedBytesAtTheRateOfTheHost) {
   Pass pass = uniform_stack(8, 16_MiB, 10);
   const Residency all_streamed{std::vector<bool>(8, false), 64_MiB};
   const double pinned_us = simulate(pass, all_streamed, machine()).time_us;
-  pass.pinned_bytes = 0;
+  WeightTable staged = *pass.weights;
+  std::for_each(staged.begin(), staged.end(), [](WeightEntry& weight) { weight.source.direct = false; });
+  pass.weights = std::make_shared<const WeightTable>(staged);
   const double staged_us = simulate(pass, all_streamed, machine()).time_us;
   EXPECT_GT(staged_us, 1.8 * pinned_us);
 }
@@ -209,9 +216,12 @@ TEST(Planner, CountsStagedBytesAtTheRateOfTheHost) {
 TEST(Planner, CountsEachWeightAtTheRateOfWhereItLies) {
   constexpr double kBytes = 1_MiB;
   Pass pass = uniform_stack(20, 1_MiB, 1);
-  pass.pinned_bytes = 2_MiB;
-  pass.in_file.assign(20, false);
-  pass.in_file[18] = pass.in_file[19] = true;
+  WeightTable weights = *pass.weights;
+  for (WeightId weight = 2; weight < 20; ++weight) {
+    weights[weight].source.direct = false;
+    weights[weight].source.kind = weight < 18 ? Source::Kind::memory : Source::Kind::file;
+  }
+  pass.weights = std::make_shared<const WeightTable>(weights);
   const MachineProfile costs = machine();
   const double bytes_us = 2 * kBytes / costs.link_bytes_per_us + 16 * kBytes / costs.host_copy_bytes_per_us +
                           2 * kBytes / costs.file_bytes_per_us;
@@ -252,8 +262,8 @@ TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
     const std::uint64_t capacity = dice.from(minimum_capacity(pass) / kUnit, bytes_read(pass) / kUnit) * kUnit;
     const Plan best = plan(pass, capacity, machine());
     Shape shape;
-    for (const std::uint64_t bytes : pass.bytes) {
-      shape.units.push_back(bytes / kUnit);
+    for (const WeightEntry& weight : *pass.weights) {
+      shape.units.push_back(weight.bytes / kUnit);
     }
     shape.ring_units = best.residency.ring_bytes / kUnit;
     shape.batch_units = kBatchBytes / kUnit;
@@ -274,8 +284,7 @@ TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
 
 /// Of a room for some of its weights, the largest that stream count; and what streams always finds room.
 TEST(Planner, KeepsRoomForWhateverTheRunPicks) {
-  Pass pass;
-  pass.bytes = {512, 1024, 2048, 4096};
+  Pass pass = pass_over({512, 1024, 2048, 4096});
   pass.steps = {{{0}, 1}, {{1}, 1}, {{2}, 1}, {{3}, 1}};
   pass.rooms = {{{0, 1, 2, 3}, 2}};
   EXPECT_EQ(minimum_capacity(pass), 4096U + 2048U);
@@ -283,8 +292,8 @@ TEST(Planner, KeepsRoomForWhateverTheRunPicks) {
     const Residency residency = plan(pass, capacity, machine()).residency;
     std::vector<std::uint64_t> streamed;
     std::uint64_t taken = residency.ring_bytes;
-    for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
-      (residency.resident[weight] ? taken : streamed.emplace_back(0)) += pass.bytes[weight];
+    for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
+      (residency.resident[weight] ? taken : streamed.emplace_back(0)) += pass.bytes(weight);
     }
     std::sort(streamed.rbegin(), streamed.rend());
     streamed.resize(2);
@@ -293,16 +302,12 @@ TEST(Planner, KeepsRoomForWhateverTheRunPicks) {
   }
 }
 
-TEST(LayOut, FollowsTheOrderOfFirstUse) {
-  Pass pass;
-  pass.bytes = {512, 1024, 1536, 2048};
-  pass.steps = {{{2}, 1}, {{0, 2}, 1}, {{3}, 1}};
-  EXPECT_EQ(lay_out(pass), std::vector<std::uint64_t>({1536, 4096, 0, 2048}));
+TEST(OrderOfUse, IsThatOfTheFirstStepsAndThenOfNumbers) {
+  EXPECT_EQ(order_of_use({{{2}}, {{4, 2}}, {{0}}}, 5), std::vector<WeightId>({2, 4, 0, 1, 3}));
 }
 
 TEST(StreamedSequence, LeavesOutWhatIsResident) {
-  Pass pass;
-  pass.bytes = {512, 512, 512};
+  Pass pass = pass_over({512, 512, 512});
   pass.steps = {{{0, 1}, 1}, {{0}, 1}, {{2}, 1}};
   EXPECT_EQ(streamed_sequence(pass, {true, false, false}), Sequence({{1}, {2}}));
 }

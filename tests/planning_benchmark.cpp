@@ -8,6 +8,7 @@
 #include <models/stack.h>
 #include <offload/graph/program.h>
 #include <offload/plan/planner.h>
+#include <tests/weight_tables.h>
 
 namespace offload {
 namespace {
@@ -48,10 +49,12 @@ void plan_placement(benchmark::State& state) {
   machine.node_overhead_us = 5;
   Pass pass;
   std::uint64_t total = 0;
+  std::vector<std::uint64_t> bytes;
   for (const Weight& weight : program.weights.weights) {
-    pass.bytes.push_back(weight.bytes());
+    bytes.push_back(weight.bytes());
     total += weight.bytes();
   }
+  pass.weights = test::shared_table(bytes);
   for (const LoweredStep& step : program.methods.at("forward").steps) {
     pass.steps.push_back({step.weights, 1});
   }

@@ -35,14 +35,12 @@ Streaming::Streaming(const Shape& shape) : link_(shape.lanes, shape.order, shape
 
   StreamerConfig config;
   const Unit* next = host_.data();
-  std::vector<bool> direct;
   for (const std::uint64_t units : shape.units) {
-    weights_.push_back(in_memory(next->bytes));
+    const bool direct = shape.host == Host::mixed && weights_.size() % 2 == 0;
+    weights_.push_back(in_memory(next->bytes, direct));
     bytes_.push_back(units * kUnit);
-    config.names.push_back("w" + std::to_string(config.names.size()));
-    direct.push_back(shape.host == Host::mixed && direct.size() % 2 == 0);
     next += units;
-    if (shape.host != Host::direct && !direct.back()) {
+    if (shape.host != Host::direct && !direct) {
       link_.forbid(weights_.back().memory, bytes_.back());
     }
   }
@@ -52,7 +50,7 @@ Streaming::Streaming(const Shape& shape) : link_(shape.lanes, shape.order, shape
   } else {
     staging_.resize(shape.buffer_units * shape.buffers);
     store_ = make_staged_store(
-        *link, weights_, direct, ring,
+        *link, weights_, ring,
         {reinterpret_cast<std::byte*>(staging_.data()), shape.buffer_units * kUnit, shape.buffers}, {shape.threads});
   }
   config.link = link;
@@ -61,7 +59,7 @@ Streaming::Streaming(const Shape& shape) : link_(shape.lanes, shape.order, shape
   config.ring_bytes = shape.ring_units * kUnit;
   config.batch_bytes = shape.batch_units * kUnit;
   config.lanes = shape.lanes;
-  config.bytes = bytes_;
+  config.weights = shared_table(bytes_);
   streamer_ = std::make_unique<Streamer>(std::move(config));
 }
 

@@ -12,6 +12,7 @@
 #include <offload/ring/streamer.h>
 
 #include "fake_link.h"
+#include "weight_tables.h"
 
 namespace offload::test {
 

@@ -143,7 +143,7 @@ struct Device {
   std::byte* ring_bytes() { return ring.front().bytes; }
   void use_direct_store() { store = make_direct_store(slow, addresses, ring_bytes()); }
   void use_staged_store(int threads = 1) {
-    store = make_staged_store(slow, addresses, std::vector<bool>(host.size()), ring_bytes(),
+    store = make_staged_store(slow, addresses, ring_bytes(),
                               {staging.front().bytes, kUnit, static_cast<int>(staging.size())}, {threads});
   }
   void use_streamer() {
@@ -153,8 +153,7 @@ struct Device {
     config.ring = ring_bytes();
     config.ring_bytes = ring.size() * kUnit;
     config.lanes = lanes;
-    config.bytes.assign(host.size(), kUnit);
-    config.names.assign(host.size(), "w");
+    config.weights = shared_table(std::vector<std::uint64_t>(host.size(), kUnit));
     streamer = std::make_unique<Streamer>(std::move(config));
   }
 

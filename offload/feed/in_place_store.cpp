@@ -27,7 +27,7 @@ class InPlaceStore final : public Store {
         ring_(ring),
         mapped_(std::move(mapped)),
         outside_(host_.size()),
-        cutter_(host_, std::vector<bool>(host_.size())),
+        cutter_(host_),
         fillers_(sources, [this](Load& load) { note_filled(load); }) {}
 
   ~InPlaceStore() override {

@@ -15,7 +15,7 @@ constexpr std::uint64_t kFilePieceBytes = FileReader::kMostBytes;
 /// The part of `place` from `done` on, of `bytes` at most.
 HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t bytes) {
   if (!place.in_file()) {
-    return in_memory(place.memory + done);
+    return in_memory(place.memory + done, place.direct);
   }
   return {nullptr, place.offset + done, done < place.bytes ? std::min(bytes, place.bytes - done) : 0};
 }
@@ -24,7 +24,8 @@ HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t byte
 
 void LoadCutter::begin(Batch&& batch) {
   auto job = std::make_shared<Job>();
-  job->copies = merge_neighbours(batch, host_, [&](WeightId a, WeightId b) { return direct_[a] == direct_[b]; });
+  job->copies =
+      merge_neighbours(batch, host_, [&](WeightId a, WeightId b) { return host_[a].direct == host_[b].direct; });
   job->batch = std::move(batch);
   job_ = std::move(job);
 }
@@ -34,7 +35,7 @@ std::shared_ptr<Load> LoadCutter::cut(std::byte* to, std::uint64_t room) {
   auto load = std::make_shared<Load>();
   load->job = job_;
   load->place = next_place();
-  if (const Copy& copy = job.copies[job.next]; direct_[copy.first]) {
+  if (const Copy& copy = job.copies[job.next]; copy.src.direct) {
     load->data = const_cast<std::byte*>(copy.src.memory);
     load->bytes = copy.bytes;
     ++job.next;
@@ -52,7 +53,7 @@ std::shared_ptr<Load> LoadCutter::cut(std::byte* to, std::uint64_t room) {
 void LoadCutter::cut_pieces(Job& job, Load& load, std::uint64_t room) const {
   while (job.next < job.copies.size() && load.bytes < room) {
     const Copy& copy = job.copies[job.next];
-    if (copy.place + job.done != load.place + load.bytes || direct_[copy.first]) {
+    if (copy.place + job.done != load.place + load.bytes || copy.src.direct) {
       break;
     }
     const std::uint64_t most = copy.src.in_file() ? kFilePieceBytes : kPieceBytes;

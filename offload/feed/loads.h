@@ -46,8 +46,7 @@ using LoadList = std::list<std::shared_ptr<Load>>;
 /// Cuts batches into loads, in order. One thread calls.
 class LoadCutter {
  public:
-  /// Weights for which `direct` is true are read where they lie.
-  LoadCutter(HostPlaces host, std::vector<bool> direct) : host_(std::move(host)), direct_(std::move(direct)) {}
+  explicit LoadCutter(HostPlaces host) : host_(std::move(host)) {}
 
   /// True while a batch is not cut to its end; the next begins after that.
   bool has_more() const { return job_ != nullptr; }
@@ -68,7 +67,6 @@ class LoadCutter {
   void cut_pieces(Job& job, Load& load, std::uint64_t room) const;
 
   const HostPlaces host_;
-  const std::vector<bool> direct_;
   std::shared_ptr<Job> job_;
 };
 

@@ -22,14 +22,13 @@ namespace {
 /// barrier for the slowest thread.
 class StagedStore final : public Store {
  public:
-  StagedStore(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring, StagingBuffers staging,
-              FillSources sources)
+  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging, FillSources sources)
       : link_(link),
         ring_(ring),
         staging_(staging),
         fill_(sources.fill),
         fillers_(sources, [this](Load& load) { note_filled(load); }),
-        cutter_(std::move(host), std::move(direct)),
+        cutter_(std::move(host)),
         sent_(staging.count) {
     issuer_ = start_thread("staging", [this] { run(); });
   }
@@ -264,9 +263,9 @@ class StagedStore final : public Store {
 
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
-std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, FillSources sources) {
-  return std::make_unique<StagedStore>(link, std::move(host), std::move(direct), ring, staging, sources);
+std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging,
+                                         FillSources sources) {
+  return std::make_unique<StagedStore>(link, std::move(host), ring, staging, sources);
 }
 
 } // namespace offload

@@ -17,11 +17,12 @@ struct HostPlace {
   const std::byte* memory = nullptr; ///< null when in the file, or when the weight never streams
   std::uint64_t offset = 0;          ///< in the file
   std::uint64_t bytes = 0;           ///< in the file; what is fetched beyond them has no meaning
+  bool direct = false;               ///< the link reads it where it is in memory: page-locked as a whole
 
   bool in_file() const { return bytes > 0; }
 };
 
-inline HostPlace in_memory(const std::byte* memory) { return {memory, 0, 0}; }
+inline HostPlace in_memory(const std::byte* memory, bool direct = false) { return {memory, 0, 0, direct}; }
 
 /// By weight, readable for as long as the store lives.
 using HostPlaces = std::vector<HostPlace>;
@@ -58,15 +59,15 @@ struct FillSources {
   HostFill* fill = nullptr;     ///< what is in memory is waited for, where there is one
 };
 
-/// Of ordinary memory and of a file: threads bring bytes to the staging buffers ahead of the link. Weights for which
-/// `direct` is true are page-locked where they lie and take part in the same order without being staged. `staging`
-/// outlives the store; what happens in it is over when the destructor returns.
-std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::vector<bool> direct, std::byte* ring,
-                                         StagingBuffers staging, FillSources sources);
+/// Of ordinary memory and of a file: threads bring bytes to the staging buffers ahead of the link. Weights whose places
+/// are direct take part in the same order without being staged. `staging` outlives the store; what happens in it is
+/// over when the destructor returns.
+std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging,
+                                         FillSources sources);
 
-/// For a host that is its own device: threads bring bytes to their places in the ring, and the link counts them.
-/// What the page cache has of `mapped`, where it is the file of the weights and not null, is read where it is mapped,
-/// and only counted.
+/// For a host that is its own device: threads bring bytes to their places in the ring, and the link counts them. No
+/// place on the host is direct. What the page cache has of `mapped`, where it is the file of the weights and not null,
+/// is read where it is mapped, and only counted.
 std::unique_ptr<Store> make_in_place_store(Link& link, HostPlaces host, std::byte* ring, FillSources sources,
                                            std::shared_ptr<const File> mapped = nullptr);
 

@@ -14,7 +14,7 @@ using Order = std::vector<WeightId>;
 class RingNeeds {
  public:
   explicit RingNeeds(const Pass& pass)
-      : bytes_(pass.bytes), resident_(pass.bytes.size()), rooms_of_(pass.bytes.size()) {
+      : weights_(*pass.weights), resident_(weights_.size()), rooms_of_(weights_.size()) {
     for (const PlanStep& step : pass.steps) {
       add({step.weights, step.weights.size()});
     }
@@ -29,7 +29,8 @@ class RingNeeds {
  private:
   /// Largest first.
   void add(Room room) {
-    std::sort(room.weights.begin(), room.weights.end(), [&](WeightId a, WeightId b) { return bytes_[a] > bytes_[b]; });
+    std::sort(room.weights.begin(), room.weights.end(),
+              [&](WeightId a, WeightId b) { return weights_[a].bytes > weights_[b].bytes; });
     for (const WeightId weight : room.weights) {
       rooms_of_[weight].push_back(rooms_.size());
     }
@@ -43,7 +44,7 @@ class RingNeeds {
     std::size_t left = room.at_once;
     for (auto weight = room.weights.begin(); weight != room.weights.end() && left > 0; ++weight) {
       if (!resident_[*weight]) {
-        bytes += bytes_[*weight];
+        bytes += weights_[*weight].bytes;
         --left;
       }
     }
@@ -59,7 +60,7 @@ class RingNeeds {
     }
   }
 
-  const std::vector<std::uint64_t>& bytes_;
+  const WeightTable& weights_;
   std::vector<bool> resident_;                     // by weight
   std::vector<std::vector<std::size_t>> rooms_of_; // by weight
   std::vector<Room> rooms_;
@@ -69,7 +70,7 @@ class RingNeeds {
 
 /// Uses of each weight in one pass. A weight without any takes no room, whatever its mode.
 std::vector<std::uint64_t> count_uses(const Pass& pass) {
-  std::vector<std::uint64_t> uses(pass.bytes.size());
+  std::vector<std::uint64_t> uses(pass.weights->size());
   for (const PlanStep& step : pass.steps) {
     for (const WeightId weight : step.weights) {
       ++uses[weight];
@@ -81,20 +82,20 @@ std::vector<std::uint64_t> count_uses(const Pass& pass) {
 /// Weights are made resident in `order` while they leave a ring of `ring` bytes, or of what the largest remaining step
 /// needs if that is more. The rest of the capacity goes to the ring.
 Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const Order& order, std::uint64_t ring) {
-  Residency residency{std::vector<bool>(pass.bytes.size(), false), 0};
+  Residency residency{std::vector<bool>(pass.weights->size(), false), 0};
   std::uint64_t taken = 0;
   for (const WeightId weight : order) {
-    if (taken + pass.bytes[weight] > capacity) {
+    if (taken + pass.bytes(weight) > capacity) {
       continue;
     }
     needs.make_resident(weight);
     const std::uint64_t needed = std::max(needs.most(), std::min(ring, capacity));
-    if (taken + pass.bytes[weight] + needed > capacity && needed > 0) {
+    if (taken + pass.bytes(weight) + needed > capacity && needed > 0) {
       needs.make_streamed(weight);
       continue;
     }
     residency.resident[weight] = true;
-    taken += pass.bytes[weight];
+    taken += pass.bytes(weight);
   }
   residency.ring_bytes = needs.most() == 0 ? 0 : capacity - taken;
   return residency;
@@ -102,7 +103,7 @@ Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const 
 
 Order largest_first(const Pass& pass, const Order& used) {
   Order order = used;
-  std::stable_sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return pass.bytes[a] > pass.bytes[b]; });
+  std::stable_sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return pass.bytes(a) > pass.bytes(b); });
   return order;
 }
 
@@ -191,7 +192,7 @@ Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candida
 /// Every weight that a step reads, once; those that only other steps read come last.
 Order used_in_order(const Pass& pass) {
   Order order;
-  std::vector<bool> seen(pass.bytes.size());
+  std::vector<bool> seen(pass.weights->size());
   const auto look_at = [&](const Step& step) {
     for (const WeightId weight : step) {
       if (!seen[weight]) {

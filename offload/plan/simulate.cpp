@@ -54,17 +54,11 @@ class ClockLink final : public Link {
   double stall_us_ = 0;
 };
 
-/// A store without bytes: it knows where they would lie in host memory, and what each would come from.
+/// A store without bytes: it knows where they would lie on the host, and what each would come from.
 class ClockStore final : public Store {
  public:
-  ClockStore(ClockLink& link, const Pass& pass, const MachineProfile& machine) : link_(link), offsets_(lay_out(pass)) {
-    for (WeightId weight = 0; weight < offsets_.size(); ++weight) {
-      const bool pinned = offsets_[weight] + pass.bytes[weight] <= pass.pinned_bytes;
-      sources_.push_back(pass.lies_in_file(weight) ? machine.file_bytes_per_us
-                         : pinned                  ? machine.link_bytes_per_us
-                                                   : machine.host_copy_bytes_per_us);
-    }
-  }
+  ClockStore(ClockLink& link, const WeightTable& weights, const MachineProfile& machine)
+      : link_(link), weights_(weights), machine_(machine) {}
 
   void issue(Batch batch) override {
     wait_for_readers(link_, batch);
@@ -72,7 +66,7 @@ class ClockStore final : public Store {
     for (std::size_t i = 0; i < batch.fetches.size(); ++i) {
       bytes += batch.fetches[i].bytes;
       if (i + 1 == batch.fetches.size() || !are_neighbours(batch.fetches[i], batch.fetches[i + 1])) {
-        link_.set_source(sources_[batch.fetches[i].weight]);
+        link_.set_source(rate_of(weights_[batch.fetches[i].weight].source));
         link_.copy(nullptr, nullptr, std::exchange(bytes, 0));
       }
     }
@@ -82,71 +76,53 @@ class ClockStore final : public Store {
   void drain() override {}
 
  private:
+  double rate_of(const Source& source) const { // bytes a microsecond
+    return source.kind == Source::Kind::file ? machine_.file_bytes_per_us
+           : source.direct                   ? machine_.link_bytes_per_us
+                                             : machine_.host_copy_bytes_per_us;
+  }
+
   bool are_neighbours(const Fetch& a, const Fetch& b) const {
-    return a.place + a.bytes == b.place && offsets_[a.weight] + a.bytes == offsets_[b.weight] &&
-           sources_[a.weight] == sources_[b.weight];
+    const Source& first = weights_[a.weight].source;
+    const Source& second = weights_[b.weight].source;
+    return a.place + a.bytes == b.place && first.kind == Source::Kind::memory && second.kind == first.kind &&
+           first.direct == second.direct && first.offset + a.bytes == second.offset;
   }
 
   ClockLink& link_;
-  const std::vector<std::uint64_t> offsets_; // by weight
-  std::vector<double> sources_;              // by weight: bytes a microsecond
+  const WeightTable& weights_;
+  const MachineProfile& machine_;
 };
 
 } // namespace
 
-Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident) {
-  Sequence sequence;
-  for (const PlanStep& step : pass.steps) {
-    Step streamed;
-    std::copy_if(step.weights.begin(), step.weights.end(), std::back_inserter(streamed),
-                 [&](WeightId weight) { return !resident[weight]; });
-    if (!streamed.empty()) {
-      sequence.push_back(std::move(streamed));
-    }
+std::uint64_t bytes_of(const Residency& residency, const WeightTable& weights) {
+  std::uint64_t total = residency.ring_bytes;
+  for (WeightId weight = 0; weight < weights.size(); ++weight) {
+    total += residency.resident[weight] ? weights[weight].bytes : 0;
   }
-  return sequence;
+  return total;
 }
 
-std::vector<std::uint64_t> lay_out(const Pass& pass) {
-  constexpr std::uint64_t kNowhere = ~0ULL;
-  std::vector<std::uint64_t> offsets(pass.bytes.size(), kNowhere);
-  std::uint64_t end = 0;
-  const auto place = [&](WeightId weight) {
-    if (offsets[weight] == kNowhere) {
-      offsets[weight] = end;
-      end += pass.bytes[weight];
-    }
-  };
-  for (const bool in_file : {false, true}) {
-    const auto place_if = [&](WeightId weight) {
-      if (pass.lies_in_file(weight) == in_file) {
-        place(weight);
-      }
-    };
-    for (const PlanStep& step : pass.steps) {
-      std::for_each(step.weights.begin(), step.weights.end(), place_if);
-    }
-    for (WeightId weight = 0; weight < offsets.size(); ++weight) {
-      place_if(weight);
-    }
+std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable& weights) {
+  Residency taken = residency;
+  for (WeightId weight = 0; weight < weights.size(); ++weight) {
+    taken.resident[weight] = residency.resident[weight] && weights[weight].source.kind == Source::Kind::file;
   }
-  return offsets;
+  return bytes_of(taken, weights);
 }
 
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine,
                    std::size_t most_calls) {
   const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency.resident));
   ClockLink link(machine);
-  ClockStore store(link, pass, machine);
+  ClockStore store(link, *pass.weights, machine);
   StreamerConfig config;
   config.link = &link;
   config.store = &store;
   config.ring_bytes = residency.ring_bytes;
   config.batch_bytes = kBatchBytes;
-  config.bytes = pass.bytes;
-  for (WeightId weight = 0; weight < pass.bytes.size(); ++weight) {
-    config.names.push_back("weight " + std::to_string(weight));
-  }
+  config.weights = pass.weights;
   Streamer streamer(std::move(config));
 
   std::vector<Simulated> passes;

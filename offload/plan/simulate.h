@@ -1,38 +1,12 @@
 #pragma once
 
-#include <compare>
 #include <cstdint>
 #include <vector>
 
+#include <offload/plan/pass.h>
 #include <offload/profile.h>
-#include <offload/ring/scheduler.h>
 
 namespace offload {
-
-/// One node of the model that reads weights.
-struct PlanStep {
-  Step weights;          ///< each once
-  double compute_us = 0; ///< on the device, when all its weights are there
-};
-
-/// A node of which only the run knows what it reads: of `weights`, each once, `at_once` or fewer.
-struct Room {
-  Step weights;
-  std::size_t at_once;
-
-  auto operator<=>(const Room&) const = default;
-};
-
-/// What is planned: weights, and the steps of one pass that read them, in the order of execution.
-struct Pass {
-  std::vector<std::uint64_t> bytes; ///< of each weight as it lies in the ring, aligned to 512
-  std::vector<PlanStep> steps;
-  std::vector<Room> rooms;            ///< that a call may need too; they cost no time
-  std::uint64_t pinned_bytes = ~0ULL; ///< of host memory as lay_out() fills it: what lies beyond has to be staged
-  std::vector<bool> in_file;          ///< by weight: not in host memory at all; none where it is empty
-
-  bool lies_in_file(WeightId weight) const { return weight < in_file.size() && in_file[weight]; }
-};
 
 /// Which weights stay on the device, and how many bytes the others pass through.
 struct Residency {
@@ -41,6 +15,12 @@ struct Residency {
 
   bool operator==(const Residency&) const = default;
 };
+
+/// What it takes on the device: the ring, and resident weights.
+std::uint64_t bytes_of(const Residency& residency, const WeightTable& weights);
+
+/// The same on a host that is its own device, where what lies in memory is used there.
+std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable& weights);
 
 /// One call in a row of calls: the mean of those after which the row repeats itself.
 struct Simulated {
@@ -58,13 +38,5 @@ constexpr std::uint64_t kBatchBytes = 16ULL << 20;
 /// Throws Error when a step does not fit the ring.
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine,
                    std::size_t most_calls = ~std::size_t{0});
-
-/// The steps without the weights that are resident, and without the steps that are then empty.
-Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident);
-
-/// The order in which weights lie in host memory, as offsets by weight: that of first use, so that what is fetched
-/// together lies together. Weights that no step reads come after those, and weights that lie in a file after all that
-/// is in memory, as if the file followed it.
-std::vector<std::uint64_t> lay_out(const Pass& pass);
 
 } // namespace offload

@@ -20,7 +20,7 @@ namespace offload {
 /// synchronised: the owner's mutex guards it.
 class Scheduler {
  public:
-  /// `bytes` of each weight as it lies in the ring, aligned by the caller; 0 for weights that never stream.
+  /// `bytes` of each weight as it lies in the ring, aligned by the caller; of weights that never stream, any number.
   /// Fetches are gathered into batches of about `batch_bytes`, or a quarter of the ring if that is less.
   Scheduler(std::vector<std::uint64_t> bytes, std::uint64_t ring_bytes, std::uint64_t batch_bytes, int lanes);
 

@@ -10,10 +10,23 @@
 
 namespace offload {
 
+namespace {
+
+std::vector<std::uint64_t> bytes_of(const WeightTable& weights) {
+  std::vector<std::uint64_t> bytes;
+  bytes.reserve(weights.size());
+  for (const WeightEntry& weight : weights) {
+    bytes.push_back(weight.bytes);
+  }
+  return bytes;
+}
+
+} // namespace
+
 Streamer::Streamer(StreamerConfig config)
     : config_(std::move(config)),
       arrived_(config_.lanes, 0),
-      scheduler_(config_.bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
+      scheduler_(bytes_of(*config_.weights), config_.ring_bytes, config_.batch_bytes, config_.lanes),
       lanes_(config_.lanes) {}
 
 Streamer::~Streamer() { stop(); }
@@ -147,12 +160,12 @@ void Streamer::acquire(int lane, const Step& step) {
         std::string wanted;
         std::uint64_t bytes = 0;
         for (const WeightId weight : step) {
-          wanted += (wanted.empty() ? "" : ", ") + config_.names[weight];
-          bytes += config_.bytes[weight];
+          wanted += (wanted.empty() ? "" : ", ") + (*config_.weights)[weight].name;
+          bytes += (*config_.weights)[weight].bytes;
         }
         std::string held;
         for (const WeightId weight : scheduler_.leased()) {
-          held += (held.empty() ? "" : ", ") + config_.names[weight];
+          held += (held.empty() ? "" : ", ") + (*config_.weights)[weight].name;
         }
         throw Error("no place for " + wanted + " (" + format_bytes(bytes) + ") in a ring of " +
                     format_bytes(config_.ring_bytes) + (held.empty() ? "" : " while these are in use: " + held) +
@@ -183,7 +196,7 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
       config_.link->note_thread_wait(waited.count());
     }
     if (!arrival.failure.empty()) {
-      const std::string what = "streaming " + config_.names[step[i]] + " failed: " + arrival.failure;
+      const std::string what = "streaming " + (*config_.weights)[step[i]].name + " failed: " + arrival.failure;
       if (arrival.of_archive) {
         throw ArchiveError(what);
       }

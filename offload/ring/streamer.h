@@ -6,6 +6,7 @@
 
 #include <offload/core/link.h>
 #include <offload/core/mutex.h>
+#include <offload/core/weight_table.h>
 #include <offload/ring/scheduler.h>
 #include <offload/ring/store.h>
 
@@ -19,8 +20,7 @@ struct StreamerConfig {
   std::uint64_t ring_bytes = 0;
   std::uint64_t batch_bytes = 0;
   int lanes = 1;
-  std::vector<std::uint64_t> bytes; ///< of each weight in the ring, aligned to 512; 0 when it does not stream
-  std::vector<std::string> names;   ///< of each weight, for messages
+  WeightTablePtr weights;
 };
 
 /// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.

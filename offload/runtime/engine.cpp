@@ -39,14 +39,15 @@ Engine::Engine(Config config)
   }
   // One more than read, for the first is busy with page-locking while they do.
   fill_ = std::make_unique<HostFill>(reader_, config_.to_fill, std::move(callbacks), staging_threads() + 1);
-  if (std::all_of(config_.in_file.begin(), config_.in_file.end(), [](std::uint64_t bytes) { return bytes == 0; })) {
+  if (std::none_of(config_.weights->begin(), config_.weights->end(),
+                   [](const WeightEntry& weight) { return weight.source.kind == Source::Kind::file; })) {
     reader_.reset(); // it goes when all has come
   }
 }
 
 const std::byte* Engine::host_bytes(WeightId weight) const {
   const c10::Storage& storage = config_.storages[weight];
-  return (storage ? static_cast<const std::byte*>(storage.data()) : config_.host->data()) + config_.offsets[weight];
+  return (storage ? static_cast<const std::byte*>(storage.data()) : config_.host->data()) + source(weight).offset;
 }
 
 bool Engine::owns(const void* address) const {
@@ -54,9 +55,9 @@ bool Engine::owns(const void* address) const {
     return true;
   }
   const auto* byte = static_cast<const std::byte*>(address);
-  for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
-    if (config_.bytes[weight] > 0 && stays_on_host(weight) && std::less_equal<>()(host_bytes(weight), byte) &&
-        std::less<>()(byte, host_bytes(weight) + config_.bytes[weight])) {
+  for (WeightId weight = 0; weight < count(); ++weight) {
+    if (bytes(weight) > 0 && stays_on_host(weight) && std::less_equal<>()(host_bytes(weight), byte) &&
+        std::less<>()(byte, host_bytes(weight) + bytes(weight))) {
       return true;
     }
   }
@@ -65,7 +66,7 @@ bool Engine::owns(const void* address) const {
 
 void Engine::await_host_bytes(WeightId weight) const {
   if (fill_ && !in_file(weight)) {
-    fill_->await_bytes(host_bytes(weight) + config_.bytes[weight]);
+    fill_->await_bytes(host_bytes(weight) + bytes(weight));
   }
 }
 
@@ -123,30 +124,20 @@ std::uint64_t Engine::misses() const {
   return misses_before_ + (streaming_ ? streaming_->streamer->misses() : 0);
 }
 
-std::uint64_t Engine::slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes) {
-  std::uint64_t total = residency.ring_bytes;
-  for (WeightId weight = 0; weight < bytes.size(); ++weight) {
-    total += residency.resident[weight] ? bytes[weight] : 0;
-  }
-  return total;
-}
-
-bool Engine::reads_in_place(WeightId weight) const {
-  return !in_file(weight) &&
-         (config_.device.is_cpu() || config_.offsets[weight] + config_.bytes[weight] <= config_.pinned);
-}
-
 std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   HostPlaces host;
-  std::vector<bool> direct;
   bool all_direct = true;
-  for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
-    const bool streams = config_.bytes[weight] > 0;
-    host.push_back(!streams          ? HostPlace()
-                   : in_file(weight) ? HostPlace{nullptr, config_.offsets[weight], config_.in_file[weight]}
-                                     : in_memory(host_bytes(weight)));
-    direct.push_back(!streams || reads_in_place(weight));
-    all_direct = all_direct && direct.back();
+  for (WeightId weight = 0; weight < count(); ++weight) {
+    const Source& src = source(weight);
+    if (bytes(weight) == 0) {
+      host.emplace_back();
+    } else if (in_file(weight)) {
+      host.push_back({nullptr, src.offset, src.bytes});
+      all_direct = false;
+    } else {
+      host.push_back(in_memory(host_bytes(weight), src.direct && config_.device.is_cuda()));
+      all_direct = all_direct && src.direct;
+    }
   }
   if (all_direct) {
     return make_direct_store(*link_, std::move(host), ring, fill_.get());
@@ -154,7 +145,7 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   FillSources sources{staging_threads(), reader_.get(), fill_.get()};
   if (config_.device.is_cuda()) {
     const StagingBuffers buffers{config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
-    return make_staged_store(*link_, std::move(host), std::move(direct), ring, buffers, sources);
+    return make_staged_store(*link_, std::move(host), ring, buffers, sources);
   }
   if (reader_ && config_.file->cached_share() > kMostlyCached) { // who copies takes a processor from those who compute
     const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
@@ -166,10 +157,10 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {
   retry();
   if (in_file(weight)) {
-    reader_->read_all(to, config_.offsets[weight], config_.in_file[weight]);
+    reader_->read_all(to, source(weight).offset, source(weight).bytes);
   } else {
     await_host_bytes(weight);
-    std::memcpy(to, host_bytes(weight), config_.bytes[weight]);
+    std::memcpy(to, host_bytes(weight), bytes(weight));
   }
 }
 
@@ -181,7 +172,7 @@ bool Engine::copy_resident(WeightId weight, std::byte* to) const {
   if (config_.device.is_cuda()) {
     guard.emplace(config_.device);
   }
-  slab_->download(places_of(placed_)[weight], to, config_.bytes[weight]);
+  slab_->download(places_of(placed_)[weight], to, bytes(weight));
   return true;
 }
 
@@ -190,10 +181,10 @@ void Engine::upload(WeightId weight, std::uint64_t offset) {
   if (!in_file(weight)) {
     await_host_bytes(weight);
     // CUDA copies what is page-locked, or what is not, but no range that is both.
-    const std::uint64_t begin = config_.offsets[weight];
-    const std::uint64_t pinned = std::clamp(config_.pinned, begin, begin + config_.bytes[weight]) - begin;
+    const std::uint64_t begin = source(weight).offset;
+    const std::uint64_t pinned = std::clamp(config_.pinned, begin, begin + bytes(weight)) - begin;
     slab_->upload(offset, host_bytes(weight), pinned);
-    slab_->upload(offset + pinned, host_bytes(weight) + pinned, config_.bytes[weight] - pinned);
+    slab_->upload(offset + pinned, host_bytes(weight) + pinned, bytes(weight) - pinned);
     return;
   }
   if (config_.device.is_cpu()) {
@@ -201,11 +192,11 @@ void Engine::upload(WeightId weight, std::uint64_t offset) {
     return;
   }
   constexpr std::uint64_t kPart = 16_MiB;
-  const std::uint64_t bytes = config_.in_file[weight];
+  const std::uint64_t bytes = source(weight).bytes;
   HostMemory part(std::min(kPart, bytes));
   for (std::uint64_t done = 0; done < bytes; done += kPart) {
     const std::uint64_t count = std::min(kPart, bytes - done);
-    reader_->read_all(part.data(), config_.offsets[weight] + done, count);
+    reader_->read_all(part.data(), source(weight).offset + done, count);
     slab_->upload(offset + done, part.data(), count);
   }
 }
@@ -227,16 +218,16 @@ WeightLender::Bytes Engine::locate(WeightId weight) const {
   }
   void* seen = nullptr;
   check_cuda(cudaHostGetDevicePointer(&seen, config_.host->data(), 0), "cudaHostGetDevicePointer");
-  return {config_.host, static_cast<std::byte*>(seen) + config_.offsets[weight]};
+  return {config_.host, static_cast<std::byte*>(seen) + source(weight).offset};
 }
 
 std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
-  std::vector<std::uint64_t> places(config_.bytes.size(), kNowhere);
+  std::vector<std::uint64_t> places(count(), kNowhere);
   std::uint64_t end = 0;
   for (WeightId weight = 0; weight < places.size(); ++weight) {
-    if (residency.resident[weight] && config_.bytes[weight] > 0 && !stays_on_host(weight)) {
+    if (residency.resident[weight] && bytes(weight) > 0 && !stays_on_host(weight)) {
       places[weight] = end;
-      end += config_.bytes[weight];
+      end += bytes(weight);
     }
   }
   return places;
@@ -249,7 +240,7 @@ void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std:
   const auto move = [&](WeightId weight, bool down) {
     if (from[weight] != kNowhere && to[weight] != kNowhere && to[weight] != from[weight] &&
         (to[weight] < from[weight]) == down) {
-      std::memmove(slab_->data() + to[weight], slab_->data() + from[weight], config_.bytes[weight]);
+      std::memmove(slab_->data() + to[weight], slab_->data() + from[weight], bytes(weight));
     }
   };
   for (WeightId weight = 0; weight < from.size(); ++weight) {
@@ -261,11 +252,10 @@ void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std:
 }
 
 void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
-  std::vector<std::uint64_t> in_slab = config_.bytes;
-  for (WeightId weight = 0; weight < in_slab.size(); ++weight) {
-    in_slab[weight] = stays_on_host(weight) ? 0 : in_slab[weight];
-  }
-  const std::uint64_t slab_bytes = align_up(slab_bytes_of(residency, in_slab), granularity(config_.device));
+  const WeightTable& weights = *config_.weights;
+  const std::uint64_t taken =
+      config_.device.is_cpu() ? bytes_taken_on_host(residency, weights) : bytes_of(residency, weights);
+  const std::uint64_t slab_bytes = align_up(taken, granularity(config_.device));
   const bool same = placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
   const bool as_large = same || (placed() && config_.device.is_cpu() && slab_->bytes() == slab_bytes);
   const std::vector<std::uint64_t> places = places_of(residency);
@@ -273,7 +263,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
   stop_streaming();
   const bool keeps_slab = as_large && slab_.use_count() == 1; // else somebody has kept a lease, and reads it
   const std::vector<std::uint64_t> before =
-      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(config_.bytes.size(), kNowhere);
+      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(count(), kNowhere);
   std::optional<c10::cuda::CUDAGuard> guard;
   if (config_.device.is_cuda()) {
     guard.emplace(config_.device);
@@ -285,26 +275,21 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
         std::make_shared<DeviceMemory>(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
   }
   placed_ = residency;
-  placed_bytes_ = align_up(slab_bytes_of(residency, config_.bytes), granularity(config_.device));
-  std::vector<WeightLender::Bytes> resident(config_.bytes.size());
-  std::vector<bool> in_place(config_.bytes.size());
-  std::vector<std::uint64_t> streamed = config_.bytes;
+  placed_bytes_ = align_up(bytes_of(residency, weights), granularity(config_.device));
+  std::vector<WeightLender::Bytes> resident(count());
   std::uint64_t end = 0;
   try {
     move_within_slab(before, places);
-    for (WeightId weight = 0; weight < config_.bytes.size(); ++weight) {
+    for (WeightId weight = 0; weight < count(); ++weight) {
       if (places[weight] != kNowhere) {
         if (before[weight] == kNowhere) {
           upload(weight, places[weight]);
         }
         resident[weight] = {slab_, slab_->data() + places[weight]};
-        streamed[weight] = 0;
-        end = places[weight] + config_.bytes[weight];
-      } else if (residency.resident[weight] && config_.bytes[weight] > 0) {
+        end = places[weight] + bytes(weight);
+      } else if (residency.resident[weight] && bytes(weight) > 0) {
         resident[weight] = bytes_on_host(weight);
-        streamed[weight] = 0;
       }
-      in_place[weight] = config_.bytes[weight] > 0 && reads_in_place(weight);
     }
     std::byte* ring = slab_->data() + end;
     auto streaming = std::make_shared<Streaming>();
@@ -317,12 +302,11 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     config.ring_bytes = residency.ring_bytes;
     config.batch_bytes = kBatchBytes;
     config.lanes = config_.lanes;
-    config.bytes = std::move(streamed);
-    config.names = config_.names;
+    config.weights = config_.weights;
     streaming->streamer = std::make_unique<Streamer>(std::move(config));
-    config_.lender->attach({streaming, streaming->streamer.get()}, std::move(resident), std::move(in_place),
-                           config_.bytes, known, [this](WeightId weight) { return locate(weight); },
-                           config_.maps_file ? config_.file : nullptr);
+    config_.lender->attach(
+        {streaming, streaming->streamer.get()}, std::move(resident), known,
+        [this](WeightId weight) { return locate(weight); }, config_.maps_file ? config_.file : nullptr);
     const std::lock_guard lock(mutex_);
     streaming_ = std::move(streaming);
   } catch (...) {

@@ -28,10 +28,7 @@ class Engine {
     c10::Device device = c10::kCPU;
     int lanes = 1;
     std::shared_ptr<LaneGate> gate;      ///< that calls come through
-    std::vector<std::string> names;      ///< by weight
-    std::vector<std::uint64_t> bytes;    ///< by weight, aligned to 512; 0 for those that are none of its business
-    std::vector<std::uint64_t> offsets;  ///< by weight, in its storage, in `host`, or in `file`
-    std::vector<std::uint64_t> in_file;  ///< by weight, how many bytes of it are in `file`; 0 for those in memory
+    WeightTablePtr weights;              ///< those of 0 bytes are none of its business
     std::vector<c10::Storage> storages;  ///< by weight, where the module has it; none for those in `host` or `file`
     std::shared_ptr<HostMemory> host;    ///< the bytes of weights
     std::uint64_t pinned = 0;            ///< of `host`, the first so many are to be page-locked
@@ -87,16 +84,13 @@ class Engine {
   double stall_us() const { return link_->stall_us(); }
   std::uint64_t misses() const;
 
-  /// True when the device reads this weight by itself where it lies in host memory.
-  bool reads_in_place(WeightId weight) const;
-
-  /// What `residency` takes on the device, in the units that the device gives out.
-  static std::uint64_t slab_bytes_of(const Residency& residency, const std::vector<std::uint64_t>& bytes);
-
  private:
   std::unique_ptr<Store> make_store(std::byte* ring);
   void stop_streaming();
-  bool in_file(WeightId weight) const { return config_.in_file[weight] > 0; }
+  std::size_t count() const { return config_.weights->size(); }
+  std::uint64_t bytes(WeightId weight) const { return (*config_.weights)[weight].bytes; }
+  const Source& source(WeightId weight) const { return (*config_.weights)[weight].source; }
+  bool in_file(WeightId weight) const { return source(weight).kind == Source::Kind::file; }
   bool stays_on_host(WeightId weight) const { return config_.device.is_cpu() && !in_file(weight); }
   const std::byte* host_bytes(WeightId weight) const;
   void await_host_bytes(WeightId weight) const;

@@ -50,15 +50,13 @@ void WeightLender::Scope::check_mapping() const {
   }
 }
 
-void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
-                          std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-                          std::function<Bytes(WeightId)> locate, std::shared_ptr<const File> mapped) {
+void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident,
+                          const std::vector<std::vector<at::Tensor>>& known, std::function<Bytes(WeightId)> locate,
+                          std::shared_ptr<const File> mapped) {
   mapped_ = std::move(mapped);
   streamer_ = std::move(streamer);
   resident_ = std::move(resident);
-  in_place_ = std::move(in_place);
   locate_ = std::move(locate);
-  bytes_ = std::move(bytes);
   resident_tensors_.assign(resident_.size(), {});
   for (WeightId weight = 0; weight < resident_.size(); ++weight) {
     if (resident_[weight]) {
@@ -72,7 +70,6 @@ void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes>
 void WeightLender::detach() {
   streamer_.reset();
   resident_.clear();
-  in_place_.clear();
   resident_tensors_.clear();
 }
 
@@ -92,13 +89,13 @@ c10::Storage WeightLender::storage_of(WeightId weight, Bytes bytes) const {
   void* data = bytes.get();
   auto owner = std::make_unique<Bytes>(std::move(bytes));
   const auto end = [](void* kept) { delete static_cast<Bytes*>(kept); };
-  return {c10::Storage::use_byte_size_t(), bytes_[weight], at::DataPtr(data, owner.release(), end, device_)};
+  return {c10::Storage::use_byte_size_t(), (*weights_)[weight].bytes, at::DataPtr(data, owner.release(), end, device_)};
 }
 
 const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeholder) const {
   const Scope* scope = Scope::current;
   if (!scope || &scope->lender_ != this) {
-    throw Error("weight " + names_[placeholder_record(placeholder)->weight] +
+    throw Error("weight " + (*weights_)[placeholder_record(placeholder)->weight].name +
                 " read outside a call: weights of an offload::Module are there only while it runs");
   }
   if (scope->must_stop_ && scope->must_stop_()) {
@@ -110,7 +107,7 @@ const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeho
 at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t rows) {
   const WeightId weight = placeholder_record(placeholder)->weight;
   const Scope& scope = current_scope(placeholder);
-  if (!in_place_[weight]) {
+  if (!(*weights_)[weight].source.direct) {
     return lease({placeholder}, 0)[0];
   }
   if (scope.trace_) {
@@ -161,7 +158,7 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
       leased->acquire();
       for (const WeightId weight : step) {
         const bool is_mapped = !streamer_->is_in_ring(weight);
-        bytes_in_cache_ += is_mapped ? bytes_[weight] : 0;
+        bytes_in_cache_ += is_mapped ? (*weights_)[weight].bytes : 0;
         any_mapped = any_mapped || is_mapped;
       }
       if (any_mapped) {
@@ -173,7 +170,7 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
       throw;
     }
     for (std::size_t i = 0; i < step.size(); ++i) {
-      storages[i] = make_leased(leased, streamer_->address(step[i]), bytes_[step[i]], device_);
+      storages[i] = make_leased(leased, streamer_->address(step[i]), (*weights_)[step[i]].bytes, device_);
     }
   }
   std::vector<at::Tensor> tensors;

@@ -12,35 +12,28 @@
 #include <vector>
 
 #include <offload/io/file.h>
+#include <offload/plan/pass.h>
 #include <offload/ring/streamer.h>
 #include <ops/lease.h>
 
 namespace offload {
 
-/// A node that leased weights, as a call executed it.
-struct LeasedStep {
-  Step weights; ///< resident and streamed
-  double flops; ///< 0 when unknown
-  bool rows_only = false;
-};
-
 /// Lends weights to the operators of calls: resident ones from their place on the device, streamed ones through the
 /// streamer. Between attach() and detach() calls may run; attach and detach come when none does.
 class WeightLender final : public Lender {
  public:
-  WeightLender(c10::Device device, std::vector<std::string> names) : device_(device), names_(std::move(names)) {}
+  WeightLender(c10::Device device, WeightTablePtr weights) : device_(device), weights_(std::move(weights)) {}
 
   /// Bytes of a weight, in memory that stays for as long as somebody has them.
   using Bytes = std::shared_ptr<std::byte>;
 
-  /// `resident` gives the bytes of each weight that is on the device, null for the others; `in_place` says which the
-  /// device can read in host memory; `known` gives the placeholders that the module holds for each weight, whose leases
-  /// are then made once and for all. `locate` waits until a weight has come to host memory, and gives its bytes as the
-  /// device has them there. `mapped` is the file of weights that have no place in the ring. Leases keep the streamer, and
-  /// whatever it owns.
-  void attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident, std::vector<bool> in_place,
-              std::vector<std::uint64_t> bytes, const std::vector<std::vector<at::Tensor>>& known,
-              std::function<Bytes(WeightId)> locate, std::shared_ptr<const File> mapped);
+  /// `resident` gives the bytes of each weight that is on the device, null for the others; `known` gives the
+  /// placeholders that the module holds for each weight, whose leases are then made once and for all. `locate` waits
+  /// until a weight has come to host memory, and gives its bytes as the device has them there. `mapped` is the file of
+  /// weights that have no place in the ring. Leases keep the streamer, and whatever it owns.
+  void attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident,
+              const std::vector<std::vector<at::Tensor>>& known, std::function<Bytes(WeightId)> locate,
+              std::shared_ptr<const File> mapped);
   void detach();
 
   std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
@@ -89,13 +82,11 @@ class WeightLender final : public Lender {
   c10::Storage storage_of(WeightId weight, Bytes bytes) const;
 
   const c10::Device device_;
-  const std::vector<std::string> names_;
+  const WeightTablePtr weights_;
   std::shared_ptr<Streamer> streamer_;
   std::vector<Bytes> resident_;
-  std::vector<bool> in_place_;
   std::function<Bytes(WeightId)> locate_;
   std::shared_ptr<const File> mapped_;
-  std::vector<std::uint64_t> bytes_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::atomic<std::uint64_t> bytes_in_cache_ = 0;
   std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module

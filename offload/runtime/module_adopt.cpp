@@ -37,53 +37,41 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
     fixed_memory_ = DeviceMemory(device_.index(), ranges_bytes_, "small weights and buffers");
   }
   auto& weights = program_.weights.weights;
-  std::vector<std::string> names;
-  names.reserve(weights.size());
-  for (const Weight& weight : weights) {
-    names.push_back(weight.name);
-  }
   Engine::Config config;
   config.device = device_;
   config.lanes = lanes_;
   config.gate = gate_;
-  config.names = names;
-  config.bytes = bytes_;
-  config.offsets = offsets_;
-  config.lender = std::make_shared<WeightLender>(device_, names);
-  config.in_file.resize(weights.size(), 0);
+  config.weights = weights_;
+  config.lender = std::make_shared<WeightLender>(device_, weights_);
   config.storages.resize(weights.size());
-  std::uint64_t host_bytes = 0;
   std::uint64_t to_move = 0;
   std::uint64_t moved = 0;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    to_move += in_file_[id] ? 0 : weights[id].bytes();
-    if (in_file_[id]) {
+    if (kind(id) == Source::Kind::file) {
       config.file = file_;
       config.maps_file = device_.is_cpu() && maps_file_;
-      config.offsets[id] = file_bytes(weights[id].storage)->offset + weights[id].begin;
-      config.in_file[id] = weights[id].bytes();
-    } else if (in_module_[id]) {
-      config.offsets[id] = weights[id].begin;
-      config.storages[id] = weights[id].storage;
     } else {
-      host_bytes = std::max(host_bytes, offsets_[id] + bytes_[id]);
+      to_move += weights[id].bytes();
+    }
+    if (kind(id) == Source::Kind::module) {
+      config.storages[id] = weights[id].storage;
     }
   }
-  config.host = std::make_shared<HostMemory>(host_bytes);
-  config.pinned = device_.is_cuda() ? streamed_pinned_ : 0;
+  config.host = std::make_shared<HostMemory>(host_.in_memory - host_.in_module);
+  config.pinned = host_.pinned_weights;
 
   std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
   if (owner == Owner::sole) {
-    for (torch::jit::Node* node : large_constants(module_)) {
+    for (torch::jit::Node* node : large_constants(program_.holders.front())) {
       if (const auto id = program_.weights.find(node->t(torch::jit::attr::value))) {
         constants[*id].push_back(node);
       }
     }
   }
-  placeholders_.resize(weights.size());
+  std::vector<std::vector<at::Tensor>> placeholders(weights.size());
   std::vector<c10::Storage> placeholder_storages;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    placeholder_storages.push_back(make_placeholder(config.lender, id, names[id], weights[id].bytes(), device_));
+    placeholder_storages.push_back(make_placeholder(config.lender, id, weights[id].name, weights[id].bytes(), device_));
     for (torch::jit::Node* node : constants[id]) {
       const at::Tensor& constant = node->t(torch::jit::attr::value);
       node->t_(torch::jit::attr::value,
@@ -93,8 +81,8 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   displaced.replace(program_.holders, [&](const at::Tensor& tensor) {
     const WeightId id = program_.weights.id_of(tensor);
     at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
-    if (bytes_[id] > 0) {
-      placeholders_[id].push_back(placeholder);
+    if (bytes(id) > 0) {
+      placeholders[id].push_back(placeholder);
     }
     return placeholder;
   });
@@ -107,6 +95,7 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   for (WeightId id = 0; id < weights.size(); ++id) {
     Weight& weight = weights[id];
     const std::uint64_t bytes = weight.bytes();
+    const std::uint64_t place_bytes = (*weights_)[id].bytes;
     const FileBytes* on_file = file_bytes(weight.storage);
     const auto read_into = [&](std::byte* to) {
       if (on_file) {
@@ -116,18 +105,17 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
             .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
       }
     };
-    if (in_module_[id]) {
-      // it stays there
-    } else if (bytes_[id] > 0 && !in_file_[id] && on_file) {
+    const bool goes_to_memory = place_bytes > 0 && kind(id) == Source::Kind::memory;
+    std::byte* place = goes_to_memory ? config.host->data() + (*weights_)[id].source.offset : nullptr;
+    if (goes_to_memory && on_file) {
       config.file = file_;
-      config.to_fill.push_back({config.host->data() + offsets_[id], on_file->offset + weight.begin, bytes});
-    } else if (bytes_[id] > 0 && !in_file_[id]) {
-      std::byte* place = config.host->data() + offsets_[id];
+      config.to_fill.push_back({place, on_file->offset + weight.begin, bytes});
+    } else if (goes_to_memory) {
       read_into(place);
       if (bytes == weight.storage.nbytes()) {
         displaced.free_bytes(weight.storage, config.host, place);
       }
-    } else if (bytes_[id] == 0 && (device_.is_cuda() || on_file)) {
+    } else if (place_bytes == 0 && (device_.is_cuda() || on_file)) {
       at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
       read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
       storages[id] = own.storage();
@@ -138,16 +126,16 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
         fixed_end += align_up(bytes, kAlignment);
       }
     }
-    const bool from_file = on_file && bytes_[id] > 0;
+    const bool from_file = on_file && place_bytes > 0;
     weight.storage = c10::Storage();
-    if (progress && !in_file_[id] && !from_file) { // what comes from the file tells it then
+    if (progress && !from_file) { // what comes from the file tells it then
       progress(moved += bytes, to_move);
     }
   }
   std::unordered_map<const void*, at::Tensor> staying; // by placeholder
   for (const auto& [placeholder, tensor] : displaced.tensors()) {
     const WeightId id = placeholder_record(placeholder)->weight;
-    if (bytes_[id] == 0) {
+    if (bytes(id) == 0) {
       staying[placeholder.unsafeGetTensorImpl()] =
           storages[id] ? tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin)) : tensor;
     }
@@ -162,7 +150,6 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
         [](const c10::IValue&) { return false; });
     holder = torch::jit::Module(own.toObject());
   }
-  module_ = program_.holders.front();
 
   std::sort(config.to_fill.begin(), config.to_fill.end(),
             [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
@@ -172,12 +159,14 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   if (progress) {
     config.on_progress = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
   }
-  if (device_.is_cuda() && pinned_bytes_ > streamed_pinned_) {
-    config.staging = HostMemory(pinned_bytes_ - streamed_pinned_);
+  if (host_.staging > 0) {
+    config.staging = HostMemory(host_.staging);
     std::fill_n(config.staging.data(), config.staging.bytes(), std::byte{0});
     config.staging.pin(config.staging.bytes());
   }
   engine_ = std::make_unique<Engine>(std::move(config));
+  placed_ = std::make_unique<PlacedModule>(program_, *engine_, weights_, std::move(placeholders));
+  executor_ = std::make_unique<Executor>(program_, *engine_, *placed_, fixed_memory_, device_);
 }
 
 } // namespace offload

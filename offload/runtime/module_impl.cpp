@@ -16,6 +16,7 @@
 #include <offload/load/file_bytes.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
+#include <offload/runtime/arguments.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
 
@@ -60,21 +61,11 @@ std::uint64_t free_bytes(c10::Device device) {
 
 std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
 
-bool draws_random_numbers(const Program& program) {
-  bool draws = false;
-  for (const auto& [name, lowered] : program.methods) {
-    for_each_node(lowered.graph->block(),
-                  [&](const torch::jit::Node* node) { draws = draws || node->isNondeterministic(); });
-  }
-  return draws;
-}
-
 } // namespace
 
 Module::Impl::Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
                    Purpose purpose, Owner owner)
-    : module_(std::move(module)),
-      device_(device_of(options)),
+    : device_(device_of(options)),
       maps_file_(options.map_file),
       may_overflow_(!options.pinned_budget && !options.host_budget),
       device_promise_(device_.is_cuda() ? device_.index() : kHost) {
@@ -91,16 +82,16 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
     throw InputError("numerics other than exact are not supported yet");
   }
   try {
-    module_._ivalue();
+    module._ivalue();
   } catch (const c10::Error&) { // an assertion of its own
     throw InputError("the module is empty, as torch::jit::Module() makes it: give one that was loaded or scripted");
   }
-  if (module_.hasattr("training") && module_.is_training()) { // a frozen module has no such attribute
+  if (module.hasattr("training") && module.is_training()) { // a frozen module has no such attribute
     TORCH_WARN(
         "the module is in training mode: dropout and running statistics work as in training; call eval() before "
         "saving it");
   }
-  visit_tensors("", module_._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
+  visit_tensors("", module._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
     if (placeholder_record(tensor)) {
       throw InputError("weight " + name +
                        " belongs to another offload::Module: wrap() consumes a module, load it anew");
@@ -108,9 +99,8 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   });
   {
     const PlainModes plain;
-    program_ =
-        make_program(module_, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
-                     options.gradients);
+    program_ = make_program(module, device_, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
+                            options.gradients);
   }
   for (const OtherTensor& other : program_.weights.others) {
     if (other.tensor.is_meta()) {
@@ -120,32 +110,11 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   }
   lanes_ = program_.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
   gate_ = std::make_shared<LaneGate>(lanes_);
-  if (device_.is_cuda() && draws_random_numbers(program_)) {
-    generators_ = {at::globalContext().defaultGenerator(device_), at::globalContext().defaultGenerator(c10::kCPU)};
-  }
   for (const ExampleCall& call : options.example_calls) {
-    make_stack(method(call.method), call.inputs, call.kwargs); // throws InputError
+    make_stack(program_, find_method(program_, call.method), device_, call.inputs, call.kwargs); // throws InputError
   }
   machine_ = machine ? *machine : machine_profile(device_);
 
-  const auto& weights = program_.weights.weights;
-  for (WeightId id = 0; id < weights.size(); ++id) {
-    const bool stays = !program_.stays_because[id].empty();
-    bytes_.push_back(stays ? 0 : align_up(weights[id].bytes(), kAlignment));
-    ranges_bytes_ += stays ? align_up(weights[id].bytes(), kAlignment) : 0;
-  }
-  fixed_ = align_up(ranges_bytes_, granularity(device_));
-  for (const OtherTensor& other : program_.weights.others) {
-    fixed_ += align_up(other.bytes(), granularity(device_));
-  }
-  dtypes_.assign(weights.size(), at::kFloat);
-  for (const torch::jit::Module& holder : program_.holders) {
-    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
-      if (const auto id = program_.weights.find(tensor)) {
-        dtypes_[*id] = tensor.scalar_type();
-      }
-    });
-  }
   planned_method_ = !options.example_calls.empty()      ? options.example_calls.front().method
                     : program_.methods.count("forward") ? "forward"
                     : program_.methods.empty()          ? ""
@@ -153,13 +122,12 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
   if (const auto forward = program_.methods.find("forward"); forward != program_.methods.end()) {
     forward->second.require_gradients();
   }
-  offsets_.assign(weights.size(), 0);
-  divide_host_memory(options);
+  list_weights(options);
   if (file_ && !machine) { // a profile that was given is that of another place
     const double cached = file_->cached_share();
-    const double cached_bytes_per_us = device_.is_cpu() && maps_file_ ? kMappedBytesPerUs : machine_.host_copy_bytes_per_us;
-    machine_.file_bytes_per_us =
-        1 / (cached / cached_bytes_per_us + (1 - cached) / machine_.file_bytes_per_us);
+    const double cached_bytes_per_us =
+        device_.is_cpu() && maps_file_ ? kMappedBytesPerUs : machine_.host_copy_bytes_per_us;
+    machine_.file_bytes_per_us = 1 / (cached / cached_bytes_per_us + (1 - cached) / machine_.file_bytes_per_us);
   }
   if (purpose == Purpose::plan) {
     prepare_device(device_); // what a run would take of the device, the plan names
@@ -181,7 +149,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       require_minimum(vram_);
     }
     if (purpose == Purpose::plan) {
-      engine_.reset();
+      drop_engine();
     }
     if (purpose == Purpose::plan || !options.example_calls.empty()) {
       replan();
@@ -190,7 +158,7 @@ Module::Impl::Impl(torch::jit::Module module, const Options& options, const std:
       device_promise_.set(promised_bytes(plan_.residency));
     }
   } catch (...) {
-    engine_.reset();
+    drop_engine();
     displaced.put_back();
     throw;
   }
@@ -210,23 +178,26 @@ void Module::Impl::choose_budget(const Options& options) {
     if (options.vram_budget) {
       vram_ = *options.vram_budget;
     } else {
-      std::uint64_t in_module = device_.is_cpu() && !file_ ? fixed_ : 0; // what is used where it is takes no more
-      for (WeightId id = 0; id < bytes_.size(); ++id) {
-        in_module += in_module_[id] ? bytes_[id] : 0;
-      }
+      // What is used where it is takes no more.
+      const std::uint64_t in_module = host_.in_module + (device_.is_cpu() && !file_ ? fixed_ : 0);
       free_ = in_module + less(free_bytes(device_), outstanding);
       vram_ = std::max(less(*free_, kMargin), std::min(*free_, device_budget().minimum()));
     }
-    return promised_bytes({std::vector<bool>(bytes_.size(), true), 0});
+    return promised_bytes({std::vector<bool>(count(), true), 0});
   });
+}
+
+void Module::Impl::drop_engine() {
+  executor_.reset();
+  placed_.reset();
+  engine_.reset();
 }
 
 /// What stands in the module goes before the memory that it stands in.
 Module::Impl::~Impl() {
-  codes_.clear();
-  resident_tensors_.clear();
+  executor_.reset();
+  placed_.reset();
   program_ = {};
-  module_ = torch::jit::Module();
 }
 
 namespace {
@@ -235,97 +206,69 @@ bool has_rows(const std::vector<Use>& uses) {
   return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
 }
 
-} // namespace
-
-/// On the host all that can, since it is read from there into the budget itself, except tables of which calls look up
-/// rows. For a GPU, what host_budget has no room for: the last in the order of use.
-void Module::Impl::choose_what_stays_in_file(std::uint64_t room) {
-  const auto& weights = program_.weights.weights;
-  for (const Weight& weight : weights) {
-    if (const FileBytes* bytes = file_bytes(weight.storage)) {
-      if (file_ && file_ != bytes->file) {
-        throw InputError("the weights of the module lie in two files, " + file_->path() + " and " +
-                         bytes->file->path() + ": load one archive");
-      }
-      file_ = bytes->file;
-    }
-  }
-  in_file_.assign(weights.size(), false);
-  const std::uint64_t total = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
-  if (!file_ || (device_.is_cuda() && total + kStagingBytes + FileReader::kBytesHeld <= room)) {
-    return;
-  }
-  room -= std::min(room, FileReader::kBytesHeld + (device_.is_cuda() ? kStagingBytes : 0));
-  std::vector<WeightId> order;
-  for (WeightId id = 0; id < weights.size(); ++id) {
-    if (bytes_[id] > 0 && file_bytes(weights[id].storage)) {
-      order.push_back(id);
-    } else {
-      room -= std::min(room, bytes_[id]);
-    }
-  }
-  std::sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return offsets_[a] < offsets_[b]; });
-  for (const WeightId id : order) {
-    const bool may_be_in_memory = device_.is_cuda() || has_rows(program_.uses[id]);
-    in_file_[id] = !may_be_in_memory || bytes_[id] > room;
-    if (may_be_in_memory) {
-      room -= std::min(room, bytes_[id]); // what comes after the first that has no room stays too
-    }
-  }
+Arithmetic arithmetic_of(at::ScalarType dtype) {
+  return dtype == at::kDouble                           ? Arithmetic::fp64
+         : dtype == at::kBFloat16 || dtype == at::kHalf ? Arithmetic::half
+                                                        : Arithmetic::fp32;
 }
 
 /// On the host a weight is used where it is, where that is as good as a place of ours: as aligned as PyTorch makes it,
 /// and readable up to the size of its place in the ring.
-bool Module::Impl::can_stay_in_module(WeightId weight) const {
+bool can_stay_in_module(const Weight& weight, std::uint64_t place_bytes) {
   constexpr std::uintptr_t kAligned = 64;
-  const Weight& w = program_.weights.weights[weight];
-  return device_.is_cpu() && bytes_[weight] > 0 && !file_bytes(w.storage) && w.storage.device().is_cpu() &&
-         reinterpret_cast<std::uintptr_t>(w.storage.data()) % kAligned == 0 &&
-         w.begin + bytes_[weight] <= w.storage.nbytes();
+  return place_bytes > 0 && !file_bytes(weight.storage) && weight.storage.device().is_cpu() &&
+         reinterpret_cast<std::uintptr_t>(weight.storage.data()) % kAligned == 0 &&
+         weight.begin + place_bytes <= weight.storage.nbytes();
 }
 
-/// What lies where on the host: in the file, page-locked, in ordinary memory, and how much is for staging.
-void Module::Impl::divide_host_memory(const Options& options) {
-  if (options.host_budget && options.pinned_budget && *options.pinned_budget > *options.host_budget) {
-    throw InputError("pinned_budget " + format_bytes(*options.pinned_budget) + " is more than host_budget " +
-                     format_bytes(*options.host_budget) + ": pinned memory is host memory");
+} // namespace
+
+/// What there is, what always stays on the device, and where the rest lies on the host.
+void Module::Impl::list_weights(const Options& options) {
+  WeightTable table;
+  std::vector<HostWeight> on_host;
+  for (WeightId id = 0; id < program_.weights.weights.size(); ++id) {
+    const Weight& weight = program_.weights.weights[id];
+    const std::uint64_t place = align_up(weight.bytes(), kAlignment);
+    const bool stays = !program_.stays_because[id].empty();
+    ranges_bytes_ += stays ? place : 0;
+    table.push_back({weight.name, stays ? 0 : place, Arithmetic::fp32, {}});
+    const FileBytes* in_file = file_bytes(weight.storage);
+    if (in_file && file_ && file_ != in_file->file) {
+      throw InputError("the weights of the module lie in two files, " + file_->path() + " and " +
+                       in_file->file->path() + ": load one archive");
+    }
+    file_ = in_file ? in_file->file : file_;
+    HostWeight& host = on_host.emplace_back();
+    host.bytes = table.back().bytes;
+    host.begin = weight.begin + (in_file ? in_file->offset : 0);
+    host.true_bytes = weight.bytes();
+    host.is_in_file = in_file != nullptr;
+    host.can_stay_in_module = device_.is_cpu() && can_stay_in_module(weight, host.bytes);
+    host.has_rows_looked_up = has_rows(program_.uses[id]);
   }
-  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
-  std::uint64_t total = 0;
-  std::uint64_t in_module = 0; // of it, what has its memory
+  for (const torch::jit::Module& holder : program_.holders) {
+    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+      if (const auto id = program_.weights.find(tensor)) {
+        table[*id].arithmetic = arithmetic_of(tensor.scalar_type());
+      }
+    });
+  }
+  fixed_ = align_up(ranges_bytes_, granularity(device_));
+  for (const OtherTensor& other : program_.weights.others) {
+    fixed_ += align_up(other.bytes(), granularity(device_));
+  }
+  const auto by_use = order_of_use(static_steps(planned_method_), table.size());
   host_promise_.set_by([&](std::uint64_t outstanding) {
-    const std::uint64_t free = less(available_host_bytes(), outstanding);
-    choose_what_stays_in_file(options.host_budget.value_or(less(free, std::max(512_MiB, free / 16))));
-    for (WeightId id = 0; id < bytes_.size(); ++id) {
-      in_module_.push_back(can_stay_in_module(id));
-      total += in_file_[id] ? 0 : bytes_[id];
-      in_module += in_module_[id] ? bytes_[id] : 0;
-    }
-    return total - in_module;
+    host_ = lay_out_host(
+        on_host, by_use,
+        {device_.is_cpu(), options.host_budget, options.pinned_budget, less(available_host_bytes(), outstanding)});
+    return host_.wanted();
   });
-  offsets_ = lay_out(pass_of(static_steps(planned_method_)));
-  const bool reads_file = std::find(in_file_.begin(), in_file_.end(), true) != in_file_.end();
-  streamed_pinned_ = total; // on the host nothing has to be page-locked, and nothing staged
-  std::uint64_t staging = 0;
-  const std::uint64_t pinned_budget = options.pinned_budget.value_or(total + (reads_file ? kStagingBytes : 0));
-  if (device_.is_cuda() && (reads_file || pinned_budget < total)) {
-    constexpr std::uint64_t kUnit = kStagingBuffers * kPageBytes;
-    staging = std::min(pinned_budget, kStagingBytes) / kUnit * kUnit;
-    if (staging < kLeastStagingBytes) {
-      throw InputError("pinned_budget " + format_bytes(pinned_budget) + " is too small: staging buffers take " +
-                       format_bytes(kLeastStagingBytes));
-    }
-    streamed_pinned_ = std::min(total, (pinned_budget - staging) / kPageBytes * kPageBytes);
+  for (WeightId id = 0; id < table.size(); ++id) {
+    table[id].source = host_.sources[id];
   }
-  host_promise_.set(total - in_module + staging);
-  host_bytes_ = total + staging + (file_ ? FileReader::kBytesHeld : 0);
-  pinned_bytes_ = device_.is_cuda() ? streamed_pinned_ + staging : 0;
-  const std::uint64_t host_budget = options.host_budget.value_or(~0ULL);
-  if (host_budget < host_bytes_) {
-    throw InputError("host_budget " + format_bytes(host_budget) +
-                     " is too small: weights that have to be in memory, and buffers, take " +
-                     std::to_string(host_bytes_) + " bytes of host memory");
-  }
+  weights_ = std::make_shared<const WeightTable>(std::move(table));
 }
 
 } // namespace offload

@@ -12,17 +12,16 @@
 #include <offload/graph/program.h>
 #include <offload/module.h>
 #include <offload/plan/device_budget.h>
+#include <offload/plan/host_layout.h>
 #include <offload/plan/planner.h>
 #include <offload/runtime/activations.h>
 #include <offload/runtime/displaced.h>
 #include <offload/runtime/engine.h>
+#include <offload/runtime/executor.h>
+#include <offload/runtime/placed_module.h>
 #include <offload/runtime/state.h>
 
 namespace offload {
-
-/// Calls that may take other activations, or go other ways, have other shapes. `stack` begins with the module, which is
-/// the same for all calls.
-std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack);
 
 /// A module that has been taken in: what graph/ found, where plan/ puts it, and the engine that moves it.
 ///
@@ -67,45 +66,20 @@ class Module::Impl {
   void refuse_from(std::uint64_t n) { engine_->lanes().refuse_from(0, n); }
 
  private:
-  /// A call that somebody wants.
-  struct Request {
-    const std::string& method;
-    std::vector<c10::IValue> stack;
-    std::size_t shape;
-    std::uint64_t too_little = 0; ///< room for activations in which it was stopped, though it had all of it
-  };
-
   void require_no_call_around(const char* wanted) const;
-  const LoweredMethod& method(const std::string& name) const;
-  std::vector<c10::IValue> make_stack(const LoweredMethod& method, std::vector<c10::IValue> inputs,
-                                      const Kwargs& kwargs) const;
-  /// A call that was made on a lane. Where it overflowed there is no output, and what it wrote has been put back.
-  struct Made {
-    std::optional<c10::IValue> output;
-    CallMemory memory;
-    bool ended = false; ///< what it takes is known to its end
-  };
-  Made run_on(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
-  Made run_here(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
-  std::optional<c10::IValue> call_in_turn(Request& request);
-  std::optional<c10::IValue> call_exclusive(Request& request);
-  std::optional<StateSnapshot> state_before(const Request& request) const;
+  Made make_call(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
+  std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& too_little);
+  std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t too_little);
   void record_memory(const Request& request, const CallMemory& memory, bool ended);
-  c10::IValue detach_outputs(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
-                             const GradientBoundary& boundary);
-  void retain_state(Lanes::Call& call);
   c10::IValue measure(const Request& request);
   void measure_example(const ExampleCall& call);
-  c10::IValue find(const std::string& name) const;
-  at::Tensor host_copy(const at::Tensor& placeholder) const;
   void require_minimum(std::uint64_t vram) const;
   [[noreturn]] void refuse(const Request& request, const Made& made);
-  void refuse_again(const Request& request);
+  void refuse_again(const Request& request, std::uint64_t too_little);
 
+  void drop_engine();
   void adopt_weights(Owner owner, const Progress& progress, Displaced& displaced);
-  void divide_host_memory(const Options& options);
-  bool can_stay_in_module(WeightId weight) const;
-  void choose_what_stays_in_file(std::uint64_t room);
+  void list_weights(const Options& options);
   void choose_budget(const Options& options);
   std::string describe_budget(std::uint64_t vram) const;
   std::uint64_t planned_bytes(const Residency& residency) const;
@@ -115,53 +89,37 @@ class Module::Impl {
   Plan best_plan() const;
   enum class Ring { ample, least };
   Residency residency_to_measure(Ring ring) const;
-  void restore_placeholders();
   void replan();
-  enum class Leased { streamed, all };
-  void install(const Residency& residency, Leased leased);
   void record_peak();
   Placement describe() const;
-  Pass pass_of(const std::vector<LeasedStep>& steps) const;
+  Pass pass_of(const std::vector<LeasedStep>& steps) const { return make_pass(weights_, steps, machine_); }
   Pass planned_pass() const;
   std::vector<LeasedStep> static_steps(const std::string& name) const;
-  double compute_us(const LeasedStep& step) const;
-  bool read_in_place(WeightId weight) const;
   std::shared_ptr<const Sequence> sequence_of(const std::string& name, std::size_t shape);
+  std::size_t count() const { return weights_->size(); }
+  std::uint64_t bytes(WeightId weight) const { return (*weights_)[weight].bytes; }
+  Source::Kind kind(WeightId weight) const { return (*weights_)[weight].source.kind; }
   void record_sequence(const std::string& name, std::size_t shape, std::shared_ptr<const Sequence> sequence);
 
-  torch::jit::Module module_;
   c10::Device device_;
   bool maps_file_;    // see Options::map_file
   bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
   Program program_;
   int lanes_ = 1;
   MachineProfile machine_;
-  std::vector<std::uint64_t> bytes_;   // by weight as in the ring; 0 for those that stay
-  std::vector<bool> in_file_;          // by weight: not in host memory
-  std::vector<bool> in_module_;        // by weight: used in the memory that the module has for it
-  std::vector<std::uint64_t> offsets_; // by weight in host memory, then those in the file
-  std::vector<at::ScalarType> dtypes_; // by weight, for costs
-  std::vector<std::vector<at::Tensor>> placeholders_;
+  WeightTablePtr weights_;
+  HostLayout host_;
   DeviceMemory fixed_memory_;      // what stays
   std::uint64_t ranges_bytes_ = 0; // of it, those that are ranges of bytes
   std::uint64_t fixed_ = 0;
   std::shared_ptr<const File> file_; // that the module's weights lie in; null when all are in memory
-  std::uint64_t host_bytes_ = 0;
-  std::uint64_t pinned_bytes_ = 0;
-  std::uint64_t streamed_pinned_ = 0; // of the weights in host memory, the first bytes that are page-locked
   Promise host_promise_{kHost};
   Promise device_promise_;
   std::unique_ptr<Engine> engine_;
 
   std::shared_ptr<LaneGate> gate_;
-  std::vector<at::Generator> generators_; // that calls draw from
-
-  // What calls run, changed while there are none: a graph for each method in which only streamed weights are leased,
-  // and the resident weights in the module, each with the placeholder that it replaces.
-  std::map<std::string, torch::jit::Code> codes_;
-  std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_tensors_;
-  mutable std::mutex objects_mutex_;        // who looks into the module meanwhile
-  mutable std::shared_mutex placing_mutex_; // who reads what is resident, and who exchanges it
+  std::unique_ptr<PlacedModule> placed_; // null where nothing was adopted
+  std::unique_ptr<Executor> executor_;
 
   mutable std::mutex mutex_; // what follows, which only somebody who is alone changes, but for what calls note
   std::uint64_t vram_ = 0;

@@ -1,11 +1,11 @@
 // How a module finds out what its calls need; see module_impl.h.
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
+#include <offload/runtime/arguments.h>
 #include <offload/runtime/module_impl.h>
 #include <offload/runtime/state.h>
 
@@ -22,9 +22,9 @@ Residency Module::Impl::residency_to_measure(Ring ring) const {
   const std::uint64_t least = align_up(budget.least_ring, budget.unit);
   const std::uint64_t taken = fixed_ + least + budget.least_reserve();
   const std::uint64_t spare = ring == Ring::least ? 0 : (vram_ - std::min(vram_, taken)) / 2;
-  const std::uint64_t weights = std::accumulate(bytes_.begin(), bytes_.end(), std::uint64_t{0});
+  const std::uint64_t weights = bytes_of({std::vector<bool>(count(), true), 0}, *weights_);
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
-  return {std::vector<bool>(bytes_.size(), false), least + more / kDeviceGranularity * kDeviceGranularity};
+  return {std::vector<bool>(count(), false), least + more / kDeviceGranularity * kDeviceGranularity};
 }
 
 /// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,
@@ -34,7 +34,7 @@ c10::IValue Module::Impl::measure(const Request& request) {
     Residency residency = residency_to_measure(ring);
     const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
     engine_->lanes().release();
-    install(residency, Leased::all);
+    placed_->install(residency, PlacedModule::Leased::all);
     gate_->set_room(room());
     {
       const std::lock_guard lock(mutex_);
@@ -47,11 +47,11 @@ c10::IValue Module::Impl::measure(const Request& request) {
     // What it takes is to be known to its end before it is refused.
     const bool lends = is_last && may_overflow_;
     const Lanes::Overflow overflow = lends ? Lanes::Overflow::lend : Lanes::Overflow::stop;
-    Made made = run_on(0, request, overflow, &trace);
+    Made made = make_call(0, request, overflow, &trace);
     if (is_last && !made.output && made.memory.bytes <= gate_->room() && !made.memory.by_device) {
       trace.clear(); // it has room where what libraries work in is there from the beginning, as it is from now on
       engine_->lanes().release();
-      made = run_on(0, request, overflow, &trace);
+      made = make_call(0, request, overflow, &trace);
     }
     if (made.output) {
       const std::lock_guard lock(mutex_);
@@ -110,10 +110,10 @@ void Module::Impl::refuse(const Request& request, const Made& made) {
 }
 
 /// A call that did not find room in turn, and is known to fit in no way, is told so without being measured again.
-void Module::Impl::refuse_again(const Request& request) {
+void Module::Impl::refuse_again(const Request& request, std::uint64_t too_little) {
   const std::lock_guard lock(mutex_);
   const auto refused = refused_.find(request.shape);
-  if (refused != refused_.end() && request.too_little > 0) {
+  if (refused != refused_.end() && too_little > 0) {
     activations_.remove(request.shape);
     placement_.reset();
     throw BudgetError("activations and workspaces of this call are known not to fit " + describe_budget(vram_) +
@@ -129,7 +129,8 @@ void Module::Impl::measure_example(const ExampleCall& call) {
     before.emplace(program_.holders, [](const at::Tensor&) { return false; });
   }
   try {
-    Request request{call.method, make_stack(method(call.method), call.inputs, call.kwargs), 0};
+    Request request{call.method,
+                    make_stack(program_, find_method(program_, call.method), device_, call.inputs, call.kwargs), 0};
     request.shape = shape_of_call(call.method, request.stack);
     measure(request);
     const std::lock_guard lock(mutex_);

@@ -98,86 +98,16 @@ std::vector<LeasedStep> Module::Impl::static_steps(const std::string& name) cons
   return steps;
 }
 
-double Module::Impl::compute_us(const LeasedStep& step) const {
-  double bytes = 0;
-  for (const WeightId weight : step.weights) {
-    bytes += static_cast<double>(bytes_[weight]);
-  }
-  const at::ScalarType dtype = step.weights.empty() ? at::kFloat : dtypes_[step.weights.front()];
-  const double rate = dtype == at::kDouble                           ? machine_.fp64_flops_per_us
-                      : dtype == at::kBFloat16 || dtype == at::kHalf ? machine_.half_flops_per_us
-                                                                     : machine_.fp32_flops_per_us;
-  return std::max(step.flops / rate, bytes / machine_.memory_bytes_per_us);
-}
-
-Pass Module::Impl::pass_of(const std::vector<LeasedStep>& steps) const {
-  Pass pass;
-  pass.bytes = bytes_;
-  pass.pinned_bytes = streamed_pinned_;
-  pass.in_file = in_file_;
-  for (const LeasedStep& step : steps) {
-    const bool in_place = step.rows_only && std::all_of(step.weights.begin(), step.weights.end(),
-                                                        [&](WeightId weight) { return read_in_place(weight); });
-    if (in_place) {
-      pass.steps.push_back({{}, 0});
-    } else {
-      pass.steps.push_back({step.weights, compute_us(step)});
-    }
-  }
-  return pass;
-}
-
-bool Module::Impl::read_in_place(WeightId weight) const {
-  return offsets_[weight] + bytes_[weight] <= streamed_pinned_;
-}
-
-/// Nothing refers to what is placed any more.
-void Module::Impl::restore_placeholders() {
-  const std::lock_guard lock(objects_mutex_);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
-    return resident == resident_tensors_.end() ? tensor : resident->second.second;
-  });
-  resident_tensors_.clear();
-  codes_.clear();
-}
-
-/// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
-/// others as they are. The caller holds all lanes, and has looked whether the file has changed: what is placed goes.
-void Module::Impl::install(const Residency& residency, Leased leased) {
-  const PlainModes plain;
-  restore_placeholders();
-  {
-    const std::unique_lock exchange(placing_mutex_);
-    engine_->place(residency, placeholders_);
-  }
-  const std::vector<bool> as_it_is =
-      leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
-  const std::lock_guard lock(objects_mutex_);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
-    const PlaceholderRecord* record = placeholder_record(tensor);
-    if (!record || !as_it_is[record->weight]) {
-      return tensor;
-    }
-    const at::Tensor resident = engine_->lender().resident_tensor(record->weight, tensor);
-    resident_tensors_[resident.unsafeGetTensorImpl()] = {resident, tensor};
-    return resident;
-  });
-  for (auto& [name, lowered] : program_.methods) {
-    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, as_it_is), name));
-  }
-}
-
 /// With what is known by now.
 Plan Module::Impl::best_plan() const {
   const std::uint64_t capacity = device_budget().capacity();
   Plan best = plan(planned_pass(), capacity, machine_);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
-    std::uint64_t taken = Engine::slab_bytes_of(best.residency, bytes_);
-    for (WeightId id = 0; id < bytes_.size(); ++id) {
-      if (!best.residency.resident[id] && !program_.uses[id].empty() && taken + bytes_[id] <= capacity) {
+    std::uint64_t taken = bytes_of(best.residency, *weights_);
+    for (WeightId id = 0; id < count(); ++id) {
+      if (!best.residency.resident[id] && !program_.uses[id].empty() && taken + bytes(id) <= capacity) {
         best.residency.resident[id] = true;
-        taken += bytes_[id];
+        taken += bytes(id);
       }
     }
   }
@@ -186,7 +116,7 @@ Plan Module::Impl::best_plan() const {
 
 /// What weights, ring and calls take on the device.
 std::uint64_t Module::Impl::planned_bytes(const Residency& residency) const {
-  return fixed_ + align_up(Engine::slab_bytes_of(residency, bytes_), granularity(device_)) + device_budget().reserve();
+  return fixed_ + align_up(bytes_of(residency, *weights_), granularity(device_)) + device_budget().reserve();
 }
 
 /// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
@@ -196,11 +126,7 @@ std::uint64_t Module::Impl::promised_bytes(const Residency& residency) const {
   if (device_.is_cuda()) {
     return free_ ? std::min(vram_, planned_bytes(residency)) : vram_;
   }
-  Residency in_slab = residency;
-  for (WeightId id = 0; id < bytes_.size(); ++id) {
-    in_slab.resident[id] = residency.resident[id] && in_file_[id];
-  }
-  return std::min(vram_, Engine::slab_bytes_of(in_slab, bytes_));
+  return std::min(vram_, bytes_taken_on_host(residency, *weights_));
 }
 
 /// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
@@ -219,7 +145,7 @@ void Module::Impl::replan() {
   device_promise_.raise_to(promised);
   if (engine_) {
     engine_->lanes().release();
-    install(best.residency, Leased::streamed);
+    placed_->install(best.residency, PlacedModule::Leased::streamed);
     gate_->set_room(room());
     record_peak();
   }
@@ -289,11 +215,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     std::erase_if(refused_, [&](const auto& refused) { return refused.second <= bytes; });
   }
   if (readiness_ == Readiness::unknown) {
-    restore_placeholders();
-    {
-      const std::unique_lock exchange(placing_mutex_);
-      engine_->clear();
-    }
+    placed_->clear();
     Plan best = best_plan();
     device_promise_.set(promised_bytes(best.residency));
     const std::lock_guard lock(mutex_);

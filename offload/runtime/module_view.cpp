@@ -1,14 +1,7 @@
 // What can be asked of a module; see module_impl.h.
 
-#include <ATen/ops/empty.h>
-
-#include <charconv>
-
 #include <offload/measure.h>
-#include <offload/runtime/call_scope.h>
 #include <offload/runtime/module_impl.h>
-#include <offload/tensor/plain_modes.h>
-#include <offload/tensor/values.h>
 
 namespace offload {
 
@@ -31,7 +24,7 @@ Placement Module::Impl::describe() const {
   placement.rewritten = program_.rewritten;
   placement.unseen = program_.unseen;
   placement.writes_state = program_.writes_state;
-  std::vector<bool> rows_only(bytes_.size(), true); // read by nothing else, where it can be read in place
+  std::vector<bool> rows_only(count(), true); // read by nothing else, where it can be read in place
   for (const auto& [name, lowered] : program_.methods) {
     for (const PlanStep& step : pass_of(static_steps(name)).steps) {
       for (const WeightId weight : step.weights) {
@@ -42,12 +35,12 @@ Placement Module::Impl::describe() const {
   Budget& budget = placement.budget;
   const auto& weights = program_.weights.weights;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    if (bytes_[id] == 0) {
+    if (bytes(id) == 0) {
       placement.resident_because.push_back({weights[id].name, weights[id].bytes(), program_.stays_because[id]});
       continue;
     }
     const bool resident = plan_.residency.resident[id];
-    budget.resident += resident ? bytes_[id] : 0;
+    budget.resident += resident ? bytes(id) : 0;
     placement.weights.push_back({weights[id].name,
                                  weights[id].aliases,
                                  weights[id].bytes(),
@@ -69,10 +62,10 @@ Placement Module::Impl::describe() const {
   budget.reserve = divided.reserve();
   budget.reserve_measured = !measured_.empty();
   budget.outside = outside_;
-  budget.host = host_bytes_;
-  budget.pinned = pinned_bytes_;
+  budget.host = host_.total();
+  budget.pinned = host_.pinned();
   for (WeightId id = 0; id < weights.size(); ++id) {
-    budget.file += in_file_[id] ? bytes_[id] : 0;
+    budget.file += kind(id) == Source::Kind::file ? bytes(id) : 0;
   }
   placement.predicted = {plan_.predicted.time_us, planned_bytes(plan_.residency), plan_.predicted.streamed_bytes,
                          plan_.predicted.period};
@@ -94,101 +87,24 @@ Stats Module::Impl::stats() const {
   stats.calls_repeated = repeated_;
   stats.peak_device_bytes = peak_;
   stats.bytes_resident = fixed_;
-  for (WeightId id = 0; id < bytes_.size(); ++id) {
-    stats.bytes_resident += readiness_ != Readiness::unknown && plan_.residency.resident[id] ? bytes_[id] : 0;
+  for (WeightId id = 0; id < count(); ++id) {
+    stats.bytes_resident += readiness_ != Readiness::unknown && plan_.residency.resident[id] ? bytes(id) : 0;
   }
   stats.misses = engine_->misses();
   return stats;
 }
 
-namespace {
-
-/// One step of a qualified name: an attribute of an object, an element of a container. None when there is no such.
-std::optional<c10::IValue> member(const c10::IValue& value, const std::string& name) {
-  if (value.isObject() && value.toObjectRef().type()->hasAttribute(name)) {
-    return value.toObjectRef().getAttr(name);
-  }
-  if (value.isGenericDict()) {
-    const auto dict = value.toGenericDict();
-    const auto entry = dict.keyType()->kind() == c10::TypeKind::StringType ? dict.find(name) : dict.end();
-    return entry == dict.end() ? std::nullopt : std::optional(entry->value());
-  }
-  std::size_t index = 0;
-  const auto [rest, error] = std::from_chars(name.data(), name.data() + name.size(), index);
-  if (error != std::errc() || rest != name.data() + name.size()) {
-    return std::nullopt;
-  }
-  if (value.isTuple()) {
-    const auto& elements = value.toTupleRef().elements();
-    return index < elements.size() ? std::optional(elements[index]) : std::nullopt;
-  }
-  if (value.isList()) {
-    const auto list = value.toListRef();
-    return index < list.size() ? std::optional(list[index]) : std::nullopt;
-  }
-  return std::nullopt;
-}
-
-} // namespace
-
 /// Waits for calls only where they may be writing it. An operator of such a call, which is the only one then, finds
 /// what has been written so far.
 c10::IValue Module::Impl::attr(const std::string& name) const {
-  const PlainModes plain;
   std::optional<ExclusiveVisit> alone;
-  if (program_.writes_state && engine_) {
-    if (!CallScope::is_within(this)) {
+  if (program_.writes_state) {
+    if (!executor_->is_within_call()) {
       alone.emplace(*gate_);
     }
     engine_->lanes().synchronize();
   }
-  const auto keeps_nothing = [](const c10::IValue&) { return false; };
-  const c10::IValue value = [&] {
-    const std::lock_guard lock(objects_mutex_);
-    return map_tensors(
-        find(name),
-        [&](const at::Tensor& tensor) {
-          const auto resident = resident_tensors_.find(tensor.unsafeGetTensorImpl());
-          return resident == resident_tensors_.end() ? tensor : resident->second.second;
-        },
-        keeps_nothing);
-  }();
-  return map_tensors(
-      value,
-      [&](const at::Tensor& tensor) {
-        return placeholder_record(tensor) ? host_copy(tensor)
-                                          : tensor.detach().to(c10::kCPU, tensor.scalar_type(), false, true);
-      },
-      keeps_nothing);
-}
-
-c10::IValue Module::Impl::find(const std::string& name) const {
-  c10::IValue value = module_._ivalue();
-  for (std::size_t begin = 0; begin <= name.size();) {
-    const std::size_t end = std::min(name.find('.', begin), name.size());
-    const auto next = member(value, name.substr(begin, end - begin));
-    if (!next) {
-      throw InputError("the module has no attribute '" + name + "'");
-    }
-    value = *next;
-    begin = end + 1;
-  }
-  if (value.isModule()) {
-    throw InputError("'" + name + "' is a module: name one of its attributes");
-  }
-  return value;
-}
-
-/// The values of a placeholder, in memory of their own.
-at::Tensor Module::Impl::host_copy(const at::Tensor& placeholder) const {
-  const WeightId weight = placeholder_record(placeholder)->weight;
-  const at::Tensor bytes = at::empty({static_cast<std::int64_t>(bytes_[weight])}, at::kByte);
-  auto* to = static_cast<std::byte*>(bytes.mutable_data_ptr());
-  const std::shared_lock stays(placing_mutex_, std::try_to_lock); // what is being exchanged is not waited for
-  if (!stays || !engine_->copy_resident(weight, to)) {
-    engine_->copy_to_host(weight, to);
-  }
-  return tensor_on(bytes.storage(), placeholder).detach().clone();
+  return placed_->attr(name);
 }
 
 } // namespace offload

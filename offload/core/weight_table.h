@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <offload/core/words.h>
+
+namespace offload {
+
+/// Where the bytes of a weight are until they are on the device.
+struct Source {
+  enum class Kind : std::uint8_t {
+    memory, ///< that the module has on the host for its weights
+    module, ///< the storage that the module came with
+    file,
+  };
+
+  Kind kind = Kind::memory;
+  bool direct = false; ///< link and device read it where it is: page-locked as a whole, or of a host that is the device
+  std::uint64_t offset = 0; ///< in that memory, storage or file
+  std::uint64_t bytes = 0;  ///< of its place; what lies beyond them there has no meaning
+};
+
+/// By what multiplying takes.
+enum class Arithmetic : std::uint8_t { fp64, fp32, half };
+
+/// A weight that may be resident or streamed. One that always stays on the device has a place of 0 bytes.
+struct WeightEntry {
+  std::string name;
+  std::uint64_t bytes = 0; ///< of its place on the device, aligned to 512
+  Arithmetic arithmetic = Arithmetic::fp32;
+  Source source;
+};
+
+/// By WeightId.
+using WeightTable = std::vector<WeightEntry>;
+/// Often of several owners.
+using WeightTablePtr = std::shared_ptr<const WeightTable>;
+
+} // namespace offload

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <vector>
+
+#include <offload/core/weight_table.h>
+#include <offload/profile.h>
+
+namespace offload {
+
+/// A node that reads weights, as the graph has it or as a call has shown it.
+struct LeasedStep {
+  Step weights;           ///< resident and streamed, each once
+  double flops = 0;       ///< 0 when unknown
+  bool rows_only = false; ///< looks up rows
+};
+
+/// What such a node costs.
+struct PlanStep {
+  Step weights;          ///< that it needs on the device, each once
+  double compute_us = 0; ///< on the device, when all its weights are there
+};
+
+/// A node of which only the run knows what it reads: of `weights`, each once, `at_once` or fewer.
+struct Room {
+  Step weights;
+  std::size_t at_once;
+
+  auto operator<=>(const Room&) const = default;
+};
+
+/// What is planned: weights, and the steps of one call that read them, in the order of execution.
+struct Pass {
+  WeightTablePtr weights = std::make_shared<const WeightTable>();
+  std::vector<PlanStep> steps;
+  std::vector<Room> rooms; ///< that a call may need too; they cost no time
+
+  std::uint64_t bytes(WeightId weight) const { return (*weights)[weight].bytes; }
+};
+
+/// The steps with what they cost on `machine`. Rows that the device looks up where they lie on the host need no place.
+Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, const MachineProfile& machine);
+
+/// The steps without the weights that are resident, and without the steps that are then empty.
+Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident);
+
+/// All of `count` weights, in the order in which `steps` read them first; then those that none reads.
+std::vector<WeightId> order_of_use(const std::vector<LeasedStep>& steps, std::size_t count);
+
+} // namespace offload

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
+
+#include <map>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <offload/graph/program.h>
+#include <offload/runtime/engine.h>
+
+namespace offload {
+
+/// The objects and graphs of a module as its present placing wants them: what is leased stands there as a placeholder,
+/// what is resident as it is, and each method has a graph that leases only the former.
+///
+/// install() and clear() come when no call runs, code() in calls; the others may be called from any thread at any time.
+class PlacedModule {
+ public:
+  /// `placeholders` by weight: those that the holders of `program` have. All of them, and the engine, outlive this.
+  PlacedModule(Program& program, Engine& engine, WeightTablePtr weights,
+               std::vector<std::vector<at::Tensor>> placeholders);
+
+  enum class Leased { streamed, all };
+
+  /// Places weights, and makes objects and graphs fit. What was placed is gone when it throws.
+  void install(const Residency& residency, Leased leased);
+
+  /// Nothing is placed any more.
+  void clear();
+
+  /// The graph of a method, ready to run.
+  torch::jit::Code& code(const std::string& method) { return codes_.at(method); }
+
+  /// An attribute by its qualified name, on the host, in memory of its own. Throws InputError when there is none.
+  c10::IValue attr(const std::string& name) const;
+
+  /// The values of a placeholder, in memory of their own on the host.
+  at::Tensor host_copy(const at::Tensor& placeholder) const;
+
+ private:
+  void restore_placeholders();
+  c10::IValue find(const std::string& name) const;
+
+  Program& program_;
+  Engine& engine_;
+  const WeightTablePtr weights_;
+  const std::vector<std::vector<at::Tensor>> placeholders_;
+  std::map<std::string, torch::jit::Code> codes_; // by method
+  mutable std::mutex objects_mutex_;              // who looks into the objects meanwhile; and what follows
+  std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_; // with what each stands in place of
+  mutable std::shared_mutex placing_mutex_; // who reads what is resident, and who exchanges it
+};
+
+} // namespace offload
