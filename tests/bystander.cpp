@@ -60,8 +60,11 @@ class Disarm {
 };
 #endif
 
+constexpr std::uint64_t kEmptied = 0;
+constexpr std::uint64_t kWays = 3;
+
 void overwrite(const TemporaryFile& file, const std::string& bytes, std::uint64_t way) {
-  if (way == 0) { // emptied
+  if (way == kEmptied) {
     file.write({});
   } else if (way == 1) { // another file takes its name
     const TemporaryFile other(std::string(bytes.size(), 'x'));
@@ -169,7 +172,10 @@ std::string Bystander::change_the_file(Module&) {
   const TemporaryFile file(bytes);
   let_the_clock_of_files_tick();
   Verdict verdict;
-  Module module = load(file.path(), options_);
+  const std::uint64_t way = random_() % kWays;
+  Options options = options_;
+  options.map_file = way != kEmptied; // whoever reads a mapping of it gets a signal
+  Module module = load(file.path(), options);
   const auto may_be_told = [&](auto step) {
     try {
       step();
@@ -188,7 +194,7 @@ std::string Bystander::change_the_file(Module&) {
     });
   }
   let_the_clock_of_files_tick();
-  overwrite(file, bytes, random_() % 3);
+  overwrite(file, bytes, way);
   may_be_told([&] { module.set_vram_budget(*options_.vram_budget + bytes.size()); });
   may_be_told([&] { verdict.tell(call(module, 0)); });
   for (std::thread& caller : callers) {
@@ -200,7 +206,7 @@ std::string Bystander::change_the_file(Module&) {
 #ifdef OFFLOAD_FAULTS
 /// To whoever asks next; when that is over all is well, for the module that others call, too.
 std::string Bystander::refuse_memory(Module& module) {
-  std::vector<std::string> functions = {"mmap", "mlock2", "madvise", "pthread_create"};
+  std::vector<std::string> functions = {"mmap", "madvise", "pthread_create"};
   if (module.device().is_cuda()) {
     functions.insert(functions.end(), {"cudaMalloc", "cudaHostAlloc", "cudaHostRegister", "cuMemCreate"});
   }

@@ -202,8 +202,6 @@ OFFLOAD_INTERCEPT(void*, mmap,
                   faults::record_taken("mmap", got, caller))
 OFFLOAD_INTERCEPT(int, munmap, (void* at, std::size_t bytes) noexcept, (at, bytes), -1, == 0,
                   faults::note_unmapped(at, bytes))
-OFFLOAD_INTERCEPT(int, mlock2, (const void* at, std::size_t bytes, unsigned flags) noexcept, (at, bytes, flags),
-                  (errno = ENOMEM, -1), == 0, )
 OFFLOAD_INTERCEPT(int, madvise, (void* at, std::size_t bytes, int advice) noexcept, (at, bytes, advice),
                   (errno = EAGAIN, -1), == 0, )
 OFFLOAD_INTERCEPT_CUDA(cudaMalloc, (void** at, std::size_t bytes), (at, bytes), cudaErrorMemoryAllocation,

@@ -14,10 +14,9 @@
 #include <offload/device/cuda_link.h>
 #include <offload/device/host_link.h>
 #include <offload/feed/stores.h>
+#include <offload/runtime/model.h>
 
 namespace offload {
-
-std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
 
 Engine::Engine(Config config)
     : config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes, config_.gate)) {

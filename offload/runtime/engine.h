@@ -124,7 +124,4 @@ class Engine {
   std::uint64_t used_before_ = 0;
 };
 
-/// The unit in which `device` gives out memory.
-std::uint64_t granularity(c10::Device device);
-
 } // namespace offload

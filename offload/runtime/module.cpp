@@ -133,8 +133,7 @@ std::ostream& operator<<(std::ostream& out, const Stats& stats) {
 
 Module wrap(torch::jit::Module module, const Options& options) {
   using Impl = Module::Impl;
-  return Module(
-      std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared));
+  return Module(std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Owner::shared));
 }
 
 Module load(const std::string& path, const Options& options) {
@@ -143,13 +142,12 @@ Module load(const std::string& path, const Options& options) {
     const PlainModes plain;
     return read_archive(path, Weights::on_file);
   }();
-  return Module(
-      std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Impl::Owner::sole));
+  return Module(std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Owner::sole));
 }
 
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
   using Impl = Module::Impl;
-  const Impl impl(std::move(module), options, machine, Impl::Purpose::plan, Impl::Owner::shared);
+  const Impl impl(std::move(module), options, machine, Impl::Purpose::plan, Owner::shared);
   return impl.placement();
 }
 

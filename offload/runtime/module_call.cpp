@@ -1,6 +1,6 @@
 // How a module is called; see module_impl.h.
 
-#include <tuple>
+#include <utility>
 
 #include <offload/runtime/arguments.h>
 #include <offload/runtime/module_impl.h>
@@ -9,19 +9,20 @@ namespace offload {
 
 /// A call has its lane until it ends, and whoever wants to be alone waits for that.
 void Module::Impl::require_no_call_around(const char* wanted) const {
-  if (executor_->is_within_call()) {
+  if (adopted_->executor->is_within_call()) {
     throw Error(std::string(wanted) + " of a module from within a call of it would wait for that call for ever: " +
                 "do it when the call has returned, or with another module");
   }
 }
 
 const c10::FunctionSchema& Module::Impl::schema(const std::string& name) const {
-  return find_method(program_, name).schema;
+  return find_method(model_.program, name).schema;
 }
 
 c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
   require_no_call_around("a call");
-  Request request{name, make_stack(program_, find_method(program_, name), device_, std::move(inputs), kwargs), 0};
+  Request request{
+      name, make_stack(model_.program, find_method(model_.program, name), model_.device, std::move(inputs), kwargs), 0};
   request.shape = shape_of_call(name, request.stack);
   std::uint64_t too_little = 0; // room for activations in which it was stopped, though it had all of it
   while (true) {
@@ -38,12 +39,17 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
 /// Makes a call, and records what it has shown. `trace` is given for calls that are measured.
 Made Module::Impl::make_call(int lane, const Request& request, Lanes::Overflow overflow,
                              std::vector<LeasedStep>* trace) {
-  Executor::How how{sequence_of(request.method, request.shape), overflow, false, trace};
+  Executor::How how;
+  how.expected = sequences_.expected(request.method, request.shape, [&] {
+    return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), planned_.plan.residency.resident);
+  });
+  how.overflow = overflow;
+  how.trace = trace;
   {
     const std::lock_guard lock(mutex_);
-    how.is_known_to_fit = activations_.knows(request.shape);
+    how.is_known_to_fit = observed_.activations.knows(request.shape);
   }
-  Made made = executor_->run(lane, request, how);
+  Made made = adopted_->executor->run(lane, request, how);
   record_peak();
   record_memory(request, made.memory, made.ended);
   if (made.lost) {
@@ -52,40 +58,38 @@ Made Module::Impl::make_call(int lane, const Request& request, Lanes::Overflow o
   if (!made.output) {
     return made;
   }
-  auto next = how.expected;
+  const SequencePtr next =
+      made.executed == *how.expected ? how.expected : std::make_shared<const Sequence>(std::move(made.executed));
+  sequences_.record(request.method, request.shape, next);
   {
     const std::lock_guard lock(mutex_);
-    ++calls_;
-    if (made.executed != *how.expected) {
-      next = std::make_shared<const Sequence>(std::move(made.executed));
-    }
-    record_sequence(request.method, request.shape, next);
+    ++counts_.calls;
   }
   if (!trace) {
-    engine_->streamer().expect(lane, next);
+    engine().streamer().expect(lane, next);
   }
   return made;
 }
 
 void Module::Impl::record_memory(const Request& request, const CallMemory& memory, bool ended) {
-  if (!device_.is_cuda()) {
+  if (!model_.device.is_cuda()) {
     return;
   }
   const std::lock_guard lock(mutex_);
-  const std::uint64_t before = activations_.largest() + state_;
-  // What a call writes anew is there beside what it replaces.
-  state_ = std::max(state_, 2 * engine_->lanes().state());
-  repeated_ += memory.overflowed ? 1 : 0;
+  const std::uint64_t before = observed_.activations.largest() + observed_.state();
+  observed_.record_state(2 * engine().lanes().state()); // what a call writes anew is there beside what it replaces
+  counts_.repeated += memory.overflowed ? 1 : 0;
   if (ended) {
-    activations_.record(request.shape, memory.bytes);
+    observed_.activations.record(request.shape, memory.bytes);
   } else {
-    activations_.record_at_least(request.shape, std::min(memory.bytes, gate_->room())); // no plan leaves it more
+    observed_.activations.record_at_least(request.shape,
+                                          std::min(memory.bytes, gate_->room())); // no plan leaves it more
   }
-  if (activations_.largest() + state_ != before) {
+  if (observed_.activations.largest() + observed_.state() != before) {
     placement_.reset();
   }
-  const bool much_less = activations_.largest() < planned_for_ / 4 * 3;
-  if (readiness_ == Readiness::placed && much_less && plan_.residency.ring_bytes > 0) {
+  const bool much_less = observed_.activations.largest() < planned_.largest_call / 4 * 3;
+  if (readiness_ == Readiness::placed && much_less && planned_.plan.residency.ring_bytes > 0) {
     readiness_ = Readiness::measured; // what was kept for larger calls becomes room for weights
   }
 }
@@ -96,20 +100,20 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
   for (const bool takes_all : {false, true}) {
     const std::uint64_t expected = [&] {
       const std::lock_guard lock(mutex_);
-      return activations_.expected(request.shape);
+      return observed_.activations.expected(request.shape);
     }();
-    const LaneVisit visit(*gate_, engine_->lanes().callers_stream(), takes_all ? ~std::uint64_t{0} : expected);
+    const LaneVisit visit(*gate_, engine().lanes().callers_stream(), takes_all ? ~std::uint64_t{0} : expected);
     const std::uint64_t room = gate_->room();
     {
       const std::lock_guard lock(mutex_);
-      if (readiness_ == Readiness::placed && (!engine_->placed() || engine_->streamer().lost())) {
+      if (readiness_ == Readiness::placed && (!engine().placed() || engine().streamer().lost())) {
         readiness_ = Readiness::measured; // a call ran out of host memory: weights have to be placed anew
       }
       if (readiness_ != Readiness::placed || room <= too_little) {
         return std::nullopt;
       }
     }
-    const bool has_all = takes_all || lanes_ == 1;
+    const bool has_all = takes_all || model_.lanes == 1;
     Made made = make_call(visit.lane(), request, Lanes::Overflow::stop, nullptr);
     if (made.output) {
       return std::move(made.output);
@@ -133,30 +137,31 @@ std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, 
     try {
       replan();
     } catch (const ArchiveError&) {
-      if (!engine_->placed() || engine_->streamer().lost()) {
+      if (!engine().placed() || engine().streamer().lost()) {
         throw;
       }
       const std::lock_guard lock(mutex_);
       readiness_ = Readiness::placed; // what is placed goes on, since nothing else can be
-      planned_for_ = activations_.largest();
+      planned_.largest_call = observed_.activations.largest();
     }
     return std::nullopt;
   }
   if (readiness_ == Readiness::placed && gate_->room() > too_little) {
     return std::nullopt;
   }
-  engine_->check_file(); // what is placed for other calls stays, then
-  auto before = std::make_tuple(activations_, measured_, planned_method_);
+  engine().check_file(); // what is placed for other calls stays, then
+  Observations before = observed_;
   c10::IValue output;
   try {
     output = measure(request);
-    require_minimum(vram_);
+    require_minimum(given_.vram);
   } catch (...) {
     const std::lock_guard lock(mutex_);
-    std::tie(activations_, measured_, planned_method_) = std::move(before); // allocates nothing
-    activations_.remove(request.shape);
+    before.record_state(observed_.state());
+    observed_ = std::move(before); // allocates nothing
+    observed_.activations.remove(request.shape);
     placement_.reset();
-    readiness_ = measured_.empty() ? Readiness::unknown : Readiness::measured;
+    readiness_ = observed_.measured().empty() ? Readiness::unknown : Readiness::measured;
     throw;
   }
   try {

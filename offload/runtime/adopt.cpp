@@ -1,4 +1,4 @@
-// How a module's weights are taken in; see module_impl.h.
+#include <offload/runtime/adopt.h>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
@@ -9,7 +9,6 @@
 #include <offload/feed/stores.h>
 #include <offload/graph/constants.h>
 #include <offload/load/file_bytes.h>
-#include <offload/runtime/module_impl.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
 
@@ -25,31 +24,31 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
 
 } // namespace
 
-/// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
-/// as it has been moved, so that there is never more than one of them twice; a weight that is a part of its storage, or
-/// that others have, when all is done. On the host it is used where it is. The module that was given is left with
-/// placeholders; calls work on a copy of its objects, in which what stays stands as it is.
-void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displaced& displaced) {
+std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> gate, Owner owner,
+                                       const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                       Displaced& displaced) {
   const PlainModes plain;
+  auto adopted = std::make_unique<Adopted>();
+  const auto kind = [&](WeightId id) { return model.weight(id).source.kind; };
   std::optional<c10::cuda::CUDAGuard> guard;
-  if (device_.is_cuda()) {
-    guard.emplace(device_);
-    fixed_memory_ = DeviceMemory(device_.index(), ranges_bytes_, "small weights and buffers");
+  if (model.device.is_cuda()) {
+    guard.emplace(model.device);
+    adopted->fixed = DeviceMemory(model.device.index(), model.ranges_bytes, "small weights and buffers");
   }
-  auto& weights = program_.weights.weights;
+  auto& weights = model.program.weights.weights;
   Engine::Config config;
-  config.device = device_;
-  config.lanes = lanes_;
-  config.gate = gate_;
-  config.weights = weights_;
-  config.lender = std::make_shared<WeightLender>(device_, weights_);
+  config.device = model.device;
+  config.lanes = model.lanes;
+  config.gate = std::move(gate);
+  config.weights = model.weights;
+  config.lender = std::make_shared<WeightLender>(model.device, model.weights);
   config.storages.resize(weights.size());
   std::uint64_t to_move = 0;
   std::uint64_t moved = 0;
   for (WeightId id = 0; id < weights.size(); ++id) {
     if (kind(id) == Source::Kind::file) {
-      config.file = file_;
-      config.maps_file = device_.is_cpu() && maps_file_;
+      config.file = model.file;
+      config.maps_file = model.maps_file;
     } else {
       to_move += weights[id].bytes();
     }
@@ -57,13 +56,13 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
       config.storages[id] = weights[id].storage;
     }
   }
-  config.host = std::make_shared<HostMemory>(host_.in_memory - host_.in_module);
-  config.pinned = host_.pinned_weights;
+  config.host = std::make_shared<HostMemory>(model.host.in_memory - model.host.in_module);
+  config.pinned = model.host.pinned_weights;
 
   std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
   if (owner == Owner::sole) {
-    for (torch::jit::Node* node : large_constants(program_.holders.front())) {
-      if (const auto id = program_.weights.find(node->t(torch::jit::attr::value))) {
+    for (torch::jit::Node* node : large_constants(model.program.holders.front())) {
+      if (const auto id = model.program.weights.find(node->t(torch::jit::attr::value))) {
         constants[*id].push_back(node);
       }
     }
@@ -71,17 +70,18 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   std::vector<std::vector<at::Tensor>> placeholders(weights.size());
   std::vector<c10::Storage> placeholder_storages;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    placeholder_storages.push_back(make_placeholder(config.lender, id, weights[id].name, weights[id].bytes(), device_));
+    placeholder_storages.push_back(
+        make_placeholder(config.lender, id, weights[id].name, weights[id].bytes(), model.device));
     for (torch::jit::Node* node : constants[id]) {
       const at::Tensor& constant = node->t(torch::jit::attr::value);
       node->t_(torch::jit::attr::value,
                tensor_on(placeholder_storages[id], constant, static_cast<std::int64_t>(weights[id].begin)));
     }
   }
-  displaced.replace(program_.holders, [&](const at::Tensor& tensor) {
-    const WeightId id = program_.weights.id_of(tensor);
+  displaced.replace(model.program.holders, [&](const at::Tensor& tensor) {
+    const WeightId id = model.program.weights.id_of(tensor);
     at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
-    if (bytes(id) > 0) {
+    if (model.weight(id).bytes > 0) {
       placeholders[id].push_back(placeholder);
     }
     return placeholder;
@@ -89,13 +89,13 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   std::vector<c10::Storage> storages(weights.size()); // of what stays
   std::uint64_t fixed_end = 0;
   std::optional<FileReader> reader;
-  if (file_) {
-    reader.emplace(file_, make_disk(file_, FileReader::kReadsInFlight));
+  if (model.file) {
+    reader.emplace(model.file, make_disk(model.file, FileReader::kReadsInFlight));
   }
   for (WeightId id = 0; id < weights.size(); ++id) {
     Weight& weight = weights[id];
     const std::uint64_t bytes = weight.bytes();
-    const std::uint64_t place_bytes = (*weights_)[id].bytes;
+    const std::uint64_t place_bytes = model.weight(id).bytes;
     const FileBytes* on_file = file_bytes(weight.storage);
     const auto read_into = [&](std::byte* to) {
       if (on_file) {
@@ -106,22 +106,22 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
       }
     };
     const bool goes_to_memory = place_bytes > 0 && kind(id) == Source::Kind::memory;
-    std::byte* place = goes_to_memory ? config.host->data() + (*weights_)[id].source.offset : nullptr;
+    std::byte* place = goes_to_memory ? config.host->data() + model.weight(id).source.offset : nullptr;
     if (goes_to_memory && on_file) {
-      config.file = file_;
+      config.file = model.file;
       config.to_fill.push_back({place, on_file->offset + weight.begin, bytes});
     } else if (goes_to_memory) {
       read_into(place);
       if (bytes == weight.storage.nbytes()) {
         displaced.free_bytes(weight.storage, config.host, place);
       }
-    } else if (place_bytes == 0 && (device_.is_cuda() || on_file)) {
+    } else if (place_bytes == 0 && (model.device.is_cuda() || on_file)) {
       at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
       read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
       storages[id] = own.storage();
-      if (device_.is_cuda()) {
+      if (model.device.is_cuda()) {
         storages[id] = c10::Storage(c10::Storage::use_byte_size_t(), bytes,
-                                    at::DataPtr(fixed_memory_.data() + fixed_end, device_));
+                                    at::DataPtr(adopted->fixed.data() + fixed_end, model.device));
         bytes_tensor(storages[id], 0, bytes).copy_(own);
         fixed_end += align_up(bytes, kAlignment);
       }
@@ -135,17 +135,17 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   std::unordered_map<const void*, at::Tensor> staying; // by placeholder
   for (const auto& [placeholder, tensor] : displaced.tensors()) {
     const WeightId id = placeholder_record(placeholder)->weight;
-    if (bytes(id) == 0) {
+    if (model.weight(id).bytes == 0) {
       staying[placeholder.unsafeGetTensorImpl()] =
           storages[id] ? tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin)) : tensor;
     }
   }
-  for (torch::jit::Module& holder : program_.holders) {
+  for (torch::jit::Module& holder : model.program.holders) {
     const c10::IValue own = map_tensors(
         holder._ivalue(),
         [&](const at::Tensor& tensor) {
           const auto stays = staying.find(tensor.unsafeGetTensorImpl());
-          return stays != staying.end() ? stays->second : placeholder_record(tensor) ? tensor : tensor.to(device_);
+          return stays != staying.end() ? stays->second : placeholder_record(tensor) ? tensor : tensor.to(model.device);
         },
         [](const c10::IValue&) { return false; });
     holder = torch::jit::Module(own.toObject());
@@ -159,14 +159,17 @@ void Module::Impl::adopt_weights(Owner owner, const Progress& progress, Displace
   if (progress) {
     config.on_progress = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
   }
-  if (host_.staging > 0) {
-    config.staging = HostMemory(host_.staging);
+  if (model.host.staging > 0) {
+    config.staging = HostMemory(model.host.staging);
     std::fill_n(config.staging.data(), config.staging.bytes(), std::byte{0});
     config.staging.pin(config.staging.bytes());
   }
-  engine_ = std::make_unique<Engine>(std::move(config));
-  placed_ = std::make_unique<PlacedModule>(program_, *engine_, weights_, std::move(placeholders));
-  executor_ = std::make_unique<Executor>(program_, *engine_, *placed_, fixed_memory_, device_);
+  adopted->engine = std::make_unique<Engine>(std::move(config));
+  adopted->placed =
+      std::make_unique<PlacedModule>(model.program, *adopted->engine, model.weights, std::move(placeholders));
+  adopted->executor =
+      std::make_unique<Executor>(model.program, *adopted->engine, *adopted->placed, adopted->fixed, model.device);
+  return adopted;
 }
 
 } // namespace offload

@@ -1,0 +1,202 @@
+#include <offload/runtime/model.h>
+
+#include <c10/cuda/CUDAFunctions.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <offload/core/host_limits.h>
+#include <offload/device/cuda_calls.h>
+#include <offload/device/memory.h>
+#include <offload/error.h>
+#include <offload/feed/stores.h>
+#include <offload/graph/expected_order.h>
+#include <offload/load/file_bytes.h>
+#include <offload/measure.h>
+#include <offload/preview.h>
+#include <offload/runtime/arguments.h>
+#include <offload/tensor/plain_modes.h>
+#include <offload/tensor/values.h>
+
+namespace offload {
+
+c10::Device device_of(const Options& options) {
+  if (!options.device) {
+    return c10::cuda::device_count() > 0 ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+  }
+  if (options.device->is_cuda()) {
+    const c10::DeviceIndex index = options.device->has_index() ? options.device->index() : 0;
+    if (index >= c10::cuda::device_count()) {
+      throw InputError("device " + options.device->str() + " is not there: torch finds " +
+                       std::to_string(c10::cuda::device_count()) + " CUDA devices");
+    }
+    return {c10::kCUDA, index};
+  }
+  if (!options.device->is_cpu()) {
+    throw InputError("device " + options.device->str() + " is not supported: give cuda or cpu");
+  }
+  return {c10::kCPU};
+}
+
+namespace {
+
+bool has_rows(const std::vector<Use>& uses) {
+  return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
+}
+
+Arithmetic arithmetic_of(at::ScalarType dtype) {
+  return dtype == at::kDouble                           ? Arithmetic::fp64
+         : dtype == at::kBFloat16 || dtype == at::kHalf ? Arithmetic::half
+                                                        : Arithmetic::fp32;
+}
+
+/// On the host a weight is used where it is, where that is as good as a place of ours: as aligned as PyTorch makes it,
+/// and readable up to the size of its place in the ring.
+bool can_stay_in_module(const Weight& weight, std::uint64_t place_bytes) {
+  constexpr std::uintptr_t kAligned = 64;
+  return place_bytes > 0 && !file_bytes(weight.storage) && weight.storage.device().is_cpu() &&
+         reinterpret_cast<std::uintptr_t>(weight.storage.data()) % kAligned == 0 &&
+         weight.begin + place_bytes <= weight.storage.nbytes();
+}
+
+void require_usable(const Options& options) {
+  if (options.concurrency < 1 || options.concurrency > 64) {
+    throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
+  }
+  if (options.vram_budget && *options.vram_budget == 0) {
+    throw InputError("vram_budget is 0: leave it out for what is free, or give bytes");
+  }
+  if (options.numerics != Numerics::exact) {
+    throw InputError("numerics other than exact are not supported yet");
+  }
+}
+
+void require_usable(const torch::jit::Module& module) {
+  try {
+    module._ivalue();
+  } catch (const c10::Error&) { // an assertion of its own
+    throw InputError("the module is empty, as torch::jit::Module() makes it: give one that was loaded or scripted");
+  }
+  if (module.hasattr("training") && module.is_training()) { // a frozen module has no such attribute
+    TORCH_WARN(
+        "the module is in training mode: dropout and running statistics work as in training; call eval() before "
+        "saving it");
+  }
+  visit_tensors("", module._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
+    if (placeholder_record(tensor)) {
+      throw InputError("weight " + name +
+                       " belongs to another offload::Module: wrap() consumes a module, load it anew");
+    }
+  });
+}
+
+/// What there is, what always stays on the device, and where the rest lies on the host.
+void list_weights(Model& model, const Options& options, Promise& host_promise) {
+  WeightTable table;
+  std::vector<HostWeight> on_host;
+  for (WeightId id = 0; id < model.program.weights.weights.size(); ++id) {
+    const Weight& weight = model.program.weights.weights[id];
+    const std::uint64_t place = align_up(weight.bytes(), kAlignment);
+    const bool stays = !model.program.stays_because[id].empty();
+    model.ranges_bytes += stays ? place : 0;
+    table.push_back({weight.name, stays ? 0 : place, Arithmetic::fp32, {}});
+    const FileBytes* in_file = file_bytes(weight.storage);
+    if (in_file && model.file && model.file != in_file->file) {
+      throw InputError("the weights of the module lie in two files, " + model.file->path() + " and " +
+                       in_file->file->path() + ": load one archive");
+    }
+    model.file = in_file ? in_file->file : model.file;
+    HostWeight& host = on_host.emplace_back();
+    host.bytes = table.back().bytes;
+    host.begin = weight.begin + (in_file ? in_file->offset : 0);
+    host.true_bytes = weight.bytes();
+    host.is_in_file = in_file != nullptr;
+    host.can_stay_in_module = model.device.is_cpu() && can_stay_in_module(weight, host.bytes);
+    host.has_rows_looked_up = has_rows(model.program.uses[id]);
+  }
+  for (const torch::jit::Module& holder : model.program.holders) {
+    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+      if (const auto id = model.program.weights.find(tensor)) {
+        table[*id].arithmetic = arithmetic_of(tensor.scalar_type());
+      }
+    });
+  }
+  model.fixed = align_up(model.ranges_bytes, granularity(model.device));
+  for (const OtherTensor& other : model.program.weights.others) {
+    model.fixed += align_up(other.bytes(), granularity(model.device));
+  }
+  const auto by_use = order_of_use(model.static_steps(first_planned_method(model.program, options)), table.size());
+  host_promise.set_by([&](std::uint64_t outstanding) {
+    const std::uint64_t available = available_host_bytes();
+    model.host = lay_out_host(on_host, by_use,
+                              {model.device.is_cpu(), options.host_budget, options.pinned_budget,
+                               available - std::min(available, outstanding)});
+    return model.host.wanted();
+  });
+  for (WeightId id = 0; id < table.size(); ++id) {
+    table[id].source = model.host.sources[id];
+  }
+  model.weights = std::make_shared<const WeightTable>(std::move(table));
+}
+
+} // namespace
+
+std::vector<LeasedStep> Model::static_steps(const std::string& method) const {
+  std::vector<LeasedStep> steps;
+  const auto lowered = program.methods.find(method);
+  if (lowered != program.methods.end()) {
+    for (const LoweredStep* step : expected_order(lowered->second.steps)) {
+      steps.push_back({step->weights, 0, step->taken == Taken::rows});
+    }
+  }
+  return steps;
+}
+
+std::string first_planned_method(const Program& program, const Options& options) {
+  return !options.example_calls.empty()     ? options.example_calls.front().method
+         : program.methods.count("forward") ? "forward"
+         : program.methods.empty()          ? ""
+                                            : program.methods.begin()->first;
+}
+
+Model examine(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
+              Promise& host_promise) {
+  Model model;
+  model.device = device_of(options);
+  if (model.device.is_cuda()) {
+    require_cuda();
+  }
+  require_usable(options);
+  require_usable(module);
+  {
+    const PlainModes plain;
+    model.program =
+        make_program(module, model.device, options.rewrite_devices ? DeviceConstants::rewrite : DeviceConstants::keep,
+                     options.gradients);
+  }
+  for (const OtherTensor& other : model.program.weights.others) {
+    if (other.tensor.is_meta()) {
+      throw InputError("tensor " + other.name + " is on the device meta and has no values: give it some, as " +
+                       "load_state_dict(values, assign=True) does");
+    }
+  }
+  model.lanes = model.program.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
+  for (const ExampleCall& call : options.example_calls) {             // throws InputError
+    make_stack(model.program, find_method(model.program, call.method), model.device, call.inputs, call.kwargs);
+  }
+  if (const auto forward = model.program.methods.find("forward"); forward != model.program.methods.end()) {
+    forward->second.require_gradients();
+  }
+  model.machine = machine ? *machine : machine_profile(model.device);
+  model.maps_file = model.device.is_cpu() && options.map_file;
+  list_weights(model, options, host_promise);
+  if (model.file && !machine) { // a profile that was given is that of another place
+    const double cached = model.file->cached_share();
+    const double cached_rate = model.maps_file ? kMappedBytesPerUs : model.machine.host_copy_bytes_per_us;
+    double& rate = model.machine.file_bytes_per_us;
+    rate = 1 / (cached / cached_rate + (1 - cached) / rate);
+  }
+  return model;
+}
+
+} // namespace offload

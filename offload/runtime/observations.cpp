@@ -1,0 +1,95 @@
+#include <offload/runtime/observations.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/device/memory.h>
+
+namespace offload {
+
+namespace {
+
+constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of a lane, until a call has been seen
+
+/// All that its steps read, at once.
+Room all_of(const Pass& pass) {
+  std::set<WeightId> all;
+  for (const PlanStep& step : pass.steps) {
+    all.insert(step.weights.begin(), step.weights.end());
+  }
+  return {Step(all.begin(), all.end()), all.size()};
+}
+
+} // namespace
+
+void Observations::record_steps(const std::string& method, std::vector<LeasedStep> steps) {
+  measured_[method] = std::move(steps);
+  planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : method;
+}
+
+DeviceBudget Observations::divide(std::uint64_t vram) const {
+  DeviceBudget budget;
+  budget.vram = vram;
+  budget.fixed = model_->fixed;
+  budget.least_ring = minimum_capacity(pass());
+  budget.lanes = model_->lanes;
+  budget.unit = granularity(model_->device);
+  if (model_->device.is_cuda()) {
+    budget.call = activations.empty() ? kAssumed : activations.largest();
+    budget.state = state_;
+    budget.calls_differ = activations.differ();
+  }
+  return budget;
+}
+
+/// What is planned for: the steps of one method as they were measured, or else as the graph has them. What other
+/// methods and branches that were not taken read must find room, too, and whatever else the run may pick.
+Pass Observations::pass() const {
+  const auto measured = measured_.find(planned_method_);
+  Pass pass = model_->pass_of(measured != measured_.end() ? measured->second : model_->static_steps(planned_method_));
+  const auto add = [&](const std::vector<LeasedStep>& steps) {
+    for (PlanStep& step : model_->pass_of(steps).steps) {
+      const std::size_t all = step.weights.size();
+      pass.rooms.push_back({std::move(step.weights), all});
+    }
+  };
+  Pass held; // the steps of what calls hold until they end: on several lanes, of any methods at the same time
+  for (const auto& [name, lowered] : model_->program.methods) {
+    add(model_->static_steps(name));
+    pass.rooms.insert(pass.rooms.end(), lowered.rooms.begin(), lowered.rooms.end());
+    if (lowered.holds_weights) {
+      const Pass steps = model_->pass_of(model_->static_steps(name));
+      pass.rooms.push_back(all_of(steps));
+      held.steps.insert(held.steps.end(), steps.steps.begin(), steps.steps.end());
+    }
+  }
+  for (const auto& [name, steps] : measured_) {
+    add(steps);
+  }
+  if (model_->lanes > 1 && !held.steps.empty()) {
+    pass.rooms.push_back(all_of(held));
+  }
+  std::sort(pass.rooms.begin(), pass.rooms.end());
+  pass.rooms.erase(std::unique(pass.rooms.begin(), pass.rooms.end()), pass.rooms.end());
+  return pass;
+}
+
+Plan Observations::plan(std::uint64_t vram) const {
+  const std::uint64_t capacity = divide(vram).capacity();
+  Plan best = offload::plan(pass(), capacity, model_->machine);
+  if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
+    std::uint64_t taken = bytes_of(best.residency, *model_->weights);
+    for (WeightId id = 0; id < model_->count(); ++id) {
+      if (!best.residency.resident[id] && !model_->program.uses[id].empty() &&
+          taken + model_->weight(id).bytes <= capacity) {
+        best.residency.resident[id] = true;
+        taken += model_->weight(id).bytes;
+      }
+    }
+  }
+  return best;
+}
+
+} // namespace offload

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <offload/plan/device_budget.h>
+#include <offload/plan/planner.h>
+#include <offload/runtime/activations.h>
+#include <offload/runtime/model.h>
+
+namespace offload {
+
+/// What calls have shown of a model, and what follows for plans. Not synchronised.
+class Observations {
+ public:
+  /// `model` outlives this.
+  Observations(const Model& model, std::string planned_method)
+      : model_(&model), planned_method_(std::move(planned_method)) {}
+
+  /// A call of `method` leased `steps`. Plans are made for the first method that was seen, unless another was named.
+  void record_steps(const std::string& method, std::vector<LeasedStep> steps);
+
+  /// Calls have put so many bytes into the module, beside what they replace.
+  void record_state(std::uint64_t bytes) { state_ = std::max(state_, bytes); }
+  std::uint64_t state() const { return state_; }
+
+  /// By method, the steps that were seen last.
+  const std::map<std::string, std::vector<LeasedStep>>& measured() const { return measured_; }
+
+  Activations activations;
+
+  /// How a budget of `vram` bytes is divided by what is known. The ring holds one node's weights for each lane: with
+  /// one lane that is exact, with more they wait for each other, for their activations as well.
+  DeviceBudget divide(std::uint64_t vram) const;
+
+  /// The best use of a budget.
+  Plan plan(std::uint64_t vram) const;
+
+ private:
+  Pass pass() const;
+
+  const Model* model_;
+  std::string planned_method_;
+  std::map<std::string, std::vector<LeasedStep>> measured_;
+  std::uint64_t state_ = 0;
+};
+
+} // namespace offload

@@ -1,0 +1,59 @@
+#include <gtest/gtest.h>
+
+#include <offload/bytes.h>
+#include <offload/runtime/observations.h>
+#include <tests/weight_tables.h>
+
+namespace offload::test {
+namespace {
+
+Model model_of(std::vector<std::uint64_t> bytes, c10::Device device) {
+  Model model;
+  model.device = device;
+  model.machine = {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5};
+  model.weights = shared_table(bytes);
+  model.program.uses.resize(bytes.size());
+  return model;
+}
+
+TEST(Observations, AssumeWhatCallsTakeUntilOneHasBeenSeen) {
+  const Model model = model_of({1_MiB}, c10::Device(c10::kCUDA, 0));
+  Observations observed(model, "forward");
+  EXPECT_EQ(observed.divide(1_GiB).call, 64_MiB);
+  observed.activations.record(1, 2_MiB);
+  EXPECT_EQ(observed.divide(1_GiB).call, 2_MiB);
+  observed.record_state(3_MiB);
+  observed.record_state(1_MiB);
+  EXPECT_EQ(observed.divide(1_GiB).state, 3_MiB) << "the most that was seen";
+}
+
+TEST(Observations, OfAHostCountNothingForCalls) {
+  const Model model = model_of({1_MiB}, c10::kCPU);
+  Observations observed(model, "forward");
+  observed.activations.record(1, 2_MiB);
+  EXPECT_EQ(observed.divide(1_GiB).call, 0U);
+}
+
+TEST(Observations, PlanForTheMethodThatWasNamedOnceItWasSeen) {
+  const Model model = model_of({4_MiB, 4_MiB, 4_MiB}, c10::kCPU);
+  Observations observed(model, "forward");
+  observed.record_steps("other", {{{0}}});
+  EXPECT_EQ(observed.plan(4_MiB).predicted.streamed_bytes, 0U) << "the only method that is known";
+  observed.record_steps("forward", {{{1}}, {{2}}});
+  EXPECT_EQ(observed.plan(4_MiB).predicted.streamed_bytes, 4_MiB * 2) << "a copy of what has been seen is another";
+}
+
+/// What other methods read must find room, though they cost no time.
+TEST(Observations, KeepRoomForWhatOtherMethodsRead) {
+  const Model model = model_of({4_MiB, 4_MiB, 4_MiB}, c10::kCPU);
+  Observations observed(model, "forward");
+  observed.record_steps("forward", {{{0}}});
+  EXPECT_EQ(observed.divide(1_GiB).least_ring, 4_MiB);
+  const Observations before = observed;
+  observed.record_steps("other", {{{0, 1, 2}}});
+  EXPECT_EQ(observed.divide(1_GiB).least_ring, 12_MiB);
+  EXPECT_EQ(before.divide(1_GiB).least_ring, 4_MiB);
+}
+
+} // namespace
+} // namespace offload::test
