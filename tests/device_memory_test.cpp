@@ -305,7 +305,7 @@ TEST(DeviceMemory, TheSecondModuleIsOfferedWhatTheFirstWas) {
   const auto offered = [] {
     Options options;
     options.device = kCuda;
-    Impl impl(stack_of(4), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared);
+    Impl impl(stack_of(4), options, std::nullopt, Impl::Purpose::run, Owner::shared);
     impl.run_method("forward", {at::randn({64, 1024}).to(kCuda)}, {});
     return impl.placement().budget.vram;
   };

@@ -138,6 +138,8 @@ class Load {
     std::uint64_t repeated_first = 0;
     std::uint64_t peak = 0;
     std::atomic<int> done = 0;
+    const int settled =
+        std::min(50, arguments_.threads * arguments_.calls / 2); // calls, after which none is made twice
     std::atomic<bool> calling = true;
     std::thread watcher([&] {
       while (calling) {
@@ -152,7 +154,7 @@ class Load {
     on_threads(arguments_.threads, [&](int thread, const std::optional<c10::Stream>& stream) {
       for (const std::int64_t size : drawn_[thread]) {
         call(forward, size, stream);
-        if (++done == 50) {
+        if (++done == settled) {
           repeated_first = module.stats().calls_repeated;
         }
       }
@@ -162,7 +164,8 @@ class Load {
     owner.join();
     const Stats stats = module.stats();
     if (stats.calls_repeated > repeated_first && arguments_.changes == 0) {
-      tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first 50");
+      tell(std::to_string(stats.calls_repeated - repeated_first) + " calls were made twice after the first " +
+           std::to_string(settled));
     }
     // cuDNN compiles a kernel of attention for each size and thread: 140 to 340 KiB of the device on an H200.
     const bool planned = arguments_.model.empty() && !arguments_.flash;
@@ -244,19 +247,22 @@ class Load {
     const Took* worst = nullptr;
     double most = 0;
     int long_waits = 0;
+    int late = 0; // of them, in the second half
     for (const Took& took : took_) {
       double may_take = 4 * longest;
       for (const std::int64_t ahead : took.ahead) {
         may_take += next_of(ahead);
       }
-      long_waits += took.seconds > may_take ? 1 : 0;
+      const bool is_long = took.seconds > may_take;
+      long_waits += is_long ? 1 : 0;
+      late += is_long && &took - took_.data() >= static_cast<std::ptrdiff_t>(took_.size() / 2) ? 1 : 0;
       if (took.seconds / may_take > most) {
         most = took.seconds / may_take;
         worst = &took;
       }
     }
     std::cout << "  alone, a call of size " << sizes_.back() << " takes " << longest << " s; " << long_waits << " of "
-              << took_.size() << " calls took longer than they may";
+              << took_.size() << " calls took longer than they may, " << late << " of them in the second half";
     if (worst) {
       std::cout << ", call " << worst - took_.data() << " of size " << worst->size << " " << most
                 << " times that: " << worst->seconds << " s";

@@ -20,7 +20,7 @@ inline Impl take_in(const torch::jit::Module& module, std::uint64_t vram, int la
   options.device = kCuda;
   options.vram_budget = vram;
   options.concurrency = lanes;
-  return {module.deepcopy(), options, std::nullopt, Impl::Purpose::run, Impl::Owner::shared};
+  return {module.deepcopy(), options, std::nullopt, Impl::Purpose::run, Owner::shared};
 }
 
 inline torch::jit::Module stack_of(int layers) {
