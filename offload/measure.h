@@ -13,15 +13,6 @@ namespace offload {
 /// device and as much of the host. The rate of files is left 0.
 OFFLOAD_API MachineProfile measure_machine(c10::Device device);
 
-/// Has the libraries that models use on `device` take what they take once for a process: kernels, and a handle for the
-/// first thread that calls. What is free before the first module of a process is then what is free before the others.
-void prepare_device(c10::Device device);
-
-/// What is in use on `device`, now, and neither in PyTorch's allocator nor in modules of this process: CUDA's context,
-/// kernels, handles of libraries, what the program has allocated by itself, and other processes. 0 for a host, and
-/// where the driver or the allocator does not say.
-std::uint64_t outside_bytes(c10::Device device);
-
 /// Bytes per microsecond at which a store reads a file that is not cached, measured with one of 64 MiB in `folder`;
 /// 1000 where none can be made: that is no reason to have no plan.
 OFFLOAD_API double measure_file_reads(const std::string& folder);

@@ -20,16 +20,17 @@ namespace offload {
 
 /// What has happened since load, all callers together.
 struct Stats {
-  std::uint64_t calls = 0;          ///< that returned
+  std::uint64_t calls = 0;          ///< that returned; example calls, too
   std::uint64_t calls_repeated = 0; ///< times that a call was stopped for want of memory, to be made again or refused
-  std::uint64_t bytes_streamed = 0; ///< carried by the link for streamed weights, counted at the link
-  std::uint64_t bytes_ahead = 0;    ///< of these, those that no call has used yet: prefetched for the next
+  std::uint64_t bytes_streamed =
+      0;                         ///< of streamed weights, counted at the link; those of bytes_in_cache are among them
+  std::uint64_t bytes_ahead = 0; ///< of these, those that no call has used yet: prefetched for the next
   std::uint64_t bytes_resident = 0; ///< of weights and buffers that are on the device for good, now
   std::uint64_t copies = 0;         ///< copies the link was asked for
-  std::uint64_t misses = 0;         ///< leases that found no prefetch under way
+  std::uint64_t misses = 0;         ///< weights that a node wanted and that no prefetch had under way
   std::uint64_t bytes_in_place = 0; ///< of rows that were looked up where they lie in host memory
   std::uint64_t bytes_in_cache = 0; ///< of streamed weights that calls read where the page cache has them, on the host
-  double stall_us = 0;              ///< compute waiting for a copy
+  double stall_us = 0;              ///< compute waiting for a copy; on a GPU from a sample of one wait in sixteen
   std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
   /// In use on the device, now, in no budget and not in PyTorch's allocator: CUDA's context, kernels, handles, what the
   /// program has allocated by itself, other processes. The same for all modules of a device; 0 where it is not known.
@@ -70,6 +71,7 @@ class OFFLOAD_API Module {
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// An attribute, or an element of one, by its qualified name, as in "layers.3.weight". Tensors come as host copies.
+  /// Waits for the calls in flight where these may be writing it: in a model that writes its state.
   /// Throws InputError when there is no such, and ArchiveError for a weight that lies on a file which has changed or
   /// can not be read, and is not resident.
   c10::IValue attr(const std::string& name) const;

@@ -25,6 +25,7 @@ struct ExampleCall {
 };
 
 /// Which differences from the model run wholly on the device are allowed.
+/// Only `exact` is supported so far: the others throw InputError.
 enum class Numerics {
   exact,    ///< none: bit-identical
   rounding, ///< the order of sums may change, as when the host computes a part
@@ -61,14 +62,16 @@ struct Options {
   /// On the host, weights that stay on the file are read where the page cache has them, through a mapping; what it does
   /// not have is read past it. While the module lives, nobody must cut the file short or write into it: a process that
   /// reads a mapping past the end of its file gets a signal (SIGBUS). Another file may take its name at any time. The
-  /// file's size and time are looked at whenever such a weight is used and when its call ends; where they are others, the
-  /// call throws ArchiveError. Without this, weights are copied at each use, and a file that is cut is an ArchiveError.
+  /// file's size and time are looked at whenever such a weight is used and when its call ends; where they are others,
+  /// the call throws ArchiveError. Without this, weights are copied at each use, and a file that is cut is an
+  /// ArchiveError.
   bool map_file = true;
 
   /// Page-locked bytes, staging buffers included. Default: what `host_budget` allows.
   std::optional<std::uint64_t> pinned_budget;
 
-  /// The most calls in flight at once; more callers wait their turn. Each has workspaces and activations of its own,
+  /// The most calls in flight at once, 1 to 64; more callers wait their turn. A model that writes its state is called
+  /// once at a time in any case. Each has workspaces and activations of its own,
   /// and begins when there is room for them: on a GPU fewer may be in flight under a small budget.
   int concurrency = 1;
 

@@ -83,9 +83,9 @@ def all(self, x):
   const Program program = make_program(module, c10::kCPU);
   const auto most = [&](const std::string& method) {
     std::size_t at_once = 0;
-    for (const Room& room : program.methods.at(method).rooms) {
-      EXPECT_EQ(room.weights.size(), 3U);
-      at_once = std::max(at_once, room.at_once);
+    for (const Choice& choice : program.methods.at(method).choices) {
+      EXPECT_EQ(choice.weights.size(), 3U);
+      at_once = std::max(at_once, choice.at_once);
     }
     return at_once;
   };

@@ -286,7 +286,7 @@ TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
 TEST(Planner, KeepsRoomForWhateverTheRunPicks) {
   Pass pass = pass_over({512, 1024, 2048, 4096});
   pass.steps = {{{0}, 1}, {{1}, 1}, {{2}, 1}, {{3}, 1}};
-  pass.rooms = {{{0, 1, 2, 3}, 2}};
+  pass.choices = {{{0, 1, 2, 3}, 2}};
   EXPECT_EQ(minimum_capacity(pass), 4096U + 2048U);
   for (std::uint64_t capacity = minimum_capacity(pass); capacity <= 8192; capacity += 512) {
     const Residency residency = plan(pass, capacity, machine()).residency;

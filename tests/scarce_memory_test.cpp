@@ -4,7 +4,6 @@
 #include <torch/library.h>
 
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -141,12 +140,11 @@ TEST(ScarceMemory, AnywhereInACallOrANewBudgetLeavesAModuleThatWorks) {
 }
 
 /// Threads that stage weights, and that read them from a file: where one of them is refused memory, calls that wait for
-/// it fail, and the process goes on. Callers do a part of the work where there is no processor for threads of ours.
+/// it fail, and the process goes on.
 void refuse_all_threads_of_ours(int threads, bool once, int stride) {
   at::set_num_threads(threads); // products round by it
   const TemporaryFile file;
   make(12, chain(12)).save(file.path());
-  const std::fstream writer(file.path(), std::ios::in | std::ios::out); // so that weights are read, not mapped
   const at::Tensor x = rows();
   Reference plain(read_archive(file.path()), kDevice);
   const c10::IValue expected = plain.run("forward", {x});
@@ -155,7 +153,8 @@ void refuse_all_threads_of_ours(int threads, bool once, int stride) {
   for (int allocations = 0; refused && !testing::Test::HasFailure(); allocations += stride) {
     SCOPED_TRACE("allocation " + std::to_string(allocations));
     Options options = options_for(budget(3));
-    options.host_budget = 26_MiB; // half of the weights stay on the file
+    options.host_budget = 26_MiB; // half of the weights stay on the file,
+    options.map_file = false;     // and are brought by threads of ours
     std::optional<Module> module;
     {
       const Scarce memory(allocations, once, Scarce::Whose::others);
@@ -195,8 +194,7 @@ TEST(ScarceMemory, FromSomeAllocationOnAllThreadsOfOursLeavesAModuleThatEnds) {
   refuse_all_threads_of_ours(2, /*once=*/false, 3);
 }
 
-/// A weight comes in several loads, of which callers do a part: where a later one can not be begun with, the module
-/// still ends.
+/// A weight comes in several pieces: where a later one can not be begun with, the module still ends.
 TEST(ScarceMemory, InTheMiddleOfAWeightLeavesAModuleThatEnds) {
   at::set_num_threads(2);
   const TemporaryFile file;
@@ -206,11 +204,12 @@ TEST(ScarceMemory, InTheMiddleOfAWeightLeavesAModuleThatEnds) {
   }
   wide.define("def forward(self, x):\n  return torch.linear(torch.linear(x, self.w0), self.w1)\n");
   wide.save(file.path());
-  const std::fstream writer(file.path(), std::ios::in | std::ios::out);
   const at::Tensor x = at::randn({2, 2560});
+  Options options = options_for(28_MiB);
+  options.map_file = false;
   int failed = 0;
   for (int allocations = 0; allocations < 60; ++allocations) {
-    std::optional<Module> module = load(file.path(), options_for(28_MiB));
+    std::optional<Module> module = load(file.path(), options);
     module->forward({x});
     const Scarce memory(allocations, /*once=*/false, Scarce::Whose::others);
     try {

@@ -37,8 +37,9 @@ using FencePtr = std::shared_ptr<Fence>;
 /// What carries bytes from host memory to the device: one copy stream, in order, beside the compute streams of the
 /// lanes.
 ///
-/// This is the only seam to the device: a CUDA link, a link between two places in host memory, a link for tests that
-/// delays and fails, and a link that only keeps time, for planning. Bytes are counted here and nowhere else.
+/// Streamed weights come to the device by nothing else, and their bytes are counted here: by a CUDA link, a link
+/// between two places in host memory, a link for tests that delays and fails, or one that only keeps time, for
+/// planning.
 ///
 /// Calls about the copy stream come from one thread at a time; calls about a lane from the thread that runs it. Every
 /// function throws offload::Error when the device refuses; nothing was enqueued then.
@@ -53,6 +54,11 @@ class Link {
   /// it is reached.
   void copy(void* dst, const void* src, std::size_t bytes) {
     enqueue_copy(dst, src, bytes);
+    count(bytes);
+  }
+
+  /// Counts bytes that are where they are wanted without a copy.
+  void count(std::size_t bytes) {
     bytes_ += bytes;
     ++copies_;
   }
@@ -63,13 +69,13 @@ class Link {
   /// What `lane` enqueues from now on starts only after `arrived`.
   virtual void wait_arrived(int lane, const Fence& arrived) = 0;
 
-  /// A point after all that `lane` has enqueued so far: the weight it read is *used*. It may lie later, up to where the
-  /// lane is when the fence is first waited for, or settled; nothing that waits for a copy after that may be enqueued
-  /// before.
+  /// A point after all that `lane` has enqueued so far: the weight it read is *used*. The event may be recorded only
+  /// when somebody first waits for it, or settles it, and then stands for all that the lane has enqueued by then. Until
+  /// then the lane must not wait for a copy that itself waits for this point: each would wait for the other.
   virtual FencePtr record_used(int lane) = 0;
 
-  /// Fixes where `used` lies: from now on no later than where its lane is now. For those who will wait later than they
-  /// know, while the lane goes on.
+  /// Records the event of `used` now, where that has not been done. For those who will wait much later than now, while
+  /// the lane goes on.
   virtual void settle(const Fence& used) = 0;
 
   /// True when `fence`, of the copy stream, is known to be reached. Does not wait, does not throw.

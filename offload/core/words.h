@@ -9,7 +9,7 @@ namespace offload {
 
 using WeightId = std::uint32_t;
 
-/// The streamed weights that one node reads, each once.
+/// The weights that one node reads, each once; in what the ring knows, only those that stream.
 using Step = std::vector<WeightId>;
 
 /// The steps of one pass in the order of execution. A pass is expected to be followed by the same pass.

@@ -86,7 +86,7 @@ class InPlaceStore final : public Store {
       outside_[fetch.weight] = address;
       if (address) {
         const Lock lock(mutex_);
-        link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes); // counted, no more
+        link_.count(fetch.bytes);
       }
       return address != nullptr;
     };
@@ -155,7 +155,7 @@ class InPlaceStore final : public Store {
         std::rethrow_exception(failure);
       }
       for (const Fetch& fetch : batch.fetches) {
-        link_.copy(ring_ + fetch.place, ring_ + fetch.place, fetch.bytes);
+        link_.count(fetch.bytes);
       }
     } catch (const std::exception& error) {
       fail(link_, batch, error);

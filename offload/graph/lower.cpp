@@ -58,7 +58,7 @@ const Product* find_product(const Node* node) {
 }
 
 /// What `reader` may take at once, of all that it may take: for a product that takes part by part, for each part.
-std::vector<Room> rooms_of(const Product* product, const Reader& reader, const std::vector<bool>& stays) {
+std::vector<Choice> choices_of(const Product* product, const Reader& reader, const std::vector<bool>& stays) {
   std::vector<std::vector<std::size_t>> parts = product ? product->parts : std::vector<std::vector<std::size_t>>();
   if (parts.empty()) {
     parts.emplace_back();
@@ -66,7 +66,7 @@ std::vector<Room> rooms_of(const Product* product, const Reader& reader, const s
       parts.back().push_back(input.position);
     }
   }
-  std::vector<Room> rooms;
+  std::vector<Choice> choices;
   for (const std::vector<std::size_t>& positions : parts) {
     std::set<WeightId> all;
     std::size_t at_once = 0;
@@ -82,10 +82,10 @@ std::vector<Room> rooms_of(const Product* product, const Reader& reader, const s
       }
     }
     if (!all.empty()) {
-      rooms.push_back({Step(all.begin(), all.end()), std::min(at_once, all.size())});
+      choices.push_back({Step(all.begin(), all.end()), std::min(at_once, all.size())});
     }
   }
-  return rooms;
+  return choices;
 }
 
 /// Divides the weights that `reader` takes at once into those that it takes one after another.
@@ -273,8 +273,8 @@ LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<boo
       }
     }
     if (choices.size() > 1 && !looks_up) {
-      const std::vector<Room> rooms = rooms_of(product, reader, stays);
-      lowered.rooms.insert(lowered.rooms.end(), rooms.begin(), rooms.end());
+      const std::vector<Choice> picked = choices_of(product, reader, stays);
+      lowered.choices.insert(lowered.choices.end(), picked.begin(), picked.end());
     }
     const Step weights(all.begin(), all.end());
     if (product) {

@@ -39,7 +39,7 @@ struct LoweredStep {
 /// The steps of a method, and what must find room whatever the run picks.
 struct LoweredSteps {
   std::vector<LoweredStep> steps;
-  std::vector<Room> rooms; ///< of those of which it picks the weights
+  std::vector<Choice> choices; ///< of those of which it picks the weights
 };
 
 /// Rewrites the readers of `trace`: products of matrices (`aten::linear`, `matmul`, `mm`, `bmm`, `addmm`), and fused

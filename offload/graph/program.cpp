@@ -114,7 +114,7 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     stays.push_back(!because.empty());
   }
   for (auto& [name, method] : prepared) {
-    auto [steps, rooms] = lower(*method.graph, method.trace, stays);
+    auto [steps, choices] = lower(*method.graph, method.trace, stays);
     for (const LoweredStep& step : steps) {
       for (const WeightId id : step.weights) {
         program.uses[id].push_back({step.op, to_string(step.taken)});
@@ -122,7 +122,7 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
     }
     program.methods.emplace(
         name, LoweredMethod{module.get_method(name).function().getSchema(), method.graph, std::move(steps),
-                            std::move(rooms), method.graph->inputs().back()->type() == constants.type(),
+                            std::move(choices), method.graph->inputs().back()->type() == constants.type(),
                             method.gradients, differentiates(*method.graph),
                             method.gradients == Gradients::callers || enables_gradients(*method.graph)});
   }

@@ -24,7 +24,7 @@ struct LoweredMethod {
   c10::FunctionSchema schema;
   std::shared_ptr<torch::jit::Graph> graph;
   std::vector<LoweredStep> steps; ///< the static order of its leases
-  std::vector<Room> rooms;
+  std::vector<Choice> choices;
   bool takes_constants; ///< after its arguments, the holder of constants
 
   /// What it runs under: for Gradients::callers, what its caller has set.

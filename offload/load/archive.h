@@ -15,9 +15,9 @@ enum class Weights {
 };
 
 /// Reads a TorchScript archive as torch::jit::load does; its bytes are not trusted. Tensors are left on the file where
-/// nothing may read them while they are taken in: not in archives with quantised or sparse tensors, code of their own
-/// that runs then (`__setstate__`), or from before PyTorch 1.4. Throws ArchiveError that says what `path` is when it is
-/// none, and what is wrong with it.
+/// nothing may read them while they are taken in: not in archives with quantised or sparse tensors, or code of their
+/// own that runs then (`__setstate__`). Throws ArchiveError that says what `path` is when it is none, or one from
+/// before PyTorch 1.4, and what is wrong with it.
 OFFLOAD_API torch::jit::Module read_archive(const std::string& path, Weights weights = Weights::in_memory);
 
 } // namespace offload

@@ -23,18 +23,18 @@ struct PlanStep {
 };
 
 /// A node of which only the run knows what it reads: of `weights`, each once, `at_once` or fewer.
-struct Room {
+struct Choice {
   Step weights;
   std::size_t at_once;
 
-  auto operator<=>(const Room&) const = default;
+  auto operator<=>(const Choice&) const = default;
 };
 
 /// What is planned: weights, and the steps of one call that read them, in the order of execution.
 struct Pass {
   WeightTablePtr weights = std::make_shared<const WeightTable>();
   std::vector<PlanStep> steps;
-  std::vector<Room> rooms; ///< that a call may need too; they cost no time
+  std::vector<Choice> choices; ///< that a call may need too; they cost no time
 
   std::uint64_t bytes(WeightId weight) const { return (*weights)[weight].bytes; }
 };

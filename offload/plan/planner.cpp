@@ -14,11 +14,11 @@ using Order = std::vector<WeightId>;
 class RingNeeds {
  public:
   explicit RingNeeds(const Pass& pass)
-      : weights_(*pass.weights), resident_(weights_.size()), rooms_of_(weights_.size()) {
+      : weights_(*pass.weights), resident_(weights_.size()), choices_of_(weights_.size()) {
     for (const PlanStep& step : pass.steps) {
       add({step.weights, step.weights.size()});
     }
-    std::for_each(pass.rooms.begin(), pass.rooms.end(), [&](const Room& room) { add(room); });
+    std::for_each(pass.choices.begin(), pass.choices.end(), [&](const Choice& choice) { add(choice); });
   }
 
   std::uint64_t most() const { return sorted_.empty() ? 0 : *sorted_.rbegin(); }
@@ -28,21 +28,21 @@ class RingNeeds {
 
  private:
   /// Largest first.
-  void add(Room room) {
-    std::sort(room.weights.begin(), room.weights.end(),
+  void add(Choice choice) {
+    std::sort(choice.weights.begin(), choice.weights.end(),
               [&](WeightId a, WeightId b) { return weights_[a].bytes > weights_[b].bytes; });
-    for (const WeightId weight : room.weights) {
-      rooms_of_[weight].push_back(rooms_.size());
+    for (const WeightId weight : choice.weights) {
+      choices_of_[weight].push_back(choices_.size());
     }
-    rooms_.push_back(std::move(room));
-    needs_.push_back(need(rooms_.back()));
+    choices_.push_back(std::move(choice));
+    needs_.push_back(need(choices_.back()));
     sorted_.insert(needs_.back());
   }
 
-  std::uint64_t need(const Room& room) const {
+  std::uint64_t need(const Choice& choice) const {
     std::uint64_t bytes = 0;
-    std::size_t left = room.at_once;
-    for (auto weight = room.weights.begin(); weight != room.weights.end() && left > 0; ++weight) {
+    std::size_t left = choice.at_once;
+    for (auto weight = choice.weights.begin(); weight != choice.weights.end() && left > 0; ++weight) {
       if (!resident_[*weight]) {
         bytes += weights_[*weight].bytes;
         --left;
@@ -53,17 +53,17 @@ class RingNeeds {
 
   void change(WeightId weight, bool resident) {
     resident_[weight] = resident;
-    for (const std::size_t room : rooms_of_[weight]) {
-      sorted_.erase(sorted_.find(needs_[room]));
-      needs_[room] = need(rooms_[room]);
-      sorted_.insert(needs_[room]);
+    for (const std::size_t choice : choices_of_[weight]) {
+      sorted_.erase(sorted_.find(needs_[choice]));
+      needs_[choice] = need(choices_[choice]);
+      sorted_.insert(needs_[choice]);
     }
   }
 
   const WeightTable& weights_;
-  std::vector<bool> resident_;                     // by weight
-  std::vector<std::vector<std::size_t>> rooms_of_; // by weight
-  std::vector<Room> rooms_;
+  std::vector<bool> resident_;                       // by weight
+  std::vector<std::vector<std::size_t>> choices_of_; // by weight
+  std::vector<Choice> choices_;
   std::vector<std::uint64_t> needs_; // by room
   std::multiset<std::uint64_t> sorted_;
 };
@@ -204,7 +204,7 @@ Order used_in_order(const Pass& pass) {
   for (const PlanStep& step : pass.steps) {
     look_at(step.weights);
   }
-  std::for_each(pass.rooms.begin(), pass.rooms.end(), [&](const Room& room) { look_at(room.weights); });
+  std::for_each(pass.choices.begin(), pass.choices.end(), [&](const Choice& choice) { look_at(choice.weights); });
   return order;
 }
 

@@ -1,4 +1,5 @@
 #include <offload/measure.h>
+#include <offload/runtime/outside_bytes.h>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/cuda/CUDAContextLight.h>

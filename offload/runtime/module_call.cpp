@@ -24,13 +24,13 @@ c10::IValue Module::Impl::run_method(const std::string& name, std::vector<c10::I
   Request request{
       name, make_stack(model_.program, find_method(model_.program, name), model_.device, std::move(inputs), kwargs), 0};
   request.shape = shape_of_call(name, request.stack);
-  std::uint64_t too_little = 0; // room for activations in which it was stopped, though it had all of it
+  std::uint64_t exhausted_room = 0; // all the room for calls there was when it was stopped; 0 while it was not
   while (true) {
-    if (auto output = call_in_turn(request, too_little)) {
+    if (auto output = call_in_turn(request, exhausted_room)) {
       return std::move(*output);
     }
-    refuse_again(request, too_little);
-    if (auto output = call_exclusive(request, too_little)) {
+    refuse_again(request, exhausted_room);
+    if (auto output = call_exclusive(request, exhausted_room)) {
       return std::move(*output);
     }
   }
@@ -96,7 +96,7 @@ void Module::Impl::record_memory(const Request& request, const CallMemory& memor
 
 /// Beside other calls, once it is this one's turn. None when something has to be planned first: for all calls, or since
 /// this one takes more than the plan leaves it.
-std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, std::uint64_t& too_little) {
+std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, std::uint64_t& exhausted_room) {
   for (const bool takes_all : {false, true}) {
     const std::uint64_t expected = [&] {
       const std::lock_guard lock(mutex_);
@@ -109,7 +109,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
       if (readiness_ == Readiness::placed && (!engine().placed() || engine().streamer().lost())) {
         readiness_ = Readiness::measured; // a call ran out of host memory: weights have to be placed anew
       }
-      if (readiness_ != Readiness::placed || room <= too_little) {
+      if (readiness_ != Readiness::placed || room <= exhausted_room) {
         return std::nullopt;
       }
     }
@@ -122,7 +122,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
       refuse(request, made);
     }
     if (has_all) {
-      too_little = room;
+      exhausted_room = room;
       return std::nullopt;
     }
     // Others had what was missing: once more, when it has all.
@@ -131,7 +131,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
 }
 
 /// With nobody beside it. None when the call can go on in turn, since others have planned or this has.
-std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, std::uint64_t too_little) {
+std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, std::uint64_t exhausted_room) {
   const ExclusiveVisit alone(*gate_);
   if (readiness_ == Readiness::measured) {
     try {
@@ -146,7 +146,7 @@ std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, 
     }
     return std::nullopt;
   }
-  if (readiness_ == Readiness::placed && gate_->room() > too_little) {
+  if (readiness_ == Readiness::placed && gate_->room() > exhausted_room) {
     return std::nullopt;
   }
   engine().check_file(); // what is placed for other calls stays, then

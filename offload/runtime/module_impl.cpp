@@ -10,9 +10,9 @@
 #include <offload/bytes.h>
 #include <offload/core/host_limits.h>
 #include <offload/device/cuda_calls.h>
-#include <offload/measure.h>
 #include <offload/preview.h>
 #include <offload/runtime/displaced.h>
+#include <offload/runtime/outside_bytes.h>
 
 namespace offload {
 

@@ -55,14 +55,14 @@ class Module::Impl {
  private:
   void require_no_call_around(const char* wanted) const;
   Made make_call(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
-  std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& too_little);
-  std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t too_little);
+  std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& exhausted_room);
+  std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t exhausted_room);
   void record_memory(const Request& request, const CallMemory& memory, bool ended);
   c10::IValue measure(const Request& request);
   void measure_example(const ExampleCall& call);
   void require_minimum(std::uint64_t vram) const;
   [[noreturn]] void refuse(const Request& request, const Made& made);
-  void refuse_again(const Request& request, std::uint64_t too_little);
+  void refuse_again(const Request& request, std::uint64_t exhausted_room);
 
   void choose_budget(const Options& options);
   std::string describe_budget(std::uint64_t vram) const;

@@ -112,10 +112,10 @@ void Module::Impl::refuse(const Request& request, const Made& made) {
 }
 
 /// A call that did not find room in turn, and is known to fit in no way, is told so without being measured again.
-void Module::Impl::refuse_again(const Request& request, std::uint64_t too_little) {
+void Module::Impl::refuse_again(const Request& request, std::uint64_t exhausted_room) {
   const std::lock_guard lock(mutex_);
   const auto refused = refused_.find(request.shape);
-  if (refused != refused_.end() && too_little > 0) {
+  if (refused != refused_.end() && exhausted_room > 0) {
     observed_.activations.remove(request.shape);
     placement_.reset();
     throw BudgetError("activations and workspaces of this call are known not to fit " + describe_budget(given_.vram) +

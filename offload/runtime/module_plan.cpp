@@ -5,8 +5,8 @@
 #include <utility>
 
 #include <offload/bytes.h>
-#include <offload/measure.h>
 #include <offload/runtime/module_impl.h>
+#include <offload/runtime/outside_bytes.h>
 
 namespace offload {
 

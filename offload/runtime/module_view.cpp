@@ -1,7 +1,7 @@
 // What can be asked of a module; see module_impl.h.
 
-#include <offload/measure.h>
 #include <offload/runtime/module_impl.h>
+#include <offload/runtime/outside_bytes.h>
 
 namespace offload {
 

@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of a lane, until a call has been seen
 
 /// All that its steps read, at once.
-Room all_of(const Pass& pass) {
+Choice all_of(const Pass& pass) {
   std::set<WeightId> all;
   for (const PlanStep& step : pass.steps) {
     all.insert(step.weights.begin(), step.weights.end());
@@ -52,16 +52,16 @@ Pass Observations::pass() const {
   const auto add = [&](const std::vector<LeasedStep>& steps) {
     for (PlanStep& step : model_->pass_of(steps).steps) {
       const std::size_t all = step.weights.size();
-      pass.rooms.push_back({std::move(step.weights), all});
+      pass.choices.push_back({std::move(step.weights), all});
     }
   };
   Pass held; // the steps of what calls hold until they end: on several lanes, of any methods at the same time
   for (const auto& [name, lowered] : model_->program.methods) {
     add(model_->static_steps(name));
-    pass.rooms.insert(pass.rooms.end(), lowered.rooms.begin(), lowered.rooms.end());
+    pass.choices.insert(pass.choices.end(), lowered.choices.begin(), lowered.choices.end());
     if (lowered.holds_weights) {
       const Pass steps = model_->pass_of(model_->static_steps(name));
-      pass.rooms.push_back(all_of(steps));
+      pass.choices.push_back(all_of(steps));
       held.steps.insert(held.steps.end(), steps.steps.begin(), steps.steps.end());
     }
   }
@@ -69,10 +69,10 @@ Pass Observations::pass() const {
     add(steps);
   }
   if (model_->lanes > 1 && !held.steps.empty()) {
-    pass.rooms.push_back(all_of(held));
+    pass.choices.push_back(all_of(held));
   }
-  std::sort(pass.rooms.begin(), pass.rooms.end());
-  pass.rooms.erase(std::unique(pass.rooms.begin(), pass.rooms.end()), pass.rooms.end());
+  std::sort(pass.choices.begin(), pass.choices.end());
+  pass.choices.erase(std::unique(pass.choices.begin(), pass.choices.end()), pass.choices.end());
   return pass;
 }
 
