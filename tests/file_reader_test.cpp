@@ -73,6 +73,30 @@ TEST(File, TellsHowMuchOfItIsCached) {
   EXPECT_GE(file.cached_bytes(kMiddle + 1, 5000), 4095U);
 }
 
+TEST(File, IsMappedWhereItIsCached) {
+  const std::string bytes = pattern(3'000'000);
+  const TemporaryFile made(bytes, folder_on_a_disk());
+  {
+    const File file(made.path());
+    const std::byte* mapped = file.mapped_if_cached(5, 2'999'995);
+    ASSERT_TRUE(mapped);
+    EXPECT_EQ(std::memcmp(mapped, bytes.data() + 5, 2'999'995), 0);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(mapped) % (2 << 20), 5U) << "where huge pages of the file can be mapped";
+    EXPECT_TRUE(file.contains(mapped));
+    EXPECT_FALSE(file.contains(mapped + 2'999'995));
+    EXPECT_FALSE(file.mapped_if_cached(5, 2'999'996)) << "more than there is";
+    EXPECT_FALSE(file.mapped_if_cached(~std::uint64_t{0}, 2));
+    EXPECT_FALSE(file.mapped_if_cached(0, 0));
+  }
+  const TemporaryFile nothing("");
+  EXPECT_FALSE(File(nothing.path()).mapped_if_cached(0, 1));
+  const File file(made.path());
+  if (!forget(file)) { // which the system does not with what somebody has mapped and read
+    GTEST_SKIP() << "no folder on a disk: set TMPDIR to one";
+  }
+  EXPECT_FALSE(file.mapped_if_cached(0, 4096));
+}
+
 /// Whoever may neither write a file nor owns it is not told: then reading is tried.
 TEST(File, OfOthersIsReadAllTheSame) {
   if (geteuid() != 0) {
@@ -84,6 +108,8 @@ TEST(File, OfOthersIsReadAllTheSame) {
   const auto file = std::make_shared<const File>(made.path());
   EXPECT_FALSE(file->cached_bytes(0, 1).has_value());
   EXPECT_EQ(file->cached_share(), 1);
+  const std::byte* mapped = file->mapped_if_cached(64, 1'000'000);
+  EXPECT_TRUE(mapped && std::memcmp(mapped, bytes.data() + 64, 1'000'000) == 0);
   std::string read(bytes.size(), '?');
   FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
   reader.read_all(reinterpret_cast<std::byte*>(read.data()), 0, read.size());

@@ -7,7 +7,7 @@
 namespace offload::test {
 namespace {
 
-Model model_of(std::vector<std::uint64_t> bytes, c10::Device device) {
+Model model_of(const std::vector<std::uint64_t>& bytes, c10::Device device) {
   Model model;
   model.device = device;
   model.machine = {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5};

@@ -56,7 +56,8 @@ class OFFLOAD_THREAD_ATTRIBUTE(scoped_lockable) Unlock {
 
 class Condition {
  public:
-  /// Lets go of `mutex`, which the caller holds, until notified and `over()` is true, which is asked with the mutex.
+  /// Lets go of `mutex`, which the caller holds, until notified and `over()` is true, which is asked with the mutex and
+  /// throws nothing.
   template <typename Over>
   void wait(Mutex& mutex, Over over) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
     std::unique_lock lock(mutex.mutex_, std::adopt_lock);

@@ -75,7 +75,9 @@ class InPlaceStore final : public Store {
 
   /// Takes what is read where it is mapped out of `batch`. Of a file of another time the reads have to tell.
   void count_mapped(Batch& batch) {
-    if (!mapped_) {
+    const bool any_in_file = std::any_of(batch.fetches.begin(), batch.fetches.end(),
+                                         [&](const Fetch& fetch) { return host_[fetch.weight].in_file(); });
+    if (!mapped_ || !any_in_file) {
       return;
     }
     mapped_->check_unchanged();

@@ -1,10 +1,12 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -19,11 +21,57 @@ namespace offload {
 
 namespace {
 
-/// Addresses that are as far into a huge page as the bytes are in the file: where the page cache has those together, they
-/// are mapped together, and found more quickly by those who read them.
+/// Addresses that are as far into a huge page as the bytes are in the file: where the page cache has those together,
+/// they are mapped together, and found more quickly by those who read them.
 constexpr std::uint64_t kHugePageBytes = 2_MiB;
 
 constexpr std::uint64_t kSampleBytes = 16_MiB; // one page of so many is looked for
+
+/// On a file system where others may take away what is mapped, as a server does when the last name of a file goes.
+bool is_remote(int descriptor) {
+  constexpr std::array<std::uint32_t, 8> kRemote = {
+      0x6969,     // NFS
+      0x517B,     // SMB
+      0xFF534D42, // CIFS
+      0xFE534D42, // SMB 2
+      0x00C36400, // Ceph
+      0x5346414F, // AFS
+      0x01021997, // 9P
+      0x65735546, // FUSE
+  };
+  struct statfs status{};
+  return fstatfs(descriptor, &status) != 0 ||
+         std::find(kRemote.begin(), kRemote.end(), static_cast<std::uint32_t>(status.f_type)) != kRemote.end();
+}
+
+/// The file at addresses that suit its huge pages, or at others; null where it can not be mapped.
+const std::byte* map_whole(int descriptor, std::uint64_t bytes) {
+  if (bytes == 0) {
+    return nullptr;
+  }
+  void* anywhere = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+  if (anywhere == MAP_FAILED) {
+    return nullptr;
+  }
+  const std::uint64_t pages = align_up(bytes, kPageBytes);
+  void* reserved = mmap(nullptr, pages + kHugePageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) {
+    return static_cast<const std::byte*>(anywhere);
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(reserved);
+  const std::uint64_t before = align_up(address, kHugePageBytes) - address;
+  auto* aligned = static_cast<std::byte*>(reserved) + before;
+  void* mapped = mmap(aligned, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, descriptor, 0);
+  if (before > 0) {
+    munmap(reserved, before);
+  }
+  munmap(aligned + pages, kHugePageBytes - before);
+  if (mapped == MAP_FAILED) { // what was at these addresses may be gone, and others may be there already
+    return static_cast<const std::byte*>(anywhere);
+  }
+  munmap(anywhere, bytes);
+  return static_cast<const std::byte*>(mapped);
+}
 
 } // namespace
 
@@ -42,25 +90,15 @@ File::File(std::string path) : path_(std::move(path)) {
   // By its descriptor: the name may be another file's by now.
   direct_ = open(("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   // Of others' files mincore() says that all is there, unless one may write them.
-  mincore_tells_ =
-      status.st_uid == geteuid() || geteuid() == 0 ||
-      faccessat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), W_OK, AT_EACCESS) == 0;
-  constexpr int kAddressesOnly = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  void* reserved = mmap(nullptr, size_ + kHugePageBytes, PROT_NONE, kAddressesOnly, -1, 0);
-  if (reserved == MAP_FAILED) {
-    return;
-  }
-  reserved_ = reserved;
-  const auto address = reinterpret_cast<std::uintptr_t>(reserved);
-  std::byte* aligned = static_cast<std::byte*>(reserved) + (align_up(address, kHugePageBytes) - address);
-  if (size_ > 0 && mmap(aligned, size_, PROT_READ, MAP_SHARED | MAP_FIXED, descriptor_, 0) == aligned) {
-    mapped_ = aligned;
-  }
+  mincore_tells_ = status.st_uid == geteuid() ||
+                   faccessat(AT_FDCWD, ("/proc/self/fd/" + std::to_string(descriptor_)).c_str(), W_OK, AT_EACCESS) == 0;
+  mapped_ = is_remote(descriptor_) ? nullptr : map_whole(descriptor_, size_);
+  was_cached_ = mapped_ && !mincore_tells_ && cached_share() > kMostlyCached;
 }
 
 File::~File() {
-  if (reserved_) {
-    munmap(reserved_, size_ + kHugePageBytes);
+  if (mapped_) {
+    munmap(const_cast<std::byte*>(mapped_), size_);
   }
   if (direct_ >= 0) {
     close(direct_);
@@ -121,7 +159,13 @@ bool File::is_cached_at(std::uint64_t offset) const {
 }
 
 const std::byte* File::mapped_if_cached(std::uint64_t offset, std::uint64_t bytes) const {
-  if (!mapped_ || bytes == 0 || offset > size_ || bytes > size_ - offset || !is_cached_at(offset + bytes - 1)) {
+  if (!mapped_ || bytes == 0 || offset > size_ || bytes > size_ - offset) {
+    return nullptr;
+  }
+  if (!mincore_tells_) { // to ask for each range would bring what is asked for
+    return was_cached_ ? mapped_ + offset : nullptr;
+  }
+  if (!is_cached_at(offset + bytes - 1)) {
     return nullptr;
   }
   for (std::uint64_t at = 0; at < bytes; at += kSampleBytes) {

@@ -38,9 +38,10 @@ class File {
   /// The share of it that the page cache has, from some samples.
   double cached_share() const;
 
-  /// Where the bytes of a range are mapped, for as long as the file lives; null where they are not in the page cache, as
-  /// far as samples show, or the file is not mapped. Whoever reads there gets a signal (SIGBUS) when the file has been
-  /// cut short or its disk fails, and other bytes when somebody has overwritten it.
+  /// Where the bytes of a range are mapped, for as long as the file lives; null where they are not in the page cache,
+  /// as far as samples show, or the file is not mapped, as one on a network file system. Whoever reads there gets a
+  /// signal (SIGBUS) when the file has been cut short or its disk fails, and other bytes when somebody has overwritten
+  /// it.
   const std::byte* mapped_if_cached(std::uint64_t offset, std::uint64_t bytes) const;
 
   /// True for addresses of the mapping.
@@ -57,9 +58,9 @@ class File {
 
   std::uint64_t size_ = 0;
   timespec modified_{};
-  void* reserved_ = nullptr;          // addresses, and of them
-  const std::byte* mapped_ = nullptr; // those of the file; null where it could not be mapped
+  const std::byte* mapped_ = nullptr; // null where it could not be, or is on another machine
   bool mincore_tells_ = false;        // what of the mapping is cached
+  bool was_cached_ = false;           // most of it, when it was opened: for where mincore() does not tell
 };
 
 /// With a larger share cached, a host that is its own device takes a file for cached; else its disk is what is waited

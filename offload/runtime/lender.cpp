@@ -69,6 +69,8 @@ void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes>
 
 void WeightLender::detach() {
   streamer_.reset();
+  mapped_.reset();
+  locate_ = nullptr;
   resident_.clear();
   resident_tensors_.clear();
 }

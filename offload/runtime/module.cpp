@@ -131,9 +131,10 @@ std::ostream& operator<<(std::ostream& out, const Stats& stats) {
              << '\n';
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): a caller that moves it here keeps no handle to placeholders
 Module wrap(torch::jit::Module module, const Options& options) {
   using Impl = Module::Impl;
-  return Module(std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Owner::shared));
+  return Module(std::make_shared<Impl>(module, options, std::nullopt, Impl::Purpose::run, Owner::shared));
 }
 
 Module load(const std::string& path, const Options& options) {
@@ -142,12 +143,13 @@ Module load(const std::string& path, const Options& options) {
     const PlainModes plain;
     return read_archive(path, Weights::on_file);
   }();
-  return Module(std::make_shared<Impl>(std::move(module), options, std::nullopt, Impl::Purpose::run, Owner::sole));
+  return Module(std::make_shared<Impl>(module, options, std::nullopt, Impl::Purpose::run, Owner::sole));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
   using Impl = Module::Impl;
-  const Impl impl(std::move(module), options, machine, Impl::Purpose::plan, Owner::shared);
+  const Impl impl(module, options, machine, Impl::Purpose::plan, Owner::shared);
   return impl.placement();
 }
 

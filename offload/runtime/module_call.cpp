@@ -81,7 +81,7 @@ void Module::Impl::record_memory(const Request& request, const CallMemory& memor
   counts_.repeated += memory.overflowed ? 1 : 0;
   if (ended) {
     observed_.activations.record(request.shape, memory.bytes);
-  } else {
+  } else if (refused_.count(request.shape) == 0) { // else it is known to fit in no way, and no plan is made for it
     observed_.activations.record_at_least(request.shape,
                                           std::min(memory.bytes, gate_->room())); // no plan leaves it more
   }

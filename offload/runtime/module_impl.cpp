@@ -39,8 +39,8 @@ std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - st
 
 } // namespace
 
-Module::Impl::Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine,
-                   Purpose purpose, Owner owner)
+Module::Impl::Impl(const torch::jit::Module& module, const Options& options,
+                   const std::optional<MachineProfile>& machine, Purpose purpose, Owner owner)
     : model_(examine(module, options, machine, host_promise_)),
       may_overflow_(!options.pinned_budget && !options.host_budget),
       device_promise_(model_.device.is_cuda() ? model_.device.index() : kHost),

@@ -37,8 +37,8 @@ class Module::Impl {
     placed,
   };
 
-  Impl(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine, Purpose purpose,
-       Owner owner);
+  Impl(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
+       Purpose purpose, Owner owner);
   ~Impl();
 
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs);

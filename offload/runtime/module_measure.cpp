@@ -116,8 +116,6 @@ void Module::Impl::refuse_again(const Request& request, std::uint64_t exhausted_
   const std::lock_guard lock(mutex_);
   const auto refused = refused_.find(request.shape);
   if (refused != refused_.end() && exhausted_room > 0) {
-    observed_.activations.remove(request.shape);
-    placement_.reset();
     throw BudgetError("activations and workspaces of this call are known not to fit " + describe_budget(given_.vram) +
                           ": the smallest that works is " + std::to_string(refused->second) + " bytes",
                       refused->second);

@@ -52,6 +52,11 @@ void Module::Impl::replan() {
     record_peak();
   }
   device_promise_.set(promised);
+  std::map<std::string, SequencePtr> sequences;
+  for (const auto& [name, steps] : observed_.measured()) {
+    sequences[name] =
+        std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency.resident));
+  }
   const std::uint64_t outside = outside_bytes(model_.device);
   const std::lock_guard lock(mutex_);
   placement_.reset();
@@ -59,11 +64,6 @@ void Module::Impl::replan() {
   planned_.largest_call = observed_.activations.largest();
   planned_.plan = std::move(best);
   readiness_ = adopted_ ? Readiness::placed : Readiness::measured;
-  std::map<std::string, SequencePtr> sequences;
-  for (const auto& [name, steps] : observed_.measured()) {
-    sequences[name] =
-        std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), planned_.plan.residency.resident));
-  }
   sequences_.reset(std::move(sequences));
 }
 
