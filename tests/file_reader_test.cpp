@@ -1,25 +1,19 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <offload/device/host_link.h>
 #include <offload/error.h>
-#include <offload/feed/stores.h>
 #include <offload/io/file_reader.h>
-#include <offload/ring/streamer.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <filesystem>
-#include <thread>
 #include <vector>
 
 #include <tests/fake_disk.h>
 #include <tests/temporary_file.h>
-#include <tests/weight_tables.h>
 
 namespace offload {
 namespace {
@@ -235,140 +229,6 @@ TEST(FileReader, ReadsTheFileThatWasOpenedAfterItIsGone) {
   std::string read(15, '?');
   reader.read_all(reinterpret_cast<std::byte*>(read.data()), 0, read.size());
   EXPECT_EQ(read, "what was opened");
-}
-
-/// A store that fills its ring in place with what lies in a file, and one weight that is in memory.
-TEST(FileStore, IsRightOrAnErrorWhicheverReadGoesWrong) {
-  constexpr std::uint64_t kUnit = 512ULL * 1000; // no multiple of what is read at once
-  constexpr std::uint64_t kTrue = kUnit - 100;   // what of a unit is in the file
-  constexpr std::size_t kWeights = 5;
-  const std::string bytes = pattern(kWeights * kUnit);
-  const TemporaryFile made(bytes);
-  const auto file = std::make_shared<const File>(made.path());
-  const std::string held = pattern(kUnit);
-  for (const Fault fault : {Fault::none, Fault::fails, Fault::comes_short, Fault::is_slow}) {
-    for (int read = 0; read < 8; ++read) {
-      const auto from = read < 4 ? From::disk : From::cache;
-      FileReader reader(file, std::make_unique<FakeDisk>(file, fault, read % 4, from));
-      const auto link = make_host_link();
-      std::vector<std::byte> ring(kWeights * kUnit);
-      HostPlaces host;
-      for (std::size_t i = 0; i < kWeights; ++i) {
-        host.push_back({nullptr, i * kUnit + 7, kTrue});
-      }
-      host[2] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
-      const auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
-      int failures = 0;
-      for (int pass = 0; pass < 2; ++pass) {
-        std::vector<ArrivalPtr> arrivals;
-        std::fill(ring.begin(), ring.end(), std::byte{0});
-        for (std::size_t i = 0; i < kWeights; ++i) {
-          arrivals.push_back(std::make_shared<Arrival>());
-          store->issue({{{static_cast<WeightId>(i), i * kUnit, kUnit}}, {}, arrivals.back()});
-        }
-        store->drain();
-        for (std::size_t i = 0; i < kWeights; ++i) {
-          ASSERT_TRUE(arrivals[i]->issued);
-          if (!arrivals[i]->failure.empty()) {
-            EXPECT_TRUE(arrivals[i]->of_archive);
-            ++failures;
-            continue;
-          }
-          link->synchronize(*arrivals[i]->fence);
-          const char* expected = i == 2 ? held.data() : bytes.data() + i * kUnit + 7;
-          EXPECT_EQ(std::memcmp(ring.data() + i * kUnit, expected, i == 2 ? kUnit : kTrue), 0) << "weight " << i;
-        }
-      }
-      EXPECT_EQ(failures, fault == Fault::fails ? 1 : 0);
-      EXPECT_EQ(link->bytes(), (2 * kWeights - failures) * kUnit);
-    }
-  }
-}
-
-TEST(FileStore, ComputeThatWaitsForAReadStalls) {
-  constexpr std::uint64_t kUnit = 512ULL * 100;
-  const TemporaryFile made(pattern(kUnit));
-  const auto file = std::make_shared<const File>(made.path());
-  FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0)); // 50 ms
-  const auto link = make_host_link();
-  std::vector<std::byte> ring(kUnit);
-  const auto store = make_in_place_store(*link, {{nullptr, 0, kUnit}}, ring.data(), {1, &reader});
-  StreamerConfig config;
-  config.link = link.get();
-  config.store = store.get();
-  config.ring = ring.data();
-  config.ring_bytes = kUnit;
-  config.batch_bytes = kUnit;
-  config.weights = test::shared_table({kUnit});
-  Streamer streamer(std::move(config));
-  streamer.begin(0, std::make_shared<const Sequence>(Sequence{{0}}));
-  streamer.acquire(0, {0});
-  EXPECT_GT(link->stall_us(), 20e3);
-  streamer.release(0, {0});
-  streamer.end(0);
-}
-
-/// What the page cache has stays there, is counted, and is read as it is; what is not aligned is brought to the ring.
-TEST(FileStore, LeavesOutOfTheRingWhatIsMapped) {
-  constexpr std::uint64_t kUnit = 512ULL * 1000;
-  const std::string bytes = pattern(4 * kUnit);
-  const TemporaryFile made(bytes);
-  const auto file = std::make_shared<const File>(made.path());
-  FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
-  const auto link = make_host_link();
-  std::vector<std::byte> ring(3 * kUnit);
-  const HostPlaces host = {{nullptr, 0, kUnit}, {nullptr, kUnit + 7, kUnit}, {nullptr, 3 * kUnit, kUnit - 3}};
-  for (const bool maps : {true, false}) {
-    const auto store = make_in_place_store(*link, host, ring.data(), {1, &reader}, maps ? file : nullptr);
-    const std::uint64_t counted = link->bytes();
-    const auto arrival = std::make_shared<Arrival>();
-    store->issue({{{0, 0, kUnit}, {1, kUnit, kUnit}, {2, 2 * kUnit, kUnit}}, {}, arrival});
-    arrival->await_issued();
-    ASSERT_EQ(arrival->failure, "");
-    link->synchronize(*arrival->fence);
-    EXPECT_EQ(link->bytes() - counted, 3 * kUnit);
-    for (WeightId weight = 0; weight < 3; ++weight) {
-      const std::byte* outside = store->outside_ring(weight);
-      EXPECT_EQ(outside != nullptr, maps && weight != 1);
-      EXPECT_EQ(outside && file->contains(outside), outside != nullptr);
-      EXPECT_EQ(std::memcmp(outside ? outside : ring.data() + weight * kUnit, bytes.data() + host[weight].offset,
-                            host[weight].bytes),
-                0)
-          << "weight " << weight;
-    }
-  }
-  const auto store = make_in_place_store(*link, host, ring.data(), {1, &reader}, file);
-  made.write(bytes + "more");
-  const auto arrival = std::make_shared<Arrival>();
-  store->issue({{{0, 0, kUnit}}, {}, arrival});
-  EXPECT_NE(arrival->failure.find("was changed"), std::string::npos) << arrival->failure;
-  EXPECT_TRUE(arrival->of_archive);
-}
-
-/// What was prefetched and is not wanted any more may still be on its way into a place that something else gets.
-TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
-  constexpr std::uint64_t kUnit = 512ULL * 100;
-  const std::string bytes = pattern(2 * kUnit);
-  const TemporaryFile made(bytes);
-  const auto file = std::make_shared<const File>(made.path());
-  const std::string held = pattern(kUnit + 1).substr(1);
-  for (const bool second_is_in_memory : {false, true}) {
-    FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0));
-    const auto link = make_host_link();
-    std::vector<std::byte> ring(kUnit);
-    HostPlaces host = {{nullptr, 0, kUnit}, {nullptr, kUnit, kUnit}};
-    if (second_is_in_memory) {
-      host[1] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
-    }
-    const auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
-    for (WeightId weight = 0; weight < 2; ++weight) {
-      store->issue({{{weight, 0, kUnit}}, {}, std::make_shared<Arrival>()});
-    }
-    store->drain();
-    link->synchronize(*link->record_arrived());
-    const char* expected = second_is_in_memory ? held.data() : bytes.data() + kUnit;
-    EXPECT_EQ(std::memcmp(ring.data(), expected, kUnit), 0);
-  }
 }
 
 } // namespace
