@@ -33,10 +33,7 @@ class StagedStore final : public Store {
     issuer_ = start_thread("staging", [this] { run(); });
   }
 
-  ~StagedStore() override {
-    drain();
-    stop();
-  }
+  ~StagedStore() override { stop(); }
 
   /// The copies may be enqueued much later: by then lanes are farther, and must not be waited for that far.
   void issue(Batch batch) override {
@@ -59,6 +56,7 @@ class StagedStore final : public Store {
     drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return pending_ == 0; });
   }
 
+  /// What was given to it is sent first.
   void stop() override {
     {
       const Lock lock(mutex_);
