@@ -12,7 +12,7 @@ MachineProfile profile() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6
 
 nlohmann::json json() { return nlohmann::json::parse(to_json(profile())); }
 
-std::string refusal(const std::string& text) {
+std::string refusal_of_profile(const std::string& text) {
   try {
     profile_from_json(text);
   } catch (const InputError& error) {
@@ -22,7 +22,7 @@ std::string refusal(const std::string& text) {
 }
 
 void expect_refused(const nlohmann::json& json, const std::string& key) {
-  const std::string why = refusal(json.dump());
+  const std::string why = refusal_of_profile(json.dump());
   EXPECT_NE(why.find("'" + key + "'"), std::string::npos) << json.dump() << ": " << why;
 }
 
@@ -65,14 +65,14 @@ TEST(Profile, NamesAValueThatIsNotAPositiveNumber) {
 TEST(Profile, RefusesANameThatIsNotText) {
   auto changed = json();
   changed["name"] = 3;
-  EXPECT_EQ(refusal(changed.dump()), "machine profile: 'name' must be text");
+  EXPECT_EQ(refusal_of_profile(changed.dump()), "machine profile: 'name' must be text");
 }
 
 TEST(Profile, RefusesWhatIsNotAnObject) {
   for (const std::string text : {"", "[]", "3", "{", "{\"name\": ", "null", "{} {}", "\xff\xfe"}) {
-    EXPECT_NE(refusal(text).find("a machine profile is a JSON object"), std::string::npos) << text;
+    EXPECT_NE(refusal_of_profile(text).find("a machine profile is a JSON object"), std::string::npos) << text;
   }
-  EXPECT_NE(refusal(std::string(100000, '[')), "");
+  EXPECT_NE(refusal_of_profile(std::string(100000, '[')), "");
 }
 
 } // namespace

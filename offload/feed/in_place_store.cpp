@@ -30,10 +30,7 @@ class InPlaceStore final : public Store {
         cutter_(host_),
         fillers_(sources, [this](Load& load) { note_filled(load); }) {}
 
-  ~InPlaceStore() override {
-    drain();
-    stop();
-  }
+  ~InPlaceStore() override { stop(); }
 
   void issue(Batch batch) override {
     try {
@@ -58,7 +55,10 @@ class InPlaceStore final : public Store {
     drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return fillings_.empty(); });
   }
 
-  void stop() override { fillers_.stop(); }
+  void stop() override {
+    drain();
+    fillers_.stop();
+  }
 
   const std::byte* outside_ring(WeightId weight) const override { return outside_[weight]; }
 

@@ -56,7 +56,6 @@ class StagedStore final : public Store {
     drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return pending_ == 0; });
   }
 
-  /// What was given to it is sent first.
   void stop() override {
     {
       const Lock lock(mutex_);

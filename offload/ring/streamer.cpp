@@ -39,7 +39,6 @@ void Streamer::stop() noexcept {
       return;
     }
   }
-  config_.store->drain();
   config_.store->stop();
   try {
     config_.link->synchronize(*config_.link->record_arrived());
