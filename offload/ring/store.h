@@ -18,8 +18,8 @@ class Store {
   /// Blocks until every batch that was given to `issue` is issued.
   virtual void drain() = 0;
 
-  /// Drains, and brings nothing any more: what the store works with may go. What it gave outside the ring stays until its
-  /// end.
+  /// Drains, and brings nothing any more: what the store works with may go. What it gave outside the ring stays until
+  /// its end.
   virtual void stop() {}
 
   /// Where the bytes of a weight are that is leased, and has arrived, but has not been brought to its place in the
