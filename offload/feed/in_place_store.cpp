@@ -73,7 +73,7 @@ class InPlaceStore final : public Store {
   };
   using Fillings = std::list<Filling>;
 
-  /// Takes what is read where it is mapped out of `batch`. Of a file of another time the reads have to tell.
+  /// Takes what is read where it is mapped out of `batch`. Throws ArchiveError when the file has changed.
   void count_mapped(Batch& batch) {
     const bool any_in_file = std::any_of(batch.fetches.begin(), batch.fetches.end(),
                                          [&](const Fetch& fetch) { return host_[fetch.weight].in_file(); });

@@ -50,13 +50,6 @@ class FileReader {
   /// Reads a range of any length and waits for it. Throws ArchiveError.
   void read_all(std::byte* dst, std::uint64_t offset, std::uint64_t bytes);
 
-  /// True when the page cache has all of that range now: reading it is a copy, made by the thread that reads.
-  bool is_cached(std::uint64_t offset, std::uint64_t bytes) const {
-    return file_->cached_bytes(offset, bytes).value_or(0) == bytes;
-  }
-
-  const File& file() const { return *file_; }
-
  private:
   struct Read {
     std::byte* dst;

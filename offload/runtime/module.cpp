@@ -146,7 +146,7 @@ Module load(const std::string& path, const Options& options) {
   return Module(std::make_shared<Impl>(module, options, std::nullopt, Impl::Purpose::run, Owner::sole));
 }
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param)
+// NOLINTNEXTLINE(performance-unnecessary-value-param): as of wrap(), whose arguments it is given to try them
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
   using Impl = Module::Impl;
   const Impl impl(module, options, machine, Impl::Purpose::plan, Owner::shared);
