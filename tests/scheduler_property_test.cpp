@@ -45,7 +45,7 @@ class Ledger {
     const FencePtr used = std::make_shared<Point>(lane);
     for (const WeightId weight : step) {
       for (std::uint64_t at = 0; at < sizes_[weight]; ++at) {
-        cells_[scheduler.place(weight) + at].used[lane] = used->order();
+        cells_[scheduler.slots().place(weight) + at].used[lane] = used->order();
       }
       --leases_[weight];
       scheduler.release(lane, weight, used);
@@ -92,13 +92,14 @@ class Ledger {
         continue;
       }
       std::vector<FencePtr> readers;
-      scheduler.ring().collect_readers(scheduler.place(weight), sizes_[weight], readers);
+      scheduler.slots().ring().collect_readers(scheduler.slots().place(weight), sizes_[weight], readers);
       ASSERT_TRUE(readers.empty()) << "readers of what was there before have been waited for";
       for (std::uint64_t at = 0; at < sizes_[weight]; ++at) {
-        ASSERT_EQ(cells_[scheduler.place(weight) + at].weight, weight) << "a leased weight is not where it should be";
+        ASSERT_EQ(cells_[scheduler.slots().place(weight) + at].weight, weight)
+            << "a leased weight is not where it should be";
       }
     }
-    ASSERT_LE(scheduler.bytes_ahead(), cells_.size());
+    ASSERT_LE(scheduler.slots().bytes_ahead(), cells_.size());
   }
 
   std::vector<std::uint64_t> sizes_;
@@ -133,7 +134,7 @@ TEST(SchedulerProperty, TheSmallestRingServesAnySequence) {
         }
       }
     }
-    EXPECT_TRUE(ledger.scheduler.leased().empty());
+    EXPECT_TRUE(ledger.scheduler.slots().leased().empty());
   }
 }
 
@@ -157,11 +158,11 @@ TEST(SchedulerProperty, LeasesThatOverlapNeverLoseTheirPlace) {
         ledger.scheduler.abandon();
       } else if (dice.chance(55)) {
         const Step& step = steps[dice.from(0, steps.size() - 1)];
-        const auto before = ledger.scheduler.leased();
+        const auto before = ledger.scheduler.slots().leased();
         if (ledger.acquire(lane, step)) {
           held.emplace_back(lane, step);
         } else {
-          ASSERT_EQ(ledger.scheduler.leased(), before);
+          ASSERT_EQ(ledger.scheduler.slots().leased(), before);
           ASSERT_FALSE(held.empty()) << "only leases may be in the way";
         }
       } else if (!held.empty()) {
@@ -189,7 +190,7 @@ TEST(SchedulerProperty, SteadyPassesCopyEachUseOnceAndMissNothing) {
         ASSERT_TRUE(ledger.acquire(0, step));
         ledger.release(0, step);
       }
-      const std::uint64_t now = ledger.copied() - ledger.scheduler.bytes_ahead();
+      const std::uint64_t now = ledger.copied() - ledger.scheduler.slots().bytes_ahead();
       EXPECT_EQ(now - used, all);
       used = now;
     }

@@ -71,7 +71,7 @@ TEST(Scheduler, PrefetchesAsFarAsTheRingAllows) {
   Desk desk({4, 4, 4, 4, 4}, 12, 1);
   desk.begin(0, each_once(5));
   EXPECT_EQ(desk.fetched(), Weights({0, 1, 2}));
-  EXPECT_EQ(desk.scheduler.bytes_ahead(), 12U);
+  EXPECT_EQ(desk.scheduler.slots().bytes_ahead(), 12U);
 }
 
 TEST(Scheduler, PrefetchesTheNextWhenAPlaceIsFree) {
@@ -194,7 +194,7 @@ TEST(Scheduler, FollowsALoopThatIsShorterOrLonger) {
       desk.visit(0, {2});
     }
     EXPECT_EQ(desk.scheduler.misses(), misses * kPasses) << rounds << " rounds where three were expected";
-    EXPECT_EQ(desk.scheduler.leased(), Weights());
+    EXPECT_EQ(desk.scheduler.slots().leased(), Weights());
   }
 }
 
@@ -204,7 +204,7 @@ TEST(Scheduler, FailsWhenLeasesHoldTheRingAndLeasesNothing) {
   desk.fetched();
   EXPECT_FALSE(desk.acquire(0, {1, 2}));
   EXPECT_FALSE(desk.acquire(0, {0, 1, 2}));
-  EXPECT_EQ(desk.scheduler.leased(), Weights({0}));
+  EXPECT_EQ(desk.scheduler.slots().leased(), Weights({0}));
   EXPECT_TRUE(desk.fetched().empty());
   desk.release(0, {0});
   EXPECT_TRUE(desk.acquire(0, {1, 2}));
@@ -235,7 +235,7 @@ TEST(Scheduler, PlacesAStepAnewWhenItsOwnWeightsAreInTheWay) {
   desk.begin(0, share({{2}, {0}})); // 0 comes to lie in the middle
   desk.visit(0, {2});
   EXPECT_TRUE(desk.acquire(0, {0, 1}));
-  EXPECT_EQ(desk.scheduler.leased(), Weights({0, 1}));
+  EXPECT_EQ(desk.scheduler.slots().leased(), Weights({0, 1}));
 }
 
 TEST(Scheduler, SharesTheRingBetweenLanesInACall) {
@@ -279,8 +279,8 @@ TEST(Scheduler, HoldsBackABatchThatIsNotFull) {
   Desk desk({6, 6, 2, 6}, 16, 4);
   desk.begin(0, each_once(4));
   EXPECT_EQ(desk.batches(), std::vector<Weights>({{0}, {1}})) << "2 waits until it can travel with 3";
-  EXPECT_EQ(desk.scheduler.ring().bytes_free(), 4U);
-  EXPECT_EQ(desk.scheduler.ring().cursor(), 12U) << "as if it had not been tried";
+  EXPECT_EQ(desk.scheduler.slots().ring().bytes_free(), 4U);
+  EXPECT_EQ(desk.scheduler.slots().ring().cursor(), 12U) << "as if it had not been tried";
 }
 
 TEST(Scheduler, LanesShareTheCopyOfAWeight) {
@@ -293,7 +293,7 @@ TEST(Scheduler, LanesShareTheCopyOfAWeight) {
   ASSERT_TRUE(desk.acquire(1, {0}));
   EXPECT_TRUE(desk.fetched().empty());
   desk.release(0, {0});
-  EXPECT_EQ(desk.scheduler.leased(), Weights({0})) << "the other lane reads it";
+  EXPECT_EQ(desk.scheduler.slots().leased(), Weights({0})) << "the other lane reads it";
 }
 
 TEST(Scheduler, ExpectingOtherStepsKeepsWhatBothNeed) {
@@ -310,7 +310,7 @@ TEST(Scheduler, FetchesAnewWhatWasAbandoned) {
   desk.begin(0, sequence);
   desk.fetched();
   desk.scheduler.abandon();
-  EXPECT_EQ(desk.scheduler.bytes_ahead(), 0U);
+  EXPECT_EQ(desk.scheduler.slots().bytes_ahead(), 0U);
   desk.begin(0, sequence);
   EXPECT_EQ(desk.fetched(), Weights({0, 1}));
 }

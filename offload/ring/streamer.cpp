@@ -70,6 +70,9 @@ void Streamer::change(Change change) {
   const std::size_t decided = batches_.size();
   try {
     change();
+    if (scheduler_.slots().lost()) {
+      throw std::bad_alloc(); // which nothing could be thrown for there
+    }
   } catch (const std::bad_alloc&) {
     lost_ = true;
     batches_.resize(decided);
@@ -144,7 +147,7 @@ void Streamer::acquire(int lane, const Step& step) {
         }
         self.executed.push_back(step);
         for (const WeightId weight : step) {
-          arrivals.push_back(scheduler_.arrival(weight));
+          arrivals.push_back(scheduler_.slots().arrival(weight));
         }
         self.leases += static_cast<int>(step.size());
         leased = true;
@@ -163,7 +166,7 @@ void Streamer::acquire(int lane, const Step& step) {
           bytes += (*config_.weights)[weight].bytes;
         }
         std::string held;
-        for (const WeightId weight : scheduler_.leased()) {
+        for (const WeightId weight : scheduler_.slots().leased()) {
           held += (held.empty() ? "" : ", ") + (*config_.weights)[weight].name;
         }
         throw Error("no place for " + wanted + " (" + format_bytes(bytes) + ") in a ring of " +
@@ -242,7 +245,7 @@ std::byte* Streamer::address(WeightId weight) const {
     return const_cast<std::byte*>(outside); // nobody writes a weight
   }
   const Lock lock(mutex_);
-  return config_.ring + scheduler_.place(weight);
+  return config_.ring + scheduler_.slots().place(weight);
 }
 
 std::uint64_t Streamer::misses() const {
@@ -257,7 +260,7 @@ std::vector<std::uint64_t> Streamer::layout() const {
 
 std::uint64_t Streamer::bytes_used() const {
   const Lock lock(mutex_);
-  return scheduler_.bytes_used();
+  return scheduler_.slots().bytes_used();
 }
 
 } // namespace offload

@@ -1,0 +1,193 @@
+#include <offload/ring/prefetcher.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace offload {
+
+/// Bytes that one lane may look ahead.
+std::uint64_t Prefetcher::share() const {
+  const auto active = std::count_if(windows_.begin(), windows_.end(), [](const Window& w) { return w.active; });
+  return slots_.ring().bytes() / std::max<std::uint64_t>(active, 1);
+}
+
+void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
+  Window& window = windows_[lane];
+  if (window.sequence == sequence && !window.empty() && window.cursor % sequence->size() == 0) {
+    return;
+  }
+  // The new claims are made before the old ones go, so that what is on its way for both is not copied twice.
+  Window before = std::exchange(window, Window{});
+  window.active = before.active;
+  window.sequence = std::move(sequence);
+  if (window.sequence) {
+    for (const Step& step : *window.sequence) {
+      window.total += slots_.bytes(step);
+    }
+  }
+  claim_placed(lane);
+  while (!before.claims_nothing()) {
+    drop_last_claim(before);
+  }
+}
+
+/// Its next weight has been claimed.
+void Prefetcher::extend(Window& window) {
+  window.ahead += slots_.bytes(window.next());
+  if (++window.part == window.at(window.head).size()) {
+    ++window.head;
+    window.part = 0;
+  }
+}
+
+void Prefetcher::drop_last_claim(Window& window) {
+  if (window.part == 0) {
+    --window.head;
+    window.part = window.at(window.head).size();
+  }
+  --window.part;
+  window.ahead -= slots_.bytes(window.next());
+  slots_.drop_claim(window.next());
+}
+
+bool Prefetcher::drop_farthest_claim() {
+  const auto longest = std::max_element(windows_.begin(), windows_.end(), [](const Window& a, const Window& b) {
+    return std::pair(a.head - a.cursor, a.part) < std::pair(b.head - b.cursor, b.part);
+  });
+  if (longest == windows_.end() || longest->claims_nothing()) {
+    return false;
+  }
+  drop_last_claim(*longest);
+  return true;
+}
+
+void Prefetcher::drop_all_claims() {
+  for (Window& window : windows_) {
+    while (!window.claims_nothing()) {
+      drop_last_claim(window);
+    }
+  }
+}
+
+void Prefetcher::claim_placed(int lane) {
+  Window& window = windows_[lane];
+  while (window.head < window.limit() && slots_.has_place(window.next())) {
+    slots_.claim(window.next());
+    extend(window);
+  }
+}
+
+/// Claims what is left of the step at the head of the window. False, and nothing changed, when it finds no place.
+bool Prefetcher::claim_step(Window& window, SlotTable::Transaction& attempt) {
+  const Step& step = window.at(window.head);
+  const auto rest = step.begin() + static_cast<std::ptrdiff_t>(window.part);
+  Step missing;
+  std::copy_if(rest, step.end(), std::back_inserter(missing),
+               [&](WeightId weight) { return !slots_.has_place(weight); });
+  if (!attempt.place(missing)) {
+    return false;
+  }
+  std::for_each(rest, step.end(), [&](WeightId weight) {
+    attempt.claim(weight);
+    extend(window);
+  });
+  return true;
+}
+
+/// Claims the next weight alone.
+bool Prefetcher::claim_weight(Window& window, SlotTable::Transaction& attempt) {
+  const WeightId weight = window.next();
+  if (!slots_.has_place(weight) && !attempt.place({weight})) {
+    return false;
+  }
+  attempt.claim(weight);
+  extend(window);
+  return true;
+}
+
+/// Claims what is wanted to travel together, or all that comes until the end of the pass. False when not as much finds
+/// room: window and places are then to be put back.
+bool Prefetcher::claim_batch(Window& window, SlotTable::Transaction& attempt, std::uint64_t wanted, bool in_need) {
+  while (attempt.bytes() < wanted && window.head < window.limit()) {
+    if (window.part == 0 && window.head % window.sequence->size() == 0) {
+      attempt.start_over();
+    }
+    const bool over_share = !in_need && window.ahead + slots_.bytes(window.at(window.head)) > share();
+    if (over_share || !claim_step(window, attempt)) {
+      while (in_need && window.head < window.limit() && claim_weight(window, attempt)) {
+      }
+      break;
+    }
+  }
+  return attempt.bytes() >= wanted || window.head == window.limit();
+}
+
+void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
+  Window& window = windows_[lane];
+  while (true) {
+    claim_placed(lane);
+    // A lane with nothing ahead gets its next step at once; otherwise copies wait until they can travel together.
+    const bool in_need = starved(lane);
+    const std::uint64_t wanted = in_need ? 1 : slots_.batch_bytes();
+    const std::uint64_t rest = window.total - std::min(window.total, window.ahead);
+    if (!in_need && rest > wanted && (slots_.ring().bytes_free() < wanted || window.ahead + wanted > share())) {
+      return; // as the attempt would find, step by step
+    }
+    const Window before = window;
+    SlotTable::Transaction attempt(slots_);
+    if (!claim_batch(window, attempt, wanted, in_need)) {
+      window = before;
+      return;
+    }
+    const bool nothing_left = attempt.bytes() == 0;
+    attempt.commit(out);
+    if (nothing_left) {
+      return;
+    }
+  }
+}
+
+bool Prefetcher::follow(int lane, const Step& step) {
+  Window& window = windows_[lane];
+  for (std::uint64_t at = window.cursor; at < window.limit(); ++at) {
+    if (window.at(at) == step) {
+      while (window.cursor < at) {
+        step_on(lane);
+      }
+      return true;
+    }
+  }
+  return false;
+}
+
+void Prefetcher::step_on(int lane) {
+  Window& window = windows_[lane];
+  const Step& step = window.at(window.cursor);
+  const std::size_t claimed = window.head > window.cursor ? step.size() : window.part;
+  for (std::size_t i = 0; i < claimed; ++i) {
+    window.ahead -= slots_.bytes(step[i]);
+    slots_.drop_claim(step[i]);
+  }
+  if (window.head == window.cursor) {
+    ++window.head;
+    window.part = 0;
+  }
+  ++window.cursor;
+}
+
+void Prefetcher::step_back(int lane) {
+  Window& window = windows_[lane];
+  --window.cursor;
+  window.head = window.cursor;
+  window.part = 0;
+}
+
+void Prefetcher::append_layout(std::vector<std::uint64_t>& layout) const {
+  for (const Window& window : windows_) {
+    const std::uint64_t steps = window.empty() ? 1 : window.sequence->size();
+    layout.insert(layout.end(), {window.cursor % steps, window.head - window.cursor, window.part});
+  }
+}
+
+} // namespace offload
