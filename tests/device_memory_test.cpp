@@ -17,6 +17,7 @@
 #include <iostream>
 #include <thread>
 
+#include <offload/graph/reference.h>
 #include <tools/compare.h>
 
 #include "on_device.h"

@@ -21,7 +21,7 @@
 
 #include <models/stack.h>
 #include <offload/device/torch_versions.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/module.h>
 #include <tests/spin.h>
 #include <tools/compare.h>

@@ -18,7 +18,7 @@
 
 #include <models/stack.h>
 #include <models/transformer.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/module.h>
 #include <tests/spin.h>
 #include <tools/compare.h>

@@ -6,7 +6,7 @@
 #include <string>
 
 #include <offload/graph/expected_order.h>
-#include <offload/graph/program.h>
+#include <offload/graph/make_program.h>
 
 namespace offload {
 namespace {

@@ -15,7 +15,7 @@
 
 #include <offload/bytes.h>
 #include <offload/error.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/measure.h>
 #include <offload/module.h>

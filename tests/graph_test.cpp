@@ -6,7 +6,8 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <offload/graph/lower.h>
-#include <offload/graph/program.h>
+#include <offload/graph/make_program.h>
+#include <offload/graph/method_code.h>
 #include <offload/graph/trace_weights.h>
 #include <offload/graph/weights.h>
 #include <offload/tensor/values.h>
@@ -46,7 +47,7 @@ struct Lowered {
 Lowered lower(const torch::jit::Module& module) {
   Lowered lowered{make_program(module, c10::kCPU), "", {}};
   const LoweredMethod& forward = lowered.program.methods.at("forward");
-  lowered.text = forward.graph->toString(false);
+  lowered.text = forward.code->lowered->toString(false);
   lowered.steps = forward.steps;
   return lowered;
 }
@@ -232,7 +233,7 @@ def forward(self, x):
   EXPECT_EQ(lowered.steps[0].weights, (Step{0}));
   EXPECT_EQ(lowered.steps[1].weights, (Step{1}));
   EXPECT_EQ(lowered.because("a"), "");
-  const auto half = place_weights(*lowered.program.methods.at("forward").graph, {true, false, false, true});
+  const auto half = place_weights(*lowered.program.methods.at("forward").code->lowered, {true, false, false, true});
   check(half->toString(false), [](FileCheck& c) { c.check("placement=\"streamed\""); });
 }
 
@@ -336,7 +337,7 @@ def forward(self, x):
   x = torch.linear(torch.linear(x, self.a), self.b)
   return torch.addcmul(self.a, x, self.a) + torch.addcmul(self.b, x, self.a)
 )"));
-  const auto graph = place_weights(*lowered.program.methods.at("forward").graph, {true, false, false, true});
+  const auto graph = place_weights(*lowered.program.methods.at("forward").code->lowered, {true, false, false, true});
   check(graph->toString(false), [](FileCheck& c) {
     c.check("aten::linear[placement=\"resident\"](")
         ->check("placement=\"streamed\"")
@@ -355,7 +356,7 @@ def forward(self, x):
   self.a.add_(1)
   return x
 )"));
-  const auto graph = place_weights(*lowered.program.methods.at("forward").graph, {false, false, false, true});
+  const auto graph = place_weights(*lowered.program.methods.at("forward").code->lowered, {false, false, false, true});
   check(graph->toString(false),
         [](FileCheck& c) { c.check("aten::linear[placement=\"resident\"")->check("placement=\"streamed\""); });
 }

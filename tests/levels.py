@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The levels of offload/ (offload/DESIGN.md draws them): each folder includes only from those below it, torch only where
-it is allowed, and no source is longer than a reader bears. Exit status: 0, or 1 with a line for each that does not keep to it.
+it is allowed, and TorchScript's graphs nowhere above graph/; and no source is longer than a reader bears. Exit status: 0,
+or 1 with a line for each that does not keep to it.
 """
 
 import pathlib
@@ -15,6 +16,9 @@ WITH_TORCH = {"tensor", "device", "load", "graph", "runtime"}
 OURS = re.compile(r'^#include [<"]offload/([^>"]+)[>"]', re.M)
 TORCH = re.compile(r"^#include <((?:ATen|torch|c10|cuda)[^>]*)>", re.M)
 
+# How a program is made and run is known in graph/ only: no header that is used above it shows this.
+GRAPHS = re.compile(r"torch/csrc/jit/(?:ir|runtime|passes)/|\btorch::jit::(?:Graph|Block|Node|Value|Code|InterpreterState)\b")
+
 MOST_LINES = 400
 LISTS = {"models/export.py", "tests/small_models.py"}  # of models
 
@@ -22,6 +26,16 @@ LISTS = {"models/export.py", "tests/small_models.py"}  # of models
 def folder_of(path):
     parts = pathlib.PurePath(path).parts
     return parts[0] if len(parts) > 1 else ""
+
+
+def with_our_headers(path, seen):
+    """A source, and all that it includes of offload/."""
+    seen.add(path)
+    text = (ROOT / "offload" / path).read_text()
+    yield path, text
+    for included in OURS.findall(text):
+        if included not in seen:
+            yield from with_our_headers(included, seen)
 
 
 def faults_of_includes(path, text):
@@ -38,6 +52,10 @@ def faults_of_includes(path, text):
     if me and me not in WITH_TORCH:
         for included in TORCH.findall(text):
             yield f"includes {included}, and {me}/ builds without torch"
+    if me == "runtime":
+        for reached, there in with_our_headers(path, set()):
+            for shown in sorted(set(GRAPHS.findall(there))):
+                yield f"shows {shown}" if reached == path else f"reaches {reached}, which shows {shown}"
 
 
 def main():

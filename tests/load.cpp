@@ -30,7 +30,7 @@
 
 #include <models/transformer.h>
 #include <offload/bytes.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/module.h>
 #include <tools/cli.h>

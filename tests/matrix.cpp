@@ -21,7 +21,7 @@
 #include <thread>
 
 #include <offload/bytes.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/module.h>
 #include <offload/preview.h>

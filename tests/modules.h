@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/module.h>
 #include <tools/compare.h>
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <tools/compare.h>
 

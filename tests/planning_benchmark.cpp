@@ -6,7 +6,7 @@
 #include <sstream>
 
 #include <models/stack.h>
-#include <offload/graph/program.h>
+#include <offload/graph/make_program.h>
 #include <offload/plan/planner.h>
 #include <tests/weight_tables.h>
 

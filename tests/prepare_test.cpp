@@ -27,7 +27,7 @@ TEST(FindWeights, TiesAndOverlappingViewsAreOneWeight) {
   module.register_parameter("k", base.slice(0, 100, 200), false);
   module.register_parameter("v", base.slice(0, 150, 300), false);
   module.register_parameter("tied", base.slice(0, 0, 100), false);
-  const ModuleWeights found = find_weights({module});
+  const ModuleWeights found = find_weights({module._ivalue()});
   ASSERT_EQ(found.weights.size(), 2U);
   EXPECT_EQ(found.weights[0].name, "q");
   EXPECT_EQ(found.weights[0].aliases, (std::vector<std::string>{"tied"}));
@@ -43,7 +43,7 @@ TEST(FindWeights, LooksIntoContainers) {
   c10::Dict<std::string, at::Tensor> dict;
   dict.insert("x", at::randn({10}));
   module.register_attribute("dict", c10::DictType::create(c10::StringType::get(), c10::TensorType::get()), dict);
-  const ModuleWeights found = find_weights({module});
+  const ModuleWeights found = find_weights({module._ivalue()});
   ASSERT_EQ(found.weights.size(), 3U);
   EXPECT_EQ(found.weights[1].name, "list.1");
   EXPECT_EQ(found.weights[2].name, "dict.x");

@@ -20,7 +20,7 @@
 
 #include <offload/bytes.h>
 #include <offload/device/memory.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/measure.h>
 #include <offload/module.h>
 

@@ -11,7 +11,7 @@
 #include <ostream>
 
 #include <offload/bytes.h>
-#include <offload/graph/program.h>
+#include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/module.h>
 #include <tools/cli.h>

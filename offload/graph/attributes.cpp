@@ -94,9 +94,9 @@ Attributes::Attributes(Graph& graph, const Holders& holders, const AttributeName
   if (graph.inputs().empty()) {
     return;
   }
-  values_[graph.inputs()[0]] = holders.front()._ivalue();
-  if (holders.size() > 1 && graph.inputs().back()->type() == holders.back().type()) {
-    values_[graph.inputs().back()] = holders.back()._ivalue();
+  values_[graph.inputs()[0]] = holders.front();
+  if (holders.size() > 1 && graph.inputs().back()->type() == holders.back().toObjectRef().type()) {
+    values_[graph.inputs().back()] = holders.back();
   }
   Slots slots;
   for_each_node(graph.block(), [&](Node* node) {

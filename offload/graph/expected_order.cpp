@@ -29,7 +29,7 @@ class Unroller {
       }
       const Loop& loop = steps_[i].loops[depth];
       const std::size_t first = i;
-      while (i < end && steps_[i].loops.size() > depth && steps_[i].loops[depth].node == loop.node) {
+      while (i < end && steps_[i].loops.size() > depth && steps_[i].loops[depth].identity == loop.identity) {
         ++i;
       }
       std::size_t before = order_.size();

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include <offload/graph/lower.h>
+#include <offload/graph/lowered_method.h>
 
 namespace offload {
 

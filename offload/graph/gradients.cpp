@@ -2,11 +2,10 @@
 
 #include <torch/csrc/jit/ir/constants.h>
 
-#include <algorithm>
 #include <string>
+#include <unordered_set>
 
 #include <offload/graph/attributes.h>
-#include <offload/tensor/values.h>
 
 namespace offload {
 
@@ -17,7 +16,6 @@ namespace prim = torch::jit::prim;
 namespace {
 
 const c10::Symbol kSetGradEnabled = c10::Symbol::fromQualString("aten::set_grad_enabled");
-const c10::Symbol kIsGradEnabled = c10::Symbol::fromQualString("aten::is_grad_enabled");
 
 /// `with` this class turns gradients off, or has nothing to do with them.
 bool is_known_not_to_enable(const c10::TypePtr& type) {
@@ -45,6 +43,10 @@ Differentiates differentiates(Graph& graph) {
   return found;
 }
 
+Gradients gradients_of(Graph& graph, Gradients wanted) {
+  return differentiates(graph) == Differentiates::never ? Gradients::off : wanted;
+}
+
 bool sets_gradients(Graph& graph) {
   bool sets = false;
   for_each_node(graph.block(), [&](const Node* node) {
@@ -65,26 +67,6 @@ bool enables_gradients(Graph& graph) {
     }
   });
   return enables;
-}
-
-GradientBoundary::GradientBoundary(const std::vector<c10::IValue>& inputs) : cuts_(true) {
-  for (const c10::IValue& input : inputs) {
-    if (input.isObject()) { // it holds weights
-      continue;
-    }
-    visit_tensors("", input, [&](const std::string&, const at::Tensor& tensor) {
-      given_.push_back(tensor);
-      addresses_.insert(tensor.unsafeGetTensorImpl());
-    });
-  }
-}
-
-at::Tensor GradientBoundary::leave(const at::Tensor& tensor) const {
-  if (!cuts_ || !tensor.requires_grad() || addresses_.count(tensor.unsafeGetTensorImpl()) > 0) {
-    return tensor;
-  }
-  const bool has_graph = tensor.grad_fn() || (tensor.is_view() && tensor._base().grad_fn());
-  return has_graph ? tensor.detach() : tensor;
 }
 
 } // namespace offload

@@ -171,7 +171,7 @@ void inline_calls(const std::shared_ptr<Graph>& graph, const torch::jit::Module&
     inlined += forks.size() + calls.size();
     if (!calls.empty()) {
       const AttributeNames written = written_attributes(module);
-      const Attributes attributes(*graph, {module}, written);
+      const Attributes attributes(*graph, {module._ivalue()}, written);
       for (Node* call : calls) {
         InterfaceCall(*graph, call, module, attributes, written).replace();
       }

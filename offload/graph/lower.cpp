@@ -215,18 +215,6 @@ void insert_acquires(Graph& graph, Node* node, const std::vector<std::size_t>& p
 
 } // namespace
 
-const char* to_string(Taken taken) {
-  switch (taken) {
-    case Taken::product:
-      return "product";
-    case Taken::leased:
-      return "leased";
-    case Taken::rows:
-      return "rows";
-  }
-  return "unknown";
-}
-
 LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays) {
   LoweredSteps lowered;
   const auto planned_of = [&](const Step& weights) {

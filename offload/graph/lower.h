@@ -2,39 +2,13 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
-#include <cstdint>
-#include <string>
+#include <memory>
 #include <vector>
 
+#include <offload/graph/lowered_method.h>
 #include <offload/graph/trace_weights.h>
-#include <offload/plan/simulate.h>
 
 namespace offload {
-
-/// How a node of the lowered graph takes its weights.
-enum class Taken {
-  product, ///< inside an operator of ours with the name of the one it replaces, which gives the same bits
-  leased,  ///< from an `offload::acquire` before it
-  rows,    ///< it looks up rows, and may read them where they lie in host memory
-};
-
-const char* to_string(Taken taken);
-
-/// A loop around a step.
-struct Loop {
-  const torch::jit::Node* node; ///< which one it is: the graph may be gone
-  std::int64_t trips;           ///< 1 where it is not known
-};
-
-/// What takes weights in the lowered graph, in the static order of execution: a node, or a part of one that takes them
-/// part by part. Where the run picks the weights, there is a step for each choice.
-struct LoweredStep {
-  Step weights;
-  std::string op; ///< the operator that reads them, as in "aten::conv2d"
-  double times;   ///< how often one call is expected to come here: trip counts where they are constant
-  Taken taken;
-  std::vector<Loop> loops = {}; ///< the outermost first
-};
 
 /// The steps of a method, and what must find room whatever the run picks.
 struct LoweredSteps {

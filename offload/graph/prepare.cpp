@@ -33,8 +33,6 @@ std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const st
 
 namespace {
 
-const c10::Symbol kIsGradEnabled = c10::Symbol::fromQualString("aten::is_grad_enabled");
-
 bool is_simple(const c10::IValue& value) {
   return value.isBool() || value.isInt() || value.isDouble() || value.isString() || value.isNone();
 }

@@ -1,45 +1,20 @@
 #pragma once
 
-#include <ATen/core/function_schema.h>
-#include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/runtime/interpreter.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 
+#include <functional>
 #include <map>
 #include <string>
-#include <unordered_map>
-#include <utility>
 #include <vector>
 
-#include <offload/export.h>
-#include <offload/graph/gradients.h>
-#include <offload/graph/lower.h>
+#include <offload/graph/lowered_method.h>
 #include <offload/graph/weights.h>
-#include <offload/options.h>
 #include <offload/placement.h>
 
 namespace offload {
 
-/// A method whose graph leases its weights.
-struct LoweredMethod {
-  c10::FunctionSchema schema;
-  std::shared_ptr<torch::jit::Graph> graph;
-  std::vector<LoweredStep> steps; ///< the static order of its leases
-  std::vector<Choice> choices;
-  bool takes_constants; ///< after its arguments, the holder of constants
-
-  /// What it runs under: for Gradients::callers, what its caller has set.
-  Gradients gradients;
-  Differentiates differentiates;
-  bool holds_weights; ///< gradients may be on, and backward holds what was saved for it
-
-  /// Throws InputError, saying what to do, for a method that differentiates though gradients are never on.
-  void require_gradients() const;
-
-  /// The same for one that did so in a call without gradients, as its error tells.
-  void require_gradients(bool enabled, const std::string& error) const;
-};
-
-/// A module seen as weights and the nodes that read them.
+/// A module seen as weights and the methods that read them. Copies share its tensors and its code.
 struct Program {
   ModuleWeights weights;
   std::vector<std::string> stays_because; ///< by weight; empty for those that are planned
@@ -49,38 +24,19 @@ struct Program {
   std::vector<std::string> unseen;    ///< classes of objects that only their own code sees into
   bool writes_state = false;          ///< some method changes attributes of the module, or constants of its graph
   Holders holders;                    ///< of the weights: the module, and what holds the constants of its graphs
-};
 
-/// Whether graphs are changed where they name the CPU, on which they were traced: see rewrite_devices().
-enum class DeviceConstants { rewrite, keep };
+  using Replace = std::function<at::Tensor(const at::Tensor&)>;
 
-/// Finds the weights of `module`, and lowers all its methods for `device`. The module is not changed yet: its
-/// attributes still hold the weights.
-Program make_program(const torch::jit::Module& module, c10::Device device,
-                     DeviceConstants constants = DeviceConstants::rewrite, Gradients gradients = Gradients::off);
+  /// From now on methods lease the weights that are not `resident`, and find the others as they stand in the holders,
+  /// where `replace(tensor)` comes in the place of every tensor. No method runs meanwhile.
+  void rebind(const std::vector<bool>& resident, const Replace& replace);
 
-/// Runs `code` on this thread, with gradients or without; forks run inline. `stack` holds the module and the arguments.
-c10::IValue run_code(const torch::jit::Code& code, std::vector<c10::IValue> stack, bool gradients = false);
+  /// The same, but no method can be run until the next rebind().
+  void unbind(const Replace& replace);
 
-/// The reference for every promise of exactness: the same graph, not lowered, run on a module that is wholly on its
-/// device. The module that is given is moved there: parameters, buffers and every other tensor.
-class OFFLOAD_API Reference {
- public:
-  Reference(torch::jit::Module module, c10::Device device, DeviceConstants constants = DeviceConstants::rewrite,
-            Gradients gradients = Gradients::off);
-  c10::IValue run(const std::string& method, std::vector<c10::IValue> inputs,
-                  const std::unordered_map<std::string, c10::IValue>& kwargs = {});
-
- private:
-  at::Tensor moved(const at::Tensor& tensor);
-
-  torch::jit::Module module_;
-  std::unordered_map<const void*, std::pair<c10::Storage, c10::Storage>>
-      moved_; // from, which is kept for its address, to
-  std::map<std::string, std::pair<torch::jit::Code, Gradients>> codes_;
-  c10::Device device_;
-  DeviceConstants constants_;
-  Gradients gradients_;
+  /// Puts `replace(tensor)` in the place of large constants in the code that the module came with, and that others of
+  /// its type run; `methods` have theirs in the holders.
+  void replace_constants(const Replace& replace);
 };
 
 } // namespace offload

@@ -57,8 +57,8 @@ Alternatives combine(const std::vector<Alternatives>& parts) {
 WeightFlow::WeightFlow(Graph& graph, const Holders& holders, const AttributeNames& written,
                        const ModuleWeights& weights)
     : weights_(weights), attributes_(graph, holders, written) {
-  for (const torch::jit::Module& holder : holders) {
-    visit_objects(holder._ivalue(), [&](const c10::IValue& object) { objects_.push_back(object); });
+  for (const c10::IValue& holder : holders) {
+    visit_objects(holder, [&](const c10::IValue& object) { objects_.push_back(object); });
   }
   do { // loops carry values backwards: until nothing is added
     changed_ = false;

@@ -1,7 +1,8 @@
 #include <offload/graph/weights.h>
 
+#include <torch/csrc/jit/api/module.h>
+
 #include <algorithm>
-#include <functional>
 #include <unordered_set>
 
 #include <offload/tensor/values.h>
@@ -31,12 +32,12 @@ ModuleWeights find_weights(const Holders& holders, Extent extent) {
       others.push_back({name, tensor});
     }
   };
-  for (const torch::jit::Module& holder : holders) {
-    visit_tensors(&holder == holders.data() ? "" : "constants", holder._ivalue(), take);
+  for (const c10::IValue& holder : holders) {
+    visit_tensors(&holder == holders.data() ? "" : "constants", holder, take);
   }
 
   std::unordered_set<std::string> parameters;
-  for (const auto& parameter : holders.front().named_parameters()) {
+  for (const auto& parameter : holders.front().toModule().named_parameters()) {
     parameters.insert(parameter.name);
   }
 
@@ -116,8 +117,8 @@ std::uint64_t OtherTensor::bytes() const {
 }
 
 void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace) {
-  for (const torch::jit::Module& holder : holders) {
-    map_tensors(holder._ivalue(), replace, [](const c10::IValue&) { return true; });
+  for (const c10::IValue& holder : holders) {
+    map_tensors(holder, replace, [](const c10::IValue&) { return true; });
   }
 }
 

@@ -2,9 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/ivalue.h>
-#include <torch/csrc/jit/api/module.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -51,8 +51,9 @@ struct ModuleWeights {
   std::map<std::pair<const void*, std::uint64_t>, WeightId> ids; // storage and first byte of each tensor
 };
 
-/// What holds the weights of a program: the module, and after it, perhaps, what holds the constants of its graphs.
-using Holders = std::vector<torch::jit::Module>;
+/// The objects that hold the weights of a program: the module, and after it, perhaps, what holds the constants of its
+/// graphs.
+using Holders = std::vector<c10::IValue>;
 
 /// What of a storage belongs to a weight: the ranges that tensors of the module use, or all of it, where a graph may
 /// reach past them.

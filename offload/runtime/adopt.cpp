@@ -7,7 +7,6 @@
 #include <algorithm>
 
 #include <offload/feed/stores.h>
-#include <offload/graph/constants.h>
 #include <offload/load/file_bytes.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
@@ -59,28 +58,24 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
   config.host = std::make_shared<HostMemory>(model.host.in_memory - model.host.in_module);
   config.pinned = model.host.pinned_weights;
 
-  std::unordered_map<WeightId, std::vector<torch::jit::Node*>> constants;
-  if (owner == Owner::sole) {
-    for (torch::jit::Node* node : large_constants(model.program.holders.front())) {
-      if (const auto id = model.program.weights.find(node->t(torch::jit::attr::value))) {
-        constants[*id].push_back(node);
-      }
-    }
-  }
   std::vector<std::vector<at::Tensor>> placeholders(weights.size());
   std::vector<c10::Storage> placeholder_storages;
   for (WeightId id = 0; id < weights.size(); ++id) {
     placeholder_storages.push_back(
         make_placeholder(config.lender, id, weights[id].name, weights[id].bytes(), model.device));
-    for (torch::jit::Node* node : constants[id]) {
-      const at::Tensor& constant = node->t(torch::jit::attr::value);
-      node->t_(torch::jit::attr::value,
-               tensor_on(placeholder_storages[id], constant, static_cast<std::int64_t>(weights[id].begin)));
-    }
+  }
+  const auto placeholder_for = [&](WeightId id, const at::Tensor& tensor) {
+    return tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
+  };
+  if (owner == Owner::sole) {
+    model.program.replace_constants([&](const at::Tensor& constant) {
+      const auto id = model.program.weights.find(constant);
+      return id ? placeholder_for(*id, constant) : constant;
+    });
   }
   displaced.replace(model.program.holders, [&](const at::Tensor& tensor) {
     const WeightId id = model.program.weights.id_of(tensor);
-    at::Tensor placeholder = tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
+    at::Tensor placeholder = placeholder_for(id, tensor);
     if (model.weight(id).bytes > 0) {
       placeholders[id].push_back(placeholder);
     }
@@ -140,15 +135,14 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
           storages[id] ? tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin)) : tensor;
     }
   }
-  for (torch::jit::Module& holder : model.program.holders) {
-    const c10::IValue own = map_tensors(
-        holder._ivalue(),
+  for (c10::IValue& holder : model.program.holders) {
+    holder = map_tensors(
+        holder,
         [&](const at::Tensor& tensor) {
           const auto stays = staying.find(tensor.unsafeGetTensorImpl());
           return stays != staying.end() ? stays->second : placeholder_record(tensor) ? tensor : tensor.to(model.device);
         },
         [](const c10::IValue&) { return false; });
-    holder = torch::jit::Module(own.toObject());
   }
 
   std::sort(config.to_fill.begin(), config.to_fill.end(),

@@ -92,7 +92,7 @@ std::size_t shape_of_call(const std::string& method, const std::vector<c10::IVal
 std::vector<c10::IValue> make_stack(const Program& program, const LoweredMethod& method, c10::Device device,
                                     std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
   method.require_gradients();
-  std::vector<c10::IValue> stack = {program.holders.front()._ivalue()};
+  std::vector<c10::IValue> stack = {program.holders.front()};
   stack.insert(stack.end(), std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
   try {
     method.schema.checkAndNormalizeInputs(stack, kwargs);
@@ -105,7 +105,7 @@ std::vector<c10::IValue> make_stack(const Program& program, const LoweredMethod&
     check_device(stack[i], method.schema.arguments()[i].name(), device);
   }
   if (method.takes_constants) {
-    stack.emplace_back(program.holders.back()._ivalue());
+    stack.push_back(program.holders.back());
   }
   return stack;
 }

@@ -11,7 +11,6 @@
 #include <unordered_set>
 #include <utility>
 
-#include <offload/graph/attributes.h>
 #include <offload/runtime/arguments.h>
 #include <offload/runtime/call_scope.h>
 #include <offload/runtime/restart.h>
@@ -36,12 +35,8 @@ class NoAutocastCache {
 };
 
 bool draws_random_numbers(const Program& program) {
-  bool draws = false;
-  for (const auto& [name, lowered] : program.methods) {
-    for_each_node(lowered.graph->block(),
-                  [&](const torch::jit::Node* node) { draws = draws || node->isNondeterministic(); });
-  }
-  return draws;
+  return std::any_of(program.methods.begin(), program.methods.end(),
+                     [](const auto& entry) { return entry.second.draws_random_numbers(); });
 }
 
 } // namespace
@@ -83,8 +78,7 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
     const WeightLender::Scope scope(engine_.lender(), lane, how.trace, [&] { return call->must_stop(); });
     streamer.begin(lane, how.expected);
     try {
-      made.output =
-          detach_outputs(*call, run_code(placed_.code(request.method), request.stack, gradients), inputs, boundary);
+      made.output = detach_outputs(*call, lowered.run(request.stack, gradients), inputs, boundary);
     } catch (...) {
       streamer.end(lane);
       if (scope.failure() && !call->overflowed()) {
@@ -133,8 +127,8 @@ void Executor::retain_state(Lanes::Call& call) {
   }
   std::vector<at::Tensor> written;
   std::unordered_map<const void*, std::size_t> positions;
-  for (const torch::jit::Module& holder : program_.holders) {
-    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+  for (const c10::IValue& holder : program_.holders) {
+    visit_tensors("", holder, [&](const std::string&, const at::Tensor& tensor) {
       if (is_weight_like(tensor) && !placeholder_record(tensor) && engine_.lanes().owns(tensor.storage().data()) &&
           positions.emplace(tensor.unsafeGetTensorImpl(), written.size()).second) {
         written.push_back(tensor);

@@ -12,6 +12,7 @@
 #include <offload/device/lanes.h>
 #include <offload/graph/program.h>
 #include <offload/runtime/engine.h>
+#include <offload/runtime/gradient_boundary.h>
 #include <offload/runtime/placed_module.h>
 #include <offload/runtime/state.h>
 

@@ -11,6 +11,7 @@
 #include <offload/error.h>
 #include <offload/feed/stores.h>
 #include <offload/graph/expected_order.h>
+#include <offload/graph/make_program.h>
 #include <offload/load/file_bytes.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
@@ -71,25 +72,6 @@ void require_usable(const Options& options) {
   }
 }
 
-void require_usable(const torch::jit::Module& module) {
-  try {
-    module._ivalue();
-  } catch (const c10::Error&) { // an assertion of its own
-    throw InputError("the module is empty, as torch::jit::Module() makes it: give one that was loaded or scripted");
-  }
-  if (module.hasattr("training") && module.is_training()) { // a frozen module has no such attribute
-    TORCH_WARN(
-        "the module is in training mode: dropout and running statistics work as in training; call eval() before "
-        "saving it");
-  }
-  visit_tensors("", module._ivalue(), [](const std::string& name, const at::Tensor& tensor) {
-    if (placeholder_record(tensor)) {
-      throw InputError("weight " + name +
-                       " belongs to another offload::Module: wrap() consumes a module, load it anew");
-    }
-  });
-}
-
 /// What there is, what always stays on the device, and where the rest lies on the host.
 void list_weights(Model& model, const Options& options, Promise& host_promise) {
   WeightTable table;
@@ -114,8 +96,8 @@ void list_weights(Model& model, const Options& options, Promise& host_promise) {
     host.can_stay_in_module = model.device.is_cpu() && can_stay_in_module(weight, host.bytes);
     host.has_rows_looked_up = has_rows(model.program.uses[id]);
   }
-  for (const torch::jit::Module& holder : model.program.holders) {
-    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+  for (const c10::IValue& holder : model.program.holders) {
+    visit_tensors("", holder, [&](const std::string&, const at::Tensor& tensor) {
       if (const auto id = model.program.weights.find(tensor)) {
         table[*id].arithmetic = arithmetic_of(tensor.scalar_type());
       }
@@ -167,7 +149,6 @@ Model examine(const torch::jit::Module& module, const Options& options, const st
     require_cuda();
   }
   require_usable(options);
-  require_usable(module);
   {
     const PlainModes plain;
     model.program =

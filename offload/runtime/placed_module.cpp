@@ -6,7 +6,6 @@
 #include <optional>
 
 #include <offload/error.h>
-#include <offload/graph/lower.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
 
@@ -19,15 +18,14 @@ PlacedModule::PlacedModule(Program& program, Engine& engine, WeightTablePtr weig
 /// Nothing refers to what is placed any more.
 void PlacedModule::restore_placeholders() {
   const std::lock_guard lock(objects_mutex_);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+  program_.unbind([&](const at::Tensor& tensor) {
     const auto resident = resident_.find(tensor.unsafeGetTensorImpl());
     return resident == resident_.end() ? tensor : resident->second.second;
   });
   resident_.clear();
-  codes_.clear();
 }
 
-/// Places weights, and makes module and graphs fit: those that are leased stand in the module as placeholders, the
+/// Places weights, and makes the program fit: those that are leased stand in the module as placeholders, the
 /// others as they are. The caller holds all lanes, and has looked whether the file has changed: what is placed goes.
 void PlacedModule::install(const Residency& residency, Leased leased) {
   const PlainModes plain;
@@ -39,7 +37,7 @@ void PlacedModule::install(const Residency& residency, Leased leased) {
   const std::vector<bool> as_it_is =
       leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
   const std::lock_guard lock(objects_mutex_);
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+  program_.rebind(as_it_is, [&](const at::Tensor& tensor) {
     const PlaceholderRecord* record = placeholder_record(tensor);
     if (!record || !as_it_is[record->weight]) {
       return tensor;
@@ -48,9 +46,6 @@ void PlacedModule::install(const Residency& residency, Leased leased) {
     resident_[resident.unsafeGetTensorImpl()] = {resident, tensor};
     return resident;
   });
-  for (auto& [name, lowered] : program_.methods) {
-    codes_.emplace(name, torch::jit::Code(place_weights(*lowered.graph, as_it_is), name));
-  }
 }
 
 void PlacedModule::clear() {
@@ -112,7 +107,7 @@ c10::IValue PlacedModule::attr(const std::string& name) const {
 }
 
 c10::IValue PlacedModule::find(const std::string& name) const {
-  c10::IValue value = program_.holders.front()._ivalue();
+  c10::IValue value = program_.holders.front();
   for (std::size_t begin = 0; begin <= name.size();) {
     const std::size_t end = std::min(name.find('.', begin), name.size());
     const auto next = member(value, name.substr(begin, end - begin));

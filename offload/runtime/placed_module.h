@@ -1,9 +1,7 @@
 #pragma once
 
 #include <ATen/core/ivalue.h>
-#include <torch/csrc/jit/runtime/interpreter.h>
 
-#include <map>
 #include <mutex>
 #include <shared_mutex>
 #include <string>
@@ -16,10 +14,10 @@
 
 namespace offload {
 
-/// The objects and graphs of a module as its present placing wants them: what is leased stands there as a placeholder,
-/// what is resident as it is, and each method has a graph that leases only the former.
+/// A program as its present placing wants it: what is leased stands there as a placeholder, what is resident as it is,
+/// and methods lease only the former.
 ///
-/// install() and clear() come when no call runs, code() in calls; the others may be called from any thread at any time.
+/// install() and clear() come when no call runs; the others may be called from any thread at any time.
 class PlacedModule {
  public:
   /// `placeholders` by weight: those that the holders of `program` have. All of them, and the engine, outlive this.
@@ -28,14 +26,11 @@ class PlacedModule {
 
   enum class Leased { streamed, all };
 
-  /// Places weights, and makes objects and graphs fit. What was placed is gone when it throws.
+  /// Places weights, and makes the program fit. What was placed is gone when it throws.
   void install(const Residency& residency, Leased leased);
 
   /// Nothing is placed any more.
   void clear();
-
-  /// The graph of a method, ready to run.
-  torch::jit::Code& code(const std::string& method) { return codes_.at(method); }
 
   /// An attribute by its qualified name, on the host, in memory of its own. Throws InputError when there is none.
   c10::IValue attr(const std::string& name) const;
@@ -51,8 +46,7 @@ class PlacedModule {
   Engine& engine_;
   const WeightTablePtr weights_;
   const std::vector<std::vector<at::Tensor>> placeholders_;
-  std::map<std::string, torch::jit::Code> codes_; // by method
-  mutable std::mutex objects_mutex_;              // who looks into the objects meanwhile; and what follows
+  mutable std::mutex objects_mutex_; // who looks into the objects meanwhile; and what follows
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_; // with what each stands in place of
   mutable std::shared_mutex placing_mutex_; // who reads what is resident, and who exchanges it
 };

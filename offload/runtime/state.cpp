@@ -77,14 +77,14 @@ std::vector<at::Tensor> copy_together(
 }
 
 StateSnapshot::StateSnapshot(const Holders& holders, const std::function<bool(const at::Tensor&)>& never_written) {
-  for (const torch::jit::Module& holder : holders) {
-    visit_objects(holder._ivalue(), [&](const c10::IValue& object) {
+  for (const c10::IValue& holder : holders) {
+    visit_objects(holder, [&](const c10::IValue& object) {
       const auto& slots = object.toObjectRef().slots();
       slots_.emplace_back(object, std::vector<c10::IValue>(slots.begin(), slots.end()));
     });
-    visit_containers(holder._ivalue(),
+    visit_containers(holder,
                      [&](const c10::IValue& container) { containers_.emplace_back(container, copy_of(container)); });
-    visit_tensors("", holder._ivalue(), [&](const std::string&, const at::Tensor& tensor) {
+    visit_tensors("", holder, [&](const std::string&, const at::Tensor& tensor) {
       if (!tensor.defined() || placeholder_record(tensor) || never_written(tensor)) {
         return;
       }
