@@ -98,7 +98,7 @@ class OFFLOAD_API Module {
 
  private:
   class Shared;
-  class Visit;
+  class Access;
 
   std::unique_lock<std::mutex> lock() const;
 

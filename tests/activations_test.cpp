@@ -59,7 +59,7 @@ TEST(Activations, ForgetWhatDidNotComeAgain) {
   Activations seen;
   seen.record(1, 1000);
   seen.record(2, 900);
-  seen.keep(2);
+  seen.pin(2);
   for (std::uint64_t call = 0; call < 2 * Activations::kPeriod; ++call) {
     if (call < Activations::kPeriod - 2) {
       ASSERT_EQ(seen.largest(), 1000);

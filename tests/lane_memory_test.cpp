@@ -241,8 +241,8 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
     std::mt19937 random(static_cast<unsigned>(thread));
     for (int call = 0; call < 300; ++call) {
       const std::uint64_t units = 1 + random() % 7;
-      const LaneVisit visit(gate, nullptr, units * kPiece);
-      LaneMemory& memory = *lanes[visit.lane()];
+      const LaneLock lane(gate, nullptr, units * kPiece);
+      LaneMemory& memory = *lanes[lane.lane()];
       memory.begin_call(LaneMemory::Overflow::stop);
       std::vector<void*> parts;
       try {

@@ -160,7 +160,7 @@ std::string with_options_of_commands(std::string text) {
   return text;
 }
 
-int tell_error_of_torch(const std::string& what) {
+int report_torch_error(const std::string& what) {
   if (what.find("in the TorchScript interpreter") == std::string::npos) {
     return tell(what, kFailed);
   }
@@ -210,9 +210,9 @@ int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>
   } catch (const BudgetError& error) {
     return tell(with_options_of_commands(error.what()), kBadUsage);
   } catch (const c10::Error& error) { // of the interpreter, too, since LibTorch 2.15
-    return tell_error_of_torch(error.what_without_backtrace());
+    return report_torch_error(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return tell_error_of_torch(error.what());
+    return report_torch_error(error.what());
   }
 }
 

@@ -118,7 +118,7 @@ class CudaLane {
       }
     }
 
-    std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override {
+    std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> kept;
       {
         const MemoryScope state(state_, caller_.device(), caller_.stream());
@@ -129,7 +129,7 @@ class CudaLane {
       return copy(inner, std::move(kept));
     }
 
-    std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) override {
+    std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> outer;
       scope_.reset(); // this may be a call within another: its memory is the caller's then
       for (const at::Tensor& tensor : inner) {
@@ -283,7 +283,7 @@ class CudaLanes final : public Lanes {
     return std::any_of(lanes_.begin(), lanes_.end(),
                        [&](const auto& lane) { return lane->memory().contains(address); });
   }
-  bool keeps(const void* address) const override { return state_->contains(address); }
+  bool retains(const void* address) const override { return state_->contains(address); }
 
   void release() override {
     const c10::cuda::CUDAGuard guard(device_);

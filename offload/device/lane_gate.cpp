@@ -13,26 +13,26 @@ LaneGate::LaneGate(int lanes)
   }
 }
 
-int LaneGate::enter(const void* caller, std::uint64_t bytes) {
+int LaneGate::acquire(const void* caller, std::uint64_t bytes) {
   const Lock lock(mutex_);
   return await_turn(waiters_.emplace(waiters_.end(), false, caller, bytes));
 }
 
-void LaneGate::leave(int lane) {
+void LaneGate::release(int lane) {
   const Lock lock(mutex_);
   free_.push_back(lane);
   claims_[lane] = 0;
   admit();
 }
 
-void LaneGate::enter_exclusive() {
+void LaneGate::acquire_exclusive() {
   const Lock lock(mutex_);
   const auto place = std::find_if(waiters_.begin(), waiters_.end(),
                                   [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
   await_turn(waiters_.emplace(place, true, nullptr, 0));
 }
 
-void LaneGate::leave_exclusive() {
+void LaneGate::release_exclusive() {
   const Lock lock(mutex_);
   alone_ = false;
   claims_[0] = 0;

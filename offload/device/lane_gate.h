@@ -21,16 +21,16 @@ class LaneGate {
   /// Waits for a lane, and claims `bytes` for the call. One that wants more than there is waits until it is the only
   /// one, and claims all. The lane that was left last is given first, for what it has prefetched is used; before it one
   /// that had the same `caller`.
-  int enter(const void* caller = nullptr, std::uint64_t bytes = 0);
+  int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
 
   /// Ends the call and its claim.
-  void leave(int lane);
+  void release(int lane);
 
-  /// Waits until no call is in flight, and admits none until leave_exclusive(). Lane 0 is his meanwhile. When he
+  /// Waits until no call is in flight, and admits none until release_exclusive(). Lane 0 is his meanwhile. When he
   /// leaves, the call that has waited longest is not overtaken any more: so one of them is made between any two who
   /// want to be alone, and those wait for no more than that beside the calls in flight.
-  void enter_exclusive();
-  void leave_exclusive();
+  void acquire_exclusive();
+  void release_exclusive();
 
   /// What claims and state may be together. Unlimited until it is set, by somebody who is alone.
   void set_room(std::uint64_t bytes);
@@ -75,13 +75,13 @@ class LaneGate {
 };
 
 /// A lane for as long as this lives.
-class LaneVisit {
+class LaneLock {
  public:
-  explicit LaneVisit(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0)
-      : gate_(gate), lane_(gate.enter(caller, bytes)) {}
-  ~LaneVisit() { gate_.leave(lane_); }
-  LaneVisit(const LaneVisit&) = delete;
-  LaneVisit& operator=(const LaneVisit&) = delete;
+  explicit LaneLock(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0)
+      : gate_(gate), lane_(gate.acquire(caller, bytes)) {}
+  ~LaneLock() { gate_.release(lane_); }
+  LaneLock(const LaneLock&) = delete;
+  LaneLock& operator=(const LaneLock&) = delete;
   int lane() const { return lane_; }
 
  private:
@@ -90,12 +90,12 @@ class LaneVisit {
 };
 
 /// All lanes, for as long as this lives.
-class ExclusiveVisit {
+class ExclusiveLaneLock {
  public:
-  explicit ExclusiveVisit(LaneGate& gate) : gate_(gate) { gate_.enter_exclusive(); }
-  ~ExclusiveVisit() { gate_.leave_exclusive(); }
-  ExclusiveVisit(const ExclusiveVisit&) = delete;
-  ExclusiveVisit& operator=(const ExclusiveVisit&) = delete;
+  explicit ExclusiveLaneLock(LaneGate& gate) : gate_(gate) { gate_.acquire_exclusive(); }
+  ~ExclusiveLaneLock() { gate_.release_exclusive(); }
+  ExclusiveLaneLock(const ExclusiveLaneLock&) = delete;
+  ExclusiveLaneLock& operator=(const ExclusiveLaneLock&) = delete;
 
  private:
   LaneGate& gate_;

@@ -41,12 +41,12 @@ inline void wait_for_readers(Link& link, const Batch& batch) {
   }
 }
 
-/// What wait_for_readers() will wait for is decided now.
-inline void settle_readers(Link& link, const Batch& batch) {
+/// Records now what wait_for_readers() will wait for.
+inline void record_readers(Link& link, const Batch& batch) {
   for (const FencePtr& reader : batch.readers) {
     try {
-      link.settle(*reader);
-    } catch (const std::exception&) { // whoever waits for it will be told
+      link.record_now(*reader);
+    } catch (const std::exception&) { // reported to whoever waits for it
     }
   }
 }

@@ -18,7 +18,7 @@ class Activations {
   void record_at_least(std::size_t shape, std::uint64_t bytes);
 
   /// Calls of `shape` are planned for, whether they come or not.
-  void keep(std::size_t shape);
+  void pin(std::size_t shape);
 
   /// True when a call of `shape` has been seen to its end, and took no more than the ones before it.
   bool knows(std::size_t shape) const;
@@ -46,7 +46,7 @@ class Activations {
     std::uint64_t recent = 0;
     std::uint64_t before = 0;
     std::uint64_t at_least = 0;
-    bool kept = false;
+    bool pinned = false;
     bool known = false;
 
     std::uint64_t bytes() const { return std::max({recent, before, at_least}); }

@@ -136,7 +136,7 @@ void Module::Impl::measure_example(const ExampleCall& call) {
     request.shape = shape_of_call(call.method, request.stack);
     measure(request);
     const std::lock_guard lock(mutex_);
-    observed_.activations.keep(request.shape);
+    observed_.activations.pin(request.shape);
   } catch (...) {
     engine().lanes().synchronize();
     if (before) {

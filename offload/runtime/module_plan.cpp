@@ -78,7 +78,7 @@ void Module::Impl::record_peak() {
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   require_no_call_around("a new budget");
-  const ExclusiveVisit alone(*gate_);
+  const ExclusiveLaneLock alone(*gate_);
   require_minimum(bytes);
   engine().check_file();
   const GivenBudget before = given_;
