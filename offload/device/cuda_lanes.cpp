@@ -30,7 +30,7 @@ at::Tensor empty_as(const at::Tensor& tensor) {
                                                : at::empty(tensor.sizes(), tensor.options());
 }
 
-void* lend_host_memory(std::uint64_t bytes) {
+void* allocate_page_locked(std::uint64_t bytes) {
   void* data = nullptr;
   if (cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
@@ -39,7 +39,7 @@ void* lend_host_memory(std::uint64_t bytes) {
   return data;
 }
 
-void take_back_host_memory(void* data) {
+void free_page_locked(void* data) {
   if (cudaFreeHost(data) != cudaSuccess) { // the driver is gone
     static_cast<void>(cudaGetLastError());
   }
@@ -51,9 +51,8 @@ std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr
   callbacks.growth = std::move(growth);
   callbacks.may_hold = std::move(may_hold);
   callbacks.make_free = [] { c10::cuda::CUDACachingAllocator::emptyCache(); };
-  callbacks.lend = lend_host_memory;
-  callbacks.take_back = take_back_host_memory;
-  return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks));
+  return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks),
+                                      HostLoans::Source{allocate_page_locked, free_page_locked});
 }
 
 /// One lane. What a call does with its memory comes, on the device, after what the call before did: CudaCalls sees to
