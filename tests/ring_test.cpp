@@ -70,19 +70,19 @@ TEST(Ring, OfNoBytesHasNoPlace) {
   EXPECT_EQ(ring.allocate(1), std::nullopt);
 }
 
-TEST(Ring, RemembersReadersUntilTheyAreForgotten) {
+TEST(Ring, KeepsReadersUntilTheyAreDropped) {
   Ring ring(8);
   ring.allocate(8);
   const FencePtr used = point();
   ring.free(0, 8, {used});
   ring.allocate(8);
   EXPECT_EQ(readers(ring, 0, 8), Fences{used});
-  EXPECT_EQ(readers(ring, 0, 8), Fences{used}) << "collecting does not forget";
+  EXPECT_EQ(readers(ring, 0, 8), Fences{used}) << "collecting drops none";
   ring.drop_readers(0, 8);
   EXPECT_TRUE(readers(ring, 0, 8).empty());
 }
 
-TEST(Ring, KeepsReadersOfBothSidesWhenTheMiddleIsForgotten) {
+TEST(Ring, KeepsReadersOfBothSidesWhenTheMiddleIsDropped) {
   Ring ring(9);
   ring.allocate(9);
   const FencePtr used = point();

@@ -1,4 +1,4 @@
-// Each wait of the streamer is needed: when one is forgotten, the checks of the other tests fail.
+// Each wait of the streamer is needed: when one is skipped, the checks of the other tests fail.
 
 #include <gtest/gtest.h>
 
@@ -78,7 +78,7 @@ TEST(StreamerWaits, ARandomOrderFindsThemToo) {
 }
 
 TEST(StreamerWaits, LanesThatReadOneWeightAreEachWaitedFor) {
-  // Both lanes read weight 0; then its place is given away. Each forgotten wait leaves one of them without.
+  // Both lanes read weight 0; then its place is given away. Each skipped wait leaves one of them without.
   const auto run = [](std::optional<SkippingLink::Skip> skip, std::uint64_t* waits) {
     Shape shape;
     shape.units = {1, 1};

@@ -107,7 +107,7 @@ TEST_F(WaitsBytes, WhatTheStoreStillHoldsHasNotBeenUsed) {
   device.streamer->end(0);
 }
 
-/// With the batch that could not wait its readers are forgotten: the next copy into the place waits for none of them.
+/// With the batch that could not wait its readers are dropped: the next copy into the place waits for none of them.
 TEST_F(WaitsBytes, ACopyAfterOneThatFailedOverwritesWhatHasBeenRead) {
   for (const bool staged : {false, true}) {
     Device device(2, 1, 16, Order::compute_late, 2);

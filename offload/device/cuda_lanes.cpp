@@ -103,7 +103,7 @@ class CudaLane {
         CudaWorkspaces::find_handle(caller_.stream());
         scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
         lane_.workspaces_.bring(caller_.stream(), lane_.wanted_, *lane_.memory_);
-      } catch (const LaneOverflow&) { // known to overflowed(), and told as the call goes on
+      } catch (const LaneOverflow&) { // known to overflowed(), and reported as the call goes on
       } catch (...) {
         end();
         throw;

@@ -34,8 +34,8 @@ class Lanes {
     /// Tensors with the values of `inner`, in memory that outlives calls and counts as state. Before detach().
     virtual std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) = 0;
 
-    /// Ordinary tensors with the values of `inner`, in the caller's memory, on the caller's stream. To be called at the
-    /// end, with no outputs as well.
+    /// Outputs detached from the call: tensors with the values of `inner` in the caller's memory, on the caller's
+    /// stream. To be called at the end, with no outputs as well.
     virtual std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) = 0;
 
     /// True when the call wanted more memory than it could have.
@@ -44,7 +44,7 @@ class Lanes {
     /// True when it is not to go on then: an operator may have hidden the exception.
     virtual bool must_stop() const = 0;
 
-    /// Ends the call, and tells what it took.
+    /// Ends the call, and returns what it took.
     virtual CallMemory end() = 0;
   };
 
@@ -52,7 +52,7 @@ class Lanes {
   /// workspaces of libraries.
   virtual std::unique_ptr<Call> enter(int lane, Overflow overflow, bool first) = 0;
 
-  /// Runs `work`, which makes a call on `lane`: on this thread while it is the only one that ever came, and else on a
+  /// Runs `work`, which makes a call on `lane`: on this thread while it is the only one that ever called, and else on a
   /// thread of the lane's own, with what this one has set for itself.
   virtual void run(int lane, const std::function<void()>& work) = 0;
 

@@ -51,7 +51,7 @@ inline void record_readers(Link& link, const Batch& batch) {
   }
 }
 
-/// Tells the arrival that `batch` will not come. Later batches count on this one having waited for its readers, so now
+/// Marks the arrival: `batch` will not come. Later batches count on this one having waited for its readers, so now
 /// the host waits for them.
 inline void fail(Link& link, const Batch& batch, const std::exception& error) noexcept {
   batch.arrival->of_archive = dynamic_cast<const ArchiveError*>(&error) != nullptr;

@@ -64,11 +64,11 @@ void check(const Records& records, Look look) {
   }
 }
 
-/// Records that hold tensors, by their numbers, and which of them may be left out.
+/// Records that hold tensors, by their numbers, and which of them may be deferred.
 using TensorRecords = std::unordered_map<std::size_t, bool>;
 
 /// What `pickle` says of the tensors in `folder`. Throws ArchiveError where a record has less than they need. False
-/// when it holds what may read them while they are taken in.
+/// when it holds what may read them during the import.
 bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors,
                  std::uint64_t& steps) {
   std::optional<PickleSummary> summary;
@@ -111,7 +111,7 @@ bool is_extra(const ZipRecord& record) {
   return lower_case(record.name.substr(record.name.find('/') + 1)).starts_with("extra/");
 }
 
-/// The archive for the importer. Tensors are left out where nothing may read them while it works.
+/// The archive for the importer. Tensors are deferred where nothing may read them during the import.
 std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
   std::uint64_t steps = kMostPickleSteps;
@@ -134,7 +134,7 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
         check(records, [&] { check_code(bytes, record.name); });
       }
       if (name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
-        may_defer = false; // it runs while the module is taken in
+        may_defer = false; // it runs during the import
       }
     }
   }

@@ -17,7 +17,7 @@ struct FileBytes {
   std::uint64_t bytes;
 };
 
-/// Gives up the memory of `storage`: its bytes are those of the file. Reading it is an error that names it.
+/// Frees the memory of `storage`: its bytes are those of the file. Reading it is an error that names it.
 void make_file_backed(const c10::Storage& storage, FileBytes bytes, const std::string& name);
 
 /// Null when the storage has memory, or when its bytes are nowhere.

@@ -7,7 +7,7 @@
 namespace offload {
 
 /// What calls take of the memory of a lane, by their shape: as it was seen so far. What has not been seen for a while
-/// is forgotten, except for calls that were named in advance. Not synchronised.
+/// is dropped, except for calls that were named in advance. Not synchronised.
 class Activations {
  public:
   /// A call of `shape` took `bytes`.
@@ -37,7 +37,7 @@ class Activations {
   /// A call of `shape` was refused: it is as if it had not come.
   void remove(std::size_t shape);
 
-  /// What has been seen is forgotten when it has not been seen again in so many calls to twice as many.
+  /// What has been seen is dropped when it has not been seen again in so many calls to twice as many.
   static constexpr std::uint64_t kPeriod = 1024;
 
  private:

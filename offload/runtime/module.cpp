@@ -103,7 +103,7 @@ Module::~Module() {
   }
   std::shared_ptr<Shared> last;
   const auto guard = lock();
-  last = std::move(shared_); // it ends without the lock, since progress that is told meanwhile may ask this handle
+  last = std::move(shared_); // it ends without the lock, since progress that is reported meanwhile may ask this handle
 }
 
 c10::IValue Module::forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs) {

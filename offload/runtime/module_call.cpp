@@ -167,7 +167,7 @@ std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, 
   try {
     replan();
   } catch (const std::exception&) {
-    // The output is right, and state was written: the next call tries again, and tells.
+    // The output is right, and state was written: the next call tries again, and reports.
   }
   return output;
 }

@@ -106,7 +106,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     replan();
   } catch (...) {
     set(before);
-    replan(); // what fitted before; if even that has gone, its error tells
+    replan(); // what fitted before; if even that has gone, its error says so
     throw;
   }
 }
