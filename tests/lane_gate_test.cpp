@@ -96,7 +96,7 @@ TEST(LaneGate, KeepsTheExclusiveCallerAloneAndInTurn) {
   });
   later.await_blocked();
   EXPECT_FALSE(alone.done()) << "a lane is taken";
-  EXPECT_FALSE(later.done()) << "a lane is free, but the caller came first";
+  EXPECT_FALSE(later.done()) << "a lane is free, but the exclusive caller was first";
   order.note("release");
   gate.release(lane);
   alone.join();
@@ -140,7 +140,7 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
     gate.release(lane);
   });
   call.await_blocked();
-  BlockedThread waiting([&] { // before the first one leaves
+  BlockedThread waiting([&] { // before the first one releases
     const ExclusiveLaneLock held(gate);
     order.note("waiting");
   });

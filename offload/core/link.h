@@ -18,7 +18,7 @@ class Fence {
 
   /// Computation of lane i is channel i; copies of a link are channels below zero, of which a link has one so far.
   int channel() const { return channel_; }
-  static constexpr int of_link(int copies = 0) { return -1 - copies; }
+  static constexpr int of_link(int k = 0) { return -1 - k; }
 
   /// Of two fences of one channel, the one of higher order is the later point.
   std::uint64_t order() const { return order_; }

@@ -118,14 +118,14 @@ class CudaLane {
     }
 
     std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) override {
-      std::vector<at::Tensor> kept;
+      std::vector<at::Tensor> retained;
       {
         const MemoryScope state(state_, caller_.device(), caller_.stream());
         for (const at::Tensor& tensor : inner) {
-          kept.push_back(empty_as(tensor));
+          retained.push_back(empty_as(tensor));
         }
       }
-      return copy(inner, std::move(kept));
+      return copy(inner, std::move(retained));
     }
 
     std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
