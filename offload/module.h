@@ -98,7 +98,7 @@ class OFFLOAD_API Module {
 
  private:
   class Shared;
-  class Visit;
+  class Access;
 
   std::unique_lock<std::mutex> lock() const;
 
@@ -113,7 +113,7 @@ class OFFLOAD_API Module {
 /// contradict each other or the machine, and for a `forward` that calls torch.autograd.grad though gradients are off.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
-/// Takes over a module that is in memory. It is consumed: other handles to it hold placeholders from then on. Throws as
+/// Adopts a module that is in memory. It is consumed: other handles to it hold placeholders from then on. Throws as
 /// load() does, and what one of Options::example_calls raises or Options::progress throws; then the module is as it
 /// was.
 OFFLOAD_API Module wrap(torch::jit::Module module, const Options& options = {});

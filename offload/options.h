@@ -87,8 +87,8 @@ struct Options {
 
   Gradients gradients = Gradients::off;
 
-  /// Told, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights
-  /// that stay on the file are none of them; where nothing is brought, it is told so once, 0 of 0. At load, on the
+  /// Reports, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights
+  /// that stay on the file are none of them; where nothing is brought, it reports once, 0 of 0. At load, on the
   /// thread that loads, and what it throws ends the load; but weights that are read from a file come beside the first
   /// calls, on threads of the module, and a call that waits for weights throws what it threw, or else the next one
   /// does. It may ask the module for its statistics, and must not end the module's last handle.

@@ -55,11 +55,11 @@ TEST(Activations, KeepWhatAStoppedCallWantedUntilOneHasEnded) {
   EXPECT_EQ(seen.expected(2), 500);
 }
 
-TEST(Activations, ForgetWhatDidNotComeAgain) {
+TEST(Activations, DropWhatWasNotSeenAgain) {
   Activations seen;
   seen.record(1, 1000);
   seen.record(2, 900);
-  seen.keep(2);
+  seen.pin(2);
   for (std::uint64_t call = 0; call < 2 * Activations::kPeriod; ++call) {
     if (call < Activations::kPeriod - 2) {
       ASSERT_EQ(seen.largest(), 1000);
@@ -71,7 +71,7 @@ TEST(Activations, ForgetWhatDidNotComeAgain) {
   EXPECT_TRUE(seen.knows(2));
 }
 
-TEST(Activations, ForgetWhatAShapeTookOnce) {
+TEST(Activations, DropWhatAShapeTookOnce) {
   Activations seen;
   seen.record(1, 1000); // it depends on values
   for (std::uint64_t call = 0; call < 2 * Activations::kPeriod; ++call) {

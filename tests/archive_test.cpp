@@ -1,4 +1,4 @@
-// What is in an archive that is taken in with its weights left on the file.
+// What is in an archive that is imported with its weights still on the file.
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>

@@ -24,7 +24,7 @@ namespace {
 /// The first thing that went wrong on any of some threads.
 class Verdict {
  public:
-  void tell(const std::string& wrong) {
+  void report(const std::string& wrong) {
     const std::lock_guard lock(mutex_);
     if (first_.empty()) {
       first_ = wrong;
@@ -44,19 +44,19 @@ class Verdict {
 void let_the_clock_of_files_tick() { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
 
 #ifdef OFFLOAD_FAULTS
-/// Ends what was armed, and counts it if it came.
+/// Ends what was armed, and counts it if it fired.
 class Disarm {
  public:
-  explicit Disarm(int& came) : came_(came) {}
+  explicit Disarm(int& fired) : fired_(fired) {}
   ~Disarm() {
-    came_ += faults::fired() ? 1 : 0;
+    fired_ += faults::fired() ? 1 : 0;
     faults::disarm();
   }
   Disarm(const Disarm&) = delete;
   Disarm& operator=(const Disarm&) = delete;
 
  private:
-  int& came_;
+  int& fired_;
 };
 #endif
 
@@ -140,10 +140,10 @@ std::string Bystander::come_and_go(Module&) {
       at::set_num_threads(1);
       for (std::size_t i = 0; i < 3; ++i) {
         try {
-          verdict.tell(call(module, caller + i));
+          verdict.report(call(module, caller + i));
         } catch (const std::exception& error) {
           if (!moved || std::string(error.what()).find("was moved from") == std::string::npos) {
-            verdict.tell(std::string("a handle that is assigned to: ") + error.what());
+            verdict.report(std::string("a handle that is assigned to: ") + error.what());
           }
         }
       }
@@ -151,14 +151,12 @@ std::string Bystander::come_and_go(Module&) {
   }
   try {
     module = load(path_.string(), options_);
-    verdict.tell(call(module, 0));
+    verdict.report(call(module, 0));
   } catch (const std::exception& error) {
-    verdict.tell(std::string("another load: ") + error.what());
+    verdict.report(std::string("another load: ") + error.what());
   }
   moved = true;
-  {
-    const Module last = std::move(module);
-  } // which waits for the calls
+  { const Module last = std::move(module); } // which waits for the calls
   for (std::thread& caller : callers) {
     caller.join();
   }
@@ -176,12 +174,12 @@ std::string Bystander::change_the_file(Module&) {
   Options options = options_;
   options.map_file = way != kEmptied; // whoever reads a mapping of it gets a signal
   Module module = load(file.path(), options);
-  const auto may_be_told = [&](auto step) {
+  const auto may_be_refused = [&](auto step) {
     try {
       step();
     } catch (const ArchiveError&) {
     } catch (const std::exception& error) {
-      verdict.tell(std::string("of a changed file: ") + error.what());
+      verdict.report(std::string("of a changed file: ") + error.what());
     }
   };
   std::vector<std::thread> callers;
@@ -189,14 +187,14 @@ std::string Bystander::change_the_file(Module&) {
     callers.emplace_back([&, caller] {
       at::set_num_threads(1);
       for (std::size_t i = 0; i < 4; ++i) {
-        may_be_told([&] { verdict.tell(call(module, caller + i)); });
+        may_be_refused([&] { verdict.report(call(module, caller + i)); });
       }
     });
   }
   let_the_clock_of_files_tick();
   overwrite(file, bytes, way);
-  may_be_told([&] { module.set_vram_budget(*options_.vram_budget + bytes.size()); });
-  may_be_told([&] { verdict.tell(call(module, 0)); });
+  may_be_refused([&] { module.set_vram_budget(*options_.vram_budget + bytes.size()); });
+  may_be_refused([&] { verdict.report(call(module, 0)); });
   for (std::thread& caller : callers) {
     caller.join();
   }
@@ -224,12 +222,12 @@ std::string Bystander::refuse_memory(Module& module) {
     throw;
   } catch (const Error&) {
   }
-  constexpr int kTold = 8; // what was fetched ahead meanwhile is told by calls that come later, on each lane
-  for (int i = 0; i <= kTold; ++i) {
+  constexpr int kReported = 8; // what was fetched ahead meanwhile is reported by calls that come later, on each lane
+  for (int i = 0; i <= kReported; ++i) {
     try {
       return wrong + call(module, random_());
     } catch (const Error& error) {
-      if (i == kTold) {
+      if (i == kReported) {
         wrong += std::string("after memory was refused: ") + error.what();
       }
     }

@@ -28,7 +28,7 @@ class Bystander {
   /// How often each was done.
   const std::map<std::string, int>& done() const { return done_; }
 
-  /// True when memory has been refused: to anybody, who may be told so.
+  /// True when memory has been refused: to anybody, in an error of theirs.
   bool has_refused() const { return refused_; }
 
  private:

@@ -47,7 +47,7 @@ std::string call_until_refused(Streaming& device, const SequencePtr& sequence) {
   return "";
 }
 
-TEST_P(Failures, AreToldOnceAndThenForgotten) {
+TEST_P(Failures, AreReportedOnce) {
   const SequencePtr sequence = each_once(7);
   for (const Order order : {Order::copies_late, Order::compute_late, Order::random}) {
     for (std::uint32_t after = 0; after < 24; ++after) {
@@ -61,9 +61,9 @@ TEST_P(Failures, AreToldOnceAndThenForgotten) {
         EXPECT_EQ(message.find("streaming w"), 0U) << message;
         EXPECT_NE(message.find("failed: the fake device refuses"), std::string::npos) << message;
       } else {
-        EXPECT_GE(after, 10U) << "a refusal was not told";
+        EXPECT_GE(after, 10U) << "a refusal was not reported";
       }
-      // What was fetched ahead when it happened may be told by the next call; after that all is well.
+      // What was fetched ahead when it happened may be reported by the next call; after that all is well.
       call_until_refused(device, sequence);
       EXPECT_EQ(call_until_refused(device, sequence), "");
       device.visit(0, {7}); // as large as the ring: nothing is held any more
@@ -142,19 +142,19 @@ TEST(Failure, ToRecordAReaderIsToldToALaneThatWaits) {
   shape.lanes = 2;
   Streaming device(shape);
   device.acquire(0, {0});
-  std::string told;
+  std::string reported;
   BlockedThread other([&] {
     try {
       device.acquire(1, {1});
     } catch (const Error& error) {
-      told = error.what();
+      reported = error.what();
     }
   });
   other.await_blocked();
   device.link().refuse(Call::record_used, 0);
   device.release(0, {0});
   other.join();
-  EXPECT_NE(told.find("the fake device refuses to record_used"), std::string::npos) << told;
+  EXPECT_NE(reported.find("the fake device refuses to record_used"), std::string::npos) << reported;
 }
 
 TEST(Failure, ToRecordAReaderBreaksTheStreamerForGood) {

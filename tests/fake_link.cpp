@@ -23,9 +23,9 @@ bool overlap(const std::byte* a, std::uint64_t a_bytes, const std::byte* b, std:
 } // namespace
 
 struct FakeLink::FakeFence final : Fence {
-  FakeFence(int lane, std::size_t s, std::optional<std::uint64_t> l) : Fence(lane), stream(s), length(l) {}
+  FakeFence(int channel, std::size_t s, std::optional<std::uint64_t> l) : Fence(channel), stream(s), length(l) {}
   const std::size_t stream;
-  mutable std::optional<std::uint64_t> length; // none before it is settled
+  mutable std::optional<std::uint64_t> length; // none before its event is recorded
 };
 
 FakeLink::Point FakeLink::point_of(const Fence& fence) const {
@@ -87,20 +87,20 @@ void FakeLink::wait_arrived(int lane, const Fence& arrived) {
 FencePtr FakeLink::record_arrived() {
   const std::lock_guard lock(mutex_);
   count(Call::record_arrived);
-  return std::make_shared<FakeFence>(Fence::kLink, kCopies, streams_[kCopies].enqueued);
+  return std::make_shared<FakeFence>(Fence::of_link(), kCopies, streams_[kCopies].enqueued);
 }
 
 FencePtr FakeLink::record_used(int lane) {
   const std::lock_guard lock(mutex_);
   count(Call::record_used);
   const auto fence = std::make_shared<FakeFence>(lane, static_cast<std::size_t>(lane) + 1, std::nullopt);
-  if (fences_ == Fences::recorded) {
+  if (fences_ == Fences::immediate) {
     point_of(*fence);
   }
   return fence;
 }
 
-void FakeLink::settle(const Fence& used) {
+void FakeLink::record_now(const Fence& used) {
   const std::lock_guard lock(mutex_);
   point_of(used);
 }

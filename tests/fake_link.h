@@ -22,8 +22,8 @@ enum class Order {
 
 /// Where a fence of a lane lies, between the two that the contract of Link allows.
 enum class Fences {
-  recorded, ///< where the lane was when it was recorded
-  settled,  ///< where the lane is when it is first waited for or settled
+  immediate, ///< where the lane was at record_used()
+  deferred,  ///< where the lane is when it is first waited for, or at record_now()
 };
 
 enum class Call { wait, copy, record_arrived, wait_arrived, record_used, synchronize };
@@ -37,7 +37,7 @@ constexpr std::size_t kCalls = 6;
 class FakeLink final : public Link {
  public:
   explicit FakeLink(int lanes = 1, Order order = Order::random, std::uint32_t seed = 1,
-                    Fences fences = Fences::recorded);
+                    Fences fences = Fences::immediate);
 
   /// Enqueues a kernel on `lane` that reads `bytes` at `data` and compares them with `expected`.
   void read(int lane, const std::byte* data, const std::byte* expected, std::uint64_t bytes, std::string name);
@@ -59,7 +59,7 @@ class FakeLink final : public Link {
   FencePtr record_arrived() override;
   void wait_arrived(int lane, const Fence& arrived) override;
   FencePtr record_used(int lane) override;
-  void settle(const Fence& used) override;
+  void record_now(const Fence& used) override;
   bool reached(const Fence& arrived) override;
   void synchronize(const Fence& fence) override;
   double stall_us() override { return 0; }
@@ -115,31 +115,31 @@ class FakeLink final : public Link {
   std::vector<std::string> problems_;
 };
 
-/// A link that forgets one wait, or all of one kind: what it would be to have left a line out of the streamer.
-class ForgetfulLink final : public Link {
+/// A link that skips one wait, or all of one kind: as if a line were missing in the streamer.
+class SkippingLink final : public Link {
  public:
-  struct Forget {
+  struct Skip {
     Call call;
     std::optional<std::uint64_t> only; ///< the n-th; all when not given
   };
 
-  ForgetfulLink(Link& link, Forget forget) : link_(link), forget_(forget) {}
+  SkippingLink(Link& link, Skip skip) : link_(link), skip_(skip) {}
 
   void wait(const Fence& used) override {
-    if (!forgets(Call::wait)) {
+    if (!skips(Call::wait)) {
       link_.wait(used);
     }
   }
   FencePtr record_arrived() override { return link_.record_arrived(); }
   void wait_arrived(int lane, const Fence& arrived) override {
-    if (!forgets(Call::wait_arrived)) {
+    if (!skips(Call::wait_arrived)) {
       link_.wait_arrived(lane, arrived);
     }
   }
   FencePtr record_used(int lane) override { return link_.record_used(lane); }
-  void settle(const Fence& used) override { link_.settle(used); }
+  void record_now(const Fence& used) override { link_.record_now(used); }
   void synchronize(const Fence& fence) override {
-    if (!forgets(Call::synchronize)) {
+    if (!skips(Call::synchronize)) {
       link_.synchronize(fence);
     }
   }
@@ -150,10 +150,10 @@ class ForgetfulLink final : public Link {
   void enqueue_copy(void* dst, const void* src, std::size_t bytes) override { link_.copy(dst, src, bytes); }
 
  private:
-  bool forgets(Call call) { return call == forget_.call && (!forget_.only || seen_++ == *forget_.only); }
+  bool skips(Call call) { return call == skip_.call && (!skip_.only || seen_++ == *skip_.only); }
 
   Link& link_;
-  const Forget forget_;
+  const Skip skip_;
   std::atomic<std::uint64_t> seen_ = 0;
 };
 

@@ -108,7 +108,7 @@ class Faults : public testing::TestWithParam<Case> {
     EXPECT_FALSE(attempt("a budget below the smallest", [&] { module->set_vram_budget(1); }));
     refused += !attempt("less budget", [&] { leave_room(*module, 2); });
     refused += !attempt("a call under less", [&] { call(*module); });
-    // What was fetched ahead when it happened may be told by the next call; after that all is well.
+    // What was fetched ahead when it happened may be reported by the next call; after that all is well.
     faults::disarm();
     refused += !attempt("a call in the end", [&] { call(*module); });
     EXPECT_LE(refused, 2) << testing::PrintToString(messages_);
@@ -122,11 +122,11 @@ class Faults : public testing::TestWithParam<Case> {
     live(options);
     ASSERT_EQ(faults::held(), before) << "without any fault";
     const auto calls = faults::counts();
-    std::uint64_t told = 0;
+    std::uint64_t reported = 0;
     for (const auto& [function, count] : calls) {
       if (function.find("Free") != std::string::npos || function.find("Destroy") != std::string::npos ||
           function == "munmap" || function == "cudaHostUnregister") {
-        continue; // what fails there is told by nobody, and has no remedy
+        continue; // what fails there is not reported, and has no remedy
       }
       for (std::uint64_t number = 0; number < count; number += 1 + number / 16) {
         SCOPED_TRACE(function + " number " + std::to_string(number) + " of " + std::to_string(count));
@@ -134,7 +134,7 @@ class Faults : public testing::TestWithParam<Case> {
         faults::reset();
         faults::arm(function, number);
         live(options);
-        told += messages_.size() > 1; // one is that of the budget
+        reported += messages_.size() > 1; // one is that of the budget
         EXPECT_EQ(faults::held(), before);
         if (kDevice.is_cuda()) {
           EXPECT_EQ(cudaGetLastError(), cudaSuccess);
@@ -144,7 +144,7 @@ class Faults : public testing::TestWithParam<Case> {
         }
       }
     }
-    EXPECT_GT(told, 0U);
+    EXPECT_GT(reported, 0U);
     faults::reset();
   }
 

@@ -129,7 +129,7 @@ TEST_F(FileModule, WhatComesToMemoryIsThereWhenItIsReadAndIsTold) {
       EXPECT_TRUE(offloaded.forward({x, indices}).toTensor().equal(expected));
     }
     EXPECT_EQ(tools::first_difference(offloaded.attr("w2"), module.attr("w2")), "");
-    for (int waited = 0; come < all && waited < 5000; ++waited) { // it is told after the bytes can be used
+    for (int waited = 0; come < all && waited < 5000; ++waited) { // progress is reported after the bytes can be used
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     EXPECT_EQ(come, all);
@@ -236,7 +236,7 @@ TEST_F(FileModule, TheFirstCallBringsWhatStaysOnce) {
     const std::uint64_t before = bytes_read();
     Module offloaded = load(file_.path(), options_on_file(weights));
     offloaded.forward({rows(), indices});
-    const std::uint64_t ring = offloaded.placement().budget.ring; // is filled anew when the plan is settled
+    const std::uint64_t ring = offloaded.placement().budget.ring; // is filled anew when the module is replanned
     EXPECT_LT(bytes_read() - before, kWeights * kWeightBytes + ring + kWeightBytes) << weights << " weights";
   }
 }
@@ -336,8 +336,8 @@ std::atomic<int> bus_errors = 0;
 
 /// Without a mapping of the file, which would end the program here, or call the handler that it has for such signals.
 TEST_F(FileModule, TellsAFileThatIsCutAtAnyMoment) {
-  struct sigaction handler{};
-  struct sigaction before{};
+  struct sigaction handler {};
+  struct sigaction before {};
   handler.sa_handler = [](int) { ++bus_errors; };
   ASSERT_EQ(sigaction(SIGBUS, &handler, &before), 0);
   std::mt19937 dice(7);
@@ -351,16 +351,16 @@ TEST_F(FileModule, TellsAFileThatIsCutAtAnyMoment) {
       std::this_thread::sleep_for(std::chrono::microseconds(wait));
       std::filesystem::resize_file(file_.path(), at);
     });
-    bool told = false;
-    for (int call = 0; call < 1000 && !told; ++call) {
+    bool reported = false;
+    for (int call = 0; call < 1000 && !reported; ++call) {
       try {
         expect_same(offloaded);
       } catch (const ArchiveError&) {
-        told = true;
+        reported = true;
       }
     }
     cutter.join();
-    EXPECT_TRUE(told) << "round " << round;
+    EXPECT_TRUE(reported) << "round " << round;
     EXPECT_THROW(offloaded.forward({rows()}), ArchiveError);
   }
   EXPECT_EQ(bus_errors, 0);

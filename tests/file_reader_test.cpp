@@ -35,8 +35,8 @@ double resident_share(const File& file) {
   return static_cast<double>(there) / static_cast<double>(pages.size());
 }
 
-/// Lets the page cache forget the file. False where it does not, since files are in memory.
-bool forget(const File& file) {
+/// Evicts the file from the page cache. False where it does not, since files are in memory.
+bool evict(const File& file) {
   EXPECT_EQ(fdatasync(file.descriptor()), 0);
   EXPECT_EQ(posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED), 0);
   return resident_share(file) == 0;
@@ -45,7 +45,7 @@ bool forget(const File& file) {
 std::filesystem::path folder_on_a_disk() {
   return folder_where([](const std::string& path) {
     const File file(path);
-    return file.direct_descriptor() >= 0 && forget(file);
+    return file.direct_descriptor() >= 0 && evict(file);
   });
 }
 
@@ -56,7 +56,7 @@ TEST(File, TellsHowMuchOfItIsCached) {
   EXPECT_EQ(file.cached_bytes(5, 2'999'995), 2'999'995U);
   EXPECT_EQ(file.cached_bytes(2'999'000, 5000), 1000U);
   EXPECT_EQ(file.cached_bytes(3'000'000, 1), 0U);
-  if (!forget(file)) {
+  if (!evict(file)) {
     GTEST_SKIP() << "no folder on a disk: set TMPDIR to one";
   }
   EXPECT_EQ(file.cached_share(), 0);
@@ -85,7 +85,7 @@ TEST(File, IsMappedWhereItIsCached) {
   const TemporaryFile nothing("");
   EXPECT_FALSE(File(nothing.path()).mapped_if_cached(0, 1));
   const File file(made.path());
-  if (!forget(file)) { // which the system does not with what somebody has mapped and read
+  if (!evict(file)) { // which the system does not with what somebody has mapped and read
     GTEST_SKIP() << "no folder on a disk: set TMPDIR to one";
   }
   EXPECT_FALSE(file.mapped_if_cached(0, 4096));
@@ -115,7 +115,7 @@ TEST(FileReader, LeavesThePageCacheAsItWas) {
   const std::string bytes = pattern(3'000'000);
   const TemporaryFile made(bytes, folder_on_a_disk());
   const auto file = std::make_shared<const File>(made.path());
-  if (!forget(*file) || file->direct_descriptor() < 0) {
+  if (!evict(*file) || file->direct_descriptor() < 0) {
     GTEST_SKIP() << "no folder on a disk that is read past the page cache: set TMPDIR to one";
   }
   for (const Reads reads : {Reads::ring_or_threads, Reads::threads}) {

@@ -84,7 +84,7 @@ class Fork : public testing::Test {
 
   bool is_right(Module& module) const { return module.forward({x_}).toTensor().equal(expected_); }
 
-  /// On a GPU no child can have one, once the parent has used it: then it has to be told so.
+  /// On a GPU no child can have one, once the parent has used it: then it has to be refused.
   bool child_may_load() const {
     try {
       Module own = load_file();

@@ -50,7 +50,7 @@ TEST(HostLink, FencesOfNothingAreReached) {
   link->synchronize(*link->record_arrived());
   link->wait_arrived(0, *link->record_arrived());
   const FencePtr used = link->record_used(3);
-  EXPECT_EQ(used->lane(), 3);
+  EXPECT_EQ(used->channel(), 3);
   link->wait(*used);
   link->synchronize(*used);
 }

@@ -30,36 +30,36 @@ class Notes {
 
 TEST(LaneGate, GivesEachCallALaneOfItsOwn) {
   LaneGate gate(3);
-  const LaneVisit a(gate);
-  const LaneVisit b(gate);
-  const LaneVisit c(gate);
+  const LaneLock a(gate);
+  const LaneLock b(gate);
+  const LaneLock c(gate);
   EXPECT_EQ(a.lane(), 0);
   EXPECT_EQ(b.lane(), 1);
   EXPECT_EQ(c.lane(), 2);
 }
 
-TEST(LaneGate, GivesTheLaneThatWasLeftLast) {
+TEST(LaneGate, GivesTheLaneThatWasReleasedLast) {
   LaneGate gate(3);
-  const int first = gate.enter();
-  const int second = gate.enter();
-  gate.leave(first);
-  gate.leave(second);
-  EXPECT_EQ(gate.enter(), second);
-  EXPECT_EQ(gate.enter(), first);
+  const int first = gate.acquire();
+  const int second = gate.acquire();
+  gate.release(first);
+  gate.release(second);
+  EXPECT_EQ(gate.acquire(), second);
+  EXPECT_EQ(gate.acquire(), first);
 }
 
-TEST(LaneGate, GivesTheLaneThatHadTheSameVisitorFirst) {
+TEST(LaneGate, GivesTheLaneThatHadTheSameCallerFirst) {
   LaneGate gate(3);
   const int a = 0;
   const int b = 0;
-  const int of_a = gate.enter(&a);
-  const int of_b = gate.enter(&b);
-  gate.leave(of_a);
-  gate.leave(of_b);
-  EXPECT_EQ(gate.enter(&a), of_a);
-  gate.leave(of_a);
-  EXPECT_EQ(gate.enter(&b), of_b);
-  EXPECT_EQ(gate.enter(&b), of_a); // the one that was left last: its own is taken
+  const int of_a = gate.acquire(&a);
+  const int of_b = gate.acquire(&b);
+  gate.release(of_a);
+  gate.release(of_b);
+  EXPECT_EQ(gate.acquire(&a), of_a);
+  gate.release(of_a);
+  EXPECT_EQ(gate.acquire(&b), of_b);
+  EXPECT_EQ(gate.acquire(&b), of_a); // the one that was released last: its own is taken
 }
 
 TEST(LaneGate, LetsCallsInInTheOrderInWhichTheyCame) {
@@ -67,63 +67,63 @@ TEST(LaneGate, LetsCallsInInTheOrderInWhichTheyCame) {
   std::mutex mutex;
   std::vector<int> order;
   std::deque<BlockedThread> threads;
-  const int lane = gate.enter();
+  const int lane = gate.acquire();
   for (int i = 0; i < 5; ++i) {
     threads.emplace_back([&, i] {
-      const LaneVisit visit(gate);
+      const LaneLock held(gate);
       const std::lock_guard lock(mutex);
       order.push_back(i);
     });
     threads.back().await_blocked();
   }
-  gate.leave(lane);
+  gate.release(lane);
   threads.clear();
   EXPECT_EQ(order, std::vector<int>({0, 1, 2, 3, 4}));
 }
 
-TEST(LaneGate, KeepsTheLoneVisitorAloneAndInTurn) {
+TEST(LaneGate, KeepsTheExclusiveCallerAloneAndInTurn) {
   LaneGate gate(2);
   Notes order;
-  const int lane = gate.enter();
+  const int lane = gate.acquire();
   BlockedThread alone([&] {
-    const ExclusiveVisit visit(gate);
+    const ExclusiveLaneLock held(gate);
     order.note("alone");
   });
   alone.await_blocked();
   BlockedThread later([&] {
-    const LaneVisit visit(gate);
+    const LaneLock held(gate);
     order.note("later");
   });
   later.await_blocked();
   EXPECT_FALSE(alone.done()) << "a lane is taken";
-  EXPECT_FALSE(later.done()) << "a lane is free, but the caller came first";
-  order.note("leave");
-  gate.leave(lane);
+  EXPECT_FALSE(later.done()) << "a lane is free, but the exclusive caller was first";
+  order.note("release");
+  gate.release(lane);
   alone.join();
   later.join();
-  EXPECT_EQ(order.all(), std::vector<std::string>({"leave", "alone", "later"}));
+  EXPECT_EQ(order.all(), std::vector<std::string>({"release", "alone", "later"}));
 }
 
-TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
+TEST(LaneGate, LetsTheExclusiveCallerGoBeforeThoseWhoWait) {
   LaneGate gate(1);
   Notes order;
-  const int lane = gate.enter();
+  const int lane = gate.acquire();
   BlockedThread call([&] {
-    const LaneVisit visit(gate);
+    const LaneLock held(gate);
     order.note("call");
   });
   call.await_blocked();
   BlockedThread alone([&] {
-    const ExclusiveVisit visit(gate);
+    const ExclusiveLaneLock held(gate);
     order.note("alone");
   });
   alone.await_blocked();
   BlockedThread second([&] {
-    const ExclusiveVisit visit(gate);
+    const ExclusiveLaneLock held(gate);
     order.note("second");
   });
   second.await_blocked();
-  gate.leave(lane);
+  gate.release(lane);
   call.join();
   alone.join();
   second.join();
@@ -133,50 +133,50 @@ TEST(LaneGate, LetsTheLoneVisitorGoBeforeThoseWhoWait) {
 TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
   LaneGate gate(1);
   Notes order;
-  gate.enter_exclusive();
+  gate.acquire_exclusive();
   BlockedThread call([&] {
-    const int lane = gate.enter();
+    const int lane = gate.acquire();
     order.note("call");
-    gate.leave(lane);
+    gate.release(lane);
   });
   call.await_blocked();
-  BlockedThread waiting([&] { // before the first one leaves
-    const ExclusiveVisit visit(gate);
+  BlockedThread waiting([&] { // before the first one releases
+    const ExclusiveLaneLock held(gate);
     order.note("waiting");
   });
   waiting.await_blocked();
-  gate.leave_exclusive();
+  gate.release_exclusive();
   waiting.join();
   call.join();
   EXPECT_EQ(order.all(), std::vector<std::string>({"waiting", "call"}));
 
   order.clear();
-  const int lane = gate.enter();
+  const int lane = gate.acquire();
   std::promise<void> first_has_left, all_wait;
   BlockedThread overtaken([&] {
-    const LaneVisit visit(gate);
+    const LaneLock held(gate);
     order.note("overtaken");
     all_wait.get_future().wait();
   });
   overtaken.await_blocked();
   BlockedThread first([&] {
-    gate.enter_exclusive();
+    gate.acquire_exclusive();
     order.note("first");
     BlockedThread last([&] {
-      const LaneVisit visit(gate);
+      const LaneLock held(gate);
       order.note("last");
     });
     last.await_blocked();
-    gate.leave_exclusive();
+    gate.release_exclusive();
     first_has_left.set_value();
     {
-      const ExclusiveVisit again(gate);
+      const ExclusiveLaneLock again(gate);
       order.note("again");
     }
     last.join();
   });
   first.await_blocked();
-  gate.leave(lane);
+  gate.release(lane);
   first_has_left.get_future().wait();
   first.await_blocked();
   all_wait.set_value();
@@ -187,18 +187,18 @@ TEST(LaneGate, MakesACallBetweenTwoWhoWantToBeAlone) {
 
 TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {
   LaneGate gate(3);
-  gate.enter_exclusive();
+  gate.acquire_exclusive();
   gate.set_room(100);
-  gate.leave_exclusive();
-  const int first = gate.enter(nullptr, 60);
-  const int beside = gate.enter(nullptr, 40);
-  BlockedThread large([&] { gate.leave(gate.enter(nullptr, 50)); });
+  gate.release_exclusive();
+  const int first = gate.acquire(nullptr, 60);
+  const int beside = gate.acquire(nullptr, 40);
+  BlockedThread large([&] { gate.release(gate.acquire(nullptr, 50)); });
   large.await_blocked();
-  BlockedThread small([&] { gate.leave(gate.enter(nullptr, 10)); });
+  BlockedThread small([&] { gate.release(gate.acquire(nullptr, 10)); });
   small.await_blocked(); // nobody overtakes
-  gate.leave(beside);
+  gate.release(beside);
   EXPECT_FALSE(large.done());
-  gate.leave(first);
+  gate.release(first);
   large.join();
   small.join();
 }
@@ -206,39 +206,39 @@ TEST(LaneGate, AdmitsACallWhenItsMemoryIsFree) {
 TEST(LaneGate, AdmitsACallThatNeedsMoreThanThereIsWhenItIsAlone) {
   LaneGate gate(2);
   gate.set_room(100);
-  const int lane = gate.enter(nullptr, 1000);
+  const int lane = gate.acquire(nullptr, 1000);
   EXPECT_TRUE(gate.extend(lane, 100));
   EXPECT_FALSE(gate.extend(lane, 101)) << "it has claimed what there is";
-  gate.leave(lane);
+  gate.release(lane);
 }
 
 TEST(LaneGate, RaisesAClaimAsFarAsOthersLeaveRoom) {
   LaneGate gate(2);
   gate.set_room(100);
-  const int a = gate.enter(nullptr, 10);
-  const int b = gate.enter(nullptr, 30);
+  const int a = gate.acquire(nullptr, 10);
+  const int b = gate.acquire(nullptr, 30);
   EXPECT_TRUE(gate.extend(a, 70));
   EXPECT_FALSE(gate.extend(b, 31));
   EXPECT_TRUE(gate.extend(b, 20)) << "less than it has";
   EXPECT_FALSE(gate.set_state(1));
-  gate.leave(a);
+  gate.release(a);
   EXPECT_TRUE(gate.set_state(40));
   EXPECT_TRUE(gate.extend(b, 60));
   EXPECT_FALSE(gate.extend(b, 61)) << "state stays when calls end";
-  gate.leave(b);
+  gate.release(b);
 }
 
-TEST(LaneGate, GivesTheLoneVisitorAllTheMemory) {
+TEST(LaneGate, GivesTheExclusiveCallerAllTheMemory) {
   LaneGate gate(2);
   gate.set_room(100);
   {
-    const ExclusiveVisit alone(gate);
+    const ExclusiveLaneLock alone(gate);
     EXPECT_TRUE(gate.extend(0, 100));
     EXPECT_FALSE(gate.extend(0, 101));
   }
-  const int lane = gate.enter(nullptr, 100);
+  const int lane = gate.acquire(nullptr, 100);
   EXPECT_EQ(lane, 0);
-  gate.leave(lane);
+  gate.release(lane);
 }
 
 TEST(LaneGate, NeverLetsInMoreThanItHasLanesOrMemory) {
@@ -252,17 +252,17 @@ TEST(LaneGate, NeverLetsInMoreThanItHasLanesOrMemory) {
   in_parallel(4, [&](int thread) {
     for (int i = 0; i < 200; ++i) {
       if (thread == 0 && i % 10 == 0) {
-        const ExclusiveVisit visit(gate);
+        const ExclusiveLaneLock held(gate);
         alone = true;
         wrong += inside[0] + inside[1] == 0 ? 0 : 1;
         alone = false;
       } else {
         const std::uint64_t bytes = 10ULL * static_cast<unsigned>(1 + (i + thread) % 9);
-        const LaneVisit visit(gate, nullptr, bytes);
-        wrong += inside[visit.lane()]++ == 0 && !alone ? 0 : 1;
+        const LaneLock held(gate, nullptr, bytes);
+        wrong += inside[held.lane()]++ == 0 && !alone ? 0 : 1;
         wrong += (claimed += bytes) <= 100 ? 0 : 1;
         claimed -= bytes;
-        --inside[visit.lane()];
+        --inside[held.lane()];
       }
     }
   });

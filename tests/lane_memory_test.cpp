@@ -47,18 +47,21 @@ class LaneMemoryTest : public testing::Test {
     LaneMemory::Callbacks callbacks;
     callbacks.may_hold = [this](std::uint64_t bytes) { return bytes <= budget_; };
     callbacks.make_free = [this] { ++made_free_; };
-    callbacks.lend = [this](std::uint64_t bytes) -> void* {
-      if (bytes > host_) {
-        return nullptr;
-      }
-      ++loans_;
-      return new std::byte[bytes];
-    };
-    callbacks.take_back = [this](void* data) {
-      --loans_;
-      delete[] static_cast<std::byte*>(data);
-    };
     return callbacks;
+  }
+
+  HostLoans::Source host() {
+    return {[this](std::uint64_t bytes) -> void* {
+              if (bytes > host_) {
+                return nullptr;
+              }
+              ++loans_;
+              return new std::byte[bytes];
+            },
+            [this](void* data) {
+              --loans_;
+              delete[] static_cast<std::byte*>(data);
+            }};
   }
 
   static constexpr auto kStop = LaneMemory::Overflow::stop;
@@ -68,7 +71,7 @@ class LaneMemoryTest : public testing::Test {
   std::uint64_t host_ = 64 * kPiece;
   int made_free_ = 0;
   int loans_ = 0;
-  LaneMemory memory_{std::make_unique<FakePages>(16 * kPiece), callbacks()};
+  LaneMemory memory_{std::make_unique<FakePages>(16 * kPiece), callbacks(), host()};
 };
 
 TEST_F(LaneMemoryTest, TakesPagesAsCallsNeedThemAndKeepsThem) {
@@ -232,8 +235,8 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
       }
       return gate.extend(lane, bytes) && fits();
     };
-    callbacks.lend = [](std::uint64_t) -> void* { return nullptr; };
-    lanes.push_back(std::make_unique<LaneMemory>(std::make_unique<FakePages>(64 * kPiece), std::move(callbacks)));
+    lanes.push_back(std::make_unique<LaneMemory>(std::make_unique<FakePages>(64 * kPiece), std::move(callbacks),
+                                                 HostLoans::Source{}));
   }
   std::atomic<int> too_much = 0;
   std::atomic<int> overflows = 0;
@@ -241,8 +244,8 @@ TEST(LaneMemory, LanesThatGrowAtOnceStayWithinTheirRoom) {
     std::mt19937 random(static_cast<unsigned>(thread));
     for (int call = 0; call < 300; ++call) {
       const std::uint64_t units = 1 + random() % 7;
-      const LaneVisit visit(gate, nullptr, units * kPiece);
-      LaneMemory& memory = *lanes[visit.lane()];
+      const LaneLock lane(gate, nullptr, units * kPiece);
+      LaneMemory& memory = *lanes[lane.lane()];
       memory.begin_call(LaneMemory::Overflow::stop);
       std::vector<void*> parts;
       try {

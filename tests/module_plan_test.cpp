@@ -14,19 +14,19 @@
 namespace offload::test {
 namespace {
 
-TEST(Module, TellsHowFarALoadIs) {
+TEST(Module, ReportsProgressOfALoad) {
   Options options = options_for(budget(2));
-  std::vector<std::uint64_t> told;
+  std::vector<std::uint64_t> reported;
   std::uint64_t all = 0;
   options.progress = [&](std::uint64_t done, std::uint64_t total) {
-    told.push_back(done);
+    reported.push_back(done);
     all = total;
   };
   wrap(make(4, chain(4)), options);
   EXPECT_EQ(all, 4 * kWeightBytes + kWidth * 4);
-  ASSERT_EQ(told.size(), 5U);
-  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
-  EXPECT_EQ(told.back(), all);
+  ASSERT_EQ(reported.size(), 5U);
+  EXPECT_TRUE(std::is_sorted(reported.begin(), reported.end()));
+  EXPECT_EQ(reported.back(), all);
   options.progress = [](std::uint64_t, std::uint64_t) { throw std::runtime_error("enough"); };
   EXPECT_THROW(wrap(make(4, chain(4)), options), std::runtime_error);
 }
@@ -98,10 +98,10 @@ TEST(Module, ProgressIsToldWhereNothingIsBrought) {
   torch::jit::Module module("Nothing");
   module.define("def forward(self, x):\n  return x + x\n");
   Options options = options_for(budget(1));
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> told;
-  options.progress = [&](std::uint64_t done, std::uint64_t total) { told.emplace_back(done, total); };
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> reported;
+  options.progress = [&](std::uint64_t done, std::uint64_t total) { reported.emplace_back(done, total); };
   const Module offloaded = wrap(module, options);
-  EXPECT_EQ(told, (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0, 0}}));
+  EXPECT_EQ(reported, (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{0, 0}}));
 }
 
 TEST(Module, PathsThatNameNoFileAreRefused) {

@@ -1,4 +1,4 @@
-// Archives, whole and damaged, taken in as offload::load does: an ArchiveError that says something, or the module that
+// Archives, whole and damaged, imported as offload::load does: an ArchiveError that says something, or the module that
 // torch::jit::load makes of the same bytes, tensors on the file included: attributes, ties and code; in bounded time
 // and memory.
 //
@@ -230,7 +230,7 @@ int run(const std::vector<std::string>& folders, std::uint64_t seed, std::uint64
 } // namespace offload::test
 
 int main(int argc, char** argv) {
-  CLI::App app{"Takes in archives that were damaged, and compares with torch::jit::load."};
+  CLI::App app{"Imports archives that were damaged, and compares with torch::jit::load."};
   std::vector<std::string> folders;
   std::uint64_t count = 1000;
   std::uint64_t seed = 1;

@@ -15,7 +15,7 @@ using Impl = Module::Impl;
 
 inline const c10::Device kCuda(c10::kCUDA, 0);
 
-inline Impl take_in(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
+inline Impl make_impl(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
   Options options;
   options.device = kCuda;
   options.vram_budget = vram;

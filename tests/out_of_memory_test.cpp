@@ -138,7 +138,7 @@ TEST(OutOfMemory, WhatOthersWaitForComesAllTheSame) {
   Device device(3, 3, 0, Order::copies_late, 3);
   device.use_direct_store();
   device.use_streamer();
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   BlockedThread issues([&] { device.visit(0, 0); });
   device.slow.await_caller();
   BlockedThread waits([&] { device.visit(1, 1); });
@@ -149,7 +149,7 @@ TEST(OutOfMemory, WhatOthersWaitForComesAllTheSame) {
     device.streamer->expect(2, sequence);
   }
   EXPECT_TRUE(device.streamer->lost());
-  device.slow.let_go();
+  device.slow.release();
   issues.join();
   waits.join();
   device.expect_no_problems();

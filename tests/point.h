@@ -4,10 +4,10 @@
 
 namespace offload::test {
 
-/// A fence of which nothing is asked but its lane and its order.
+/// A fence of which nothing is asked but its channel and its order.
 class Point final : public Fence {
  public:
-  explicit Point(int lane) : Fence(lane) {}
+  explicit Point(int channel) : Fence(channel) {}
 };
 
 } // namespace offload::test

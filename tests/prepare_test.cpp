@@ -1,4 +1,4 @@
-// What happens to a module before its weights are traced: its values gone through, calls inlined, constants taken out
+// What happens to a module before its weights are traced: its values gone through, calls inlined, constants extracted
 // and rewritten, weights found.
 
 #include <ATen/core/List.h>

@@ -130,22 +130,22 @@ TEST_F(Reentry, ACallOfAnotherModuleInBetweenChangesNothing) {
   Module outer = wrap(asking_module(), options_for(budget(1)));
   inner.forward({rows()});
   outer.forward({rows()});
-  std::string told;
+  std::string reported;
   bool within = false; // the inner call
   question = [&] {
     if (within) {
-      told = refusal([&] { outer.forward({rows()}); });
+      reported = refusal([&] { outer.forward({rows()}); });
     } else {
       within = true;
       inner.forward({rows()});
     }
   };
   outer.forward({rows()});
-  EXPECT_NE(told.find("within a call"), std::string::npos);
+  EXPECT_NE(reported.find("within a call"), std::string::npos);
   within = true;
-  told.clear();
+  reported.clear();
   inner.forward({rows()});
-  EXPECT_EQ(told, "") << "no call of the outer one is under way";
+  EXPECT_EQ(reported, "") << "no call of the outer one is under way";
 }
 
 TEST_F(Reentry, ThreadsThatWorkForTheCallAreRefusedAndOthersAfterItAreNot) {
@@ -159,9 +159,9 @@ TEST_F(Reentry, ThreadsThatWorkForTheCallAreRefusedAndOthersAfterItAreNot) {
     if (std::exchange(asked, true)) {
       return;
     }
-    std::promise<std::string> told;
-    at::launch([&] { told.set_value(refusal([&] { module.forward({rows()}); })); });
-    meanwhile = told.get_future().get();
+    std::promise<std::string> reported;
+    at::launch([&] { reported.set_value(refusal([&] { module.forward({rows()}); })); });
+    meanwhile = reported.get_future().get();
     at::launch([&] {
       ended.get_future().wait();
       later.set_value(refusal([&] { module.forward({rows()}); }));

@@ -17,12 +17,12 @@ at::Tensor ones_instead(const at::Tensor&) { return at::ones({3}); }
 
 struct Rewritten {
   std::string text;
-  std::vector<std::string> told;
+  std::vector<std::string> reported;
 };
 
 Rewritten rewrite(const std::shared_ptr<torch::jit::Graph>& graph, const char* device = "cuda:0") {
   Rewritten rewritten;
-  rewrite_devices(graph, c10::Device(device), ones_instead, rewritten.told);
+  rewrite_devices(graph, c10::Device(device), ones_instead, rewritten.reported);
   graph->lint();
   rewritten.text = graph->toString(false);
   return rewritten;
@@ -46,14 +46,14 @@ void expect_all_rewritten(const Rewritten& rewritten) {
 }
 
 void expect_untouched(const Rewritten& rewritten) {
-  EXPECT_EQ(rewritten.told, std::vector<std::string>());
+  EXPECT_EQ(rewritten.reported, std::vector<std::string>());
   check(rewritten.text, [](FileCheck& c) { c.check_not("cuda:0")->check_not("aten::cpu"); });
 }
 
 TEST(RewriteDevices, DeviceConstantsFollowTheModule) {
   const Rewritten rewritten = rewrite_body("  return torch.zeros([2], device=cpu)\n");
   expect_all_rewritten(rewritten);
-  EXPECT_EQ(rewritten.told.size(), 1U);
+  EXPECT_EQ(rewritten.reported.size(), 1U);
   expect_untouched(rewrite_body("  return torch.zeros([2], device=cpu)\n", "cpu"));
 }
 
@@ -73,7 +73,7 @@ TEST(RewriteDevices, UsesAreToldApart) {
   check(rewritten.text, [](FileCheck& c) {
     c.check(kOnDevice)->check(kOnHost)->check("aten::zeros")->check("aten::to(%lengths")->check_not("aten::cpu");
   });
-  EXPECT_EQ(rewritten.told.size(), 1U);
+  EXPECT_EQ(rewritten.reported.size(), 1U);
 }
 
 TEST(RewriteDevices, BranchesLoopsListsAndTuplesCarryWhatStays) {
@@ -102,7 +102,7 @@ TEST(RewriteDevices, PackedSequencesGoThroughRecurrences) {
   check(rewritten.text, [](FileCheck& c) {
     c.check(kOnDevice)->check(kOnHost)->check("aten::to(%lengths")->check("aten::zeros")->check_not("aten::cpu");
   });
-  EXPECT_EQ(rewritten.told.size(), 1U) << "the hidden state; the indices are those of a tensor on the host";
+  EXPECT_EQ(rewritten.reported.size(), 1U) << "the hidden state; the indices are those of a tensor on the host";
 }
 
 /// Wanted on the host by one operator, and on the device by another.
@@ -115,9 +115,9 @@ TEST(RewriteDevices, WhatIsWantedInBothPlacesIsCopied) {
   expect_all_rewritten(rewritten);
   check(rewritten.text,
         [](FileCheck& c) { c.check("%n")->check("aten::cpu(%n")->check("aten::_pack_padded_sequence"); });
-  ASSERT_FALSE(rewritten.told.empty());
-  EXPECT_NE(rewritten.told.back().find("for aten::_pack_padded_sequence -> cpu"), std::string::npos)
-      << rewritten.told.back();
+  ASSERT_FALSE(rewritten.reported.empty());
+  EXPECT_NE(rewritten.reported.back().find("for aten::_pack_padded_sequence -> cpu"), std::string::npos)
+      << rewritten.reported.back();
 }
 
 /// Scalars of the host are taken by operators on any device: a mask as wide as the longest.
@@ -141,14 +141,14 @@ TEST(RewriteDevices, ConstantTensorsStayWhereTheyHaveTo) {
       graph->insert(c10::Symbol::fromQualString("aten::_pack_padded_sequence"), {x, lengths, true});
   graph->registerOutput(packed);
   const Rewritten rewritten = rewrite(graph);
-  EXPECT_EQ(rewritten.told, std::vector<std::string>());
+  EXPECT_EQ(rewritten.reported, std::vector<std::string>());
 }
 
 /// `torch.zeros(256) + x` fails on a device as it stands.
 TEST(RewriteDevices, WhatIsMadeWithoutADeviceIsMadeWhereItIsUsed) {
   const Rewritten rewritten = rewrite_body("  return x + torch.zeros([256])\n");
   check(rewritten.text, [](FileCheck& c) { c.check(kOnDevice)->check("aten::zeros"); });
-  EXPECT_EQ(rewritten.told.size(), 1U);
+  EXPECT_EQ(rewritten.reported.size(), 1U);
   expect_untouched(rewrite_body("  return x + torch.zeros([]), torch.ones([4]), torch.ones([2]).to(x.device) + x\n"));
   expect_untouched(rewrite_body("  return torch._pack_padded_sequence(x, torch.ones([3], dtype=4), True)\n"));
   expect_untouched(rewrite_body("  return x[torch.randperm(4)], x[torch.arange(3)]\n"));

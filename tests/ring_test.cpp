@@ -70,24 +70,24 @@ TEST(Ring, OfNoBytesHasNoPlace) {
   EXPECT_EQ(ring.allocate(1), std::nullopt);
 }
 
-TEST(Ring, RemembersReadersUntilTheyAreForgotten) {
+TEST(Ring, KeepsReadersUntilTheyAreDropped) {
   Ring ring(8);
   ring.allocate(8);
   const FencePtr used = point();
   ring.free(0, 8, {used});
   ring.allocate(8);
   EXPECT_EQ(readers(ring, 0, 8), Fences{used});
-  EXPECT_EQ(readers(ring, 0, 8), Fences{used}) << "collecting does not forget";
-  ring.forget_readers(0, 8);
+  EXPECT_EQ(readers(ring, 0, 8), Fences{used}) << "collecting drops none";
+  ring.drop_readers(0, 8);
   EXPECT_TRUE(readers(ring, 0, 8).empty());
 }
 
-TEST(Ring, KeepsReadersOfBothSidesWhenTheMiddleIsForgotten) {
+TEST(Ring, KeepsReadersOfBothSidesWhenTheMiddleIsDropped) {
   Ring ring(9);
   ring.allocate(9);
   const FencePtr used = point();
   ring.free(0, 9, {used});
-  ring.forget_readers(3, 3);
+  ring.drop_readers(3, 3);
   EXPECT_EQ(readers(ring, 0, 3), Fences{used});
   EXPECT_TRUE(readers(ring, 3, 3).empty());
   EXPECT_EQ(readers(ring, 6, 3), Fences{used});
@@ -172,7 +172,7 @@ TEST(Ring, AgreesWithAModelOnRandomUse) {
           ring.set_cursor(cursor);
           continue;
         }
-        ring.forget_readers(*place, bytes);
+        ring.drop_readers(*place, bytes);
         for (std::uint64_t at = *place; at < *place + bytes; ++at) {
           model.held[at] = true;
           model.used[at].clear();

@@ -70,7 +70,7 @@ class Ledger {
     for (const Batch& batch : batches) {
       ASSERT_FALSE(batch.fetches.empty());
       for (const FencePtr& reader : batch.readers) {
-        waited_[reader->lane()] = std::max(waited_[reader->lane()], reader->order());
+        waited_[reader->channel()] = std::max(waited_[reader->channel()], reader->order());
       }
       for (const Fetch& fetch : batch.fetches) {
         ASSERT_EQ(fetch.bytes, sizes_[fetch.weight]);

@@ -19,7 +19,7 @@ TEST(Sequences, ExpectWhatTheLastCallOfTheShapeOrOfTheMethodDid) {
   EXPECT_EQ(*sequences.expected("other", 4, nothing_is_known), nothing_is_known());
 }
 
-TEST(Sequences, AreForgottenButForThoseThatAreGiven) {
+TEST(Sequences, AreDroppedButForThoseThatAreGiven) {
   Sequences sequences;
   sequences.record("forward", 1, sequence_of(1));
   sequences.reset({{"other", sequence_of(5)}});

@@ -1,4 +1,4 @@
-// Each wait of the streamer is needed: when one is forgotten, the checks of the other tests fail.
+// Each wait of the streamer is needed: when one is skipped, the checks of the other tests fail.
 
 #include <gtest/gtest.h>
 
@@ -34,7 +34,7 @@ void expect_every_one_needed(Call call, Order order) {
   ASSERT_EQ(problems_of(shape, &waits, call), "");
   ASSERT_GT(waits, 10U);
   for (std::uint64_t n = 0; n < waits; ++n) {
-    shape.forget = {call, n};
+    shape.skip = {call, n};
     EXPECT_NE(problems_of(shape), "") << "wait " << n << " of " << waits << " was left out";
   }
 }
@@ -56,9 +56,9 @@ TEST(StreamerWaits, NoneOfAKindFailsForAnyShape) {
     shape.batch_units = dice.from(0, 3);
     for (const Order order : {Order::copies_late, Order::compute_late}) {
       shape.order = order;
-      shape.forget.reset();
+      shape.skip.reset();
       ASSERT_EQ(problems_of(shape), "");
-      shape.forget = {order == Order::copies_late ? Call::wait_arrived : Call::wait, std::nullopt};
+      shape.skip = {order == Order::copies_late ? Call::wait_arrived : Call::wait, std::nullopt};
       EXPECT_NE(problems_of(shape), "");
     }
   }
@@ -70,7 +70,7 @@ TEST(StreamerWaits, ARandomOrderFindsThemToo) {
     for (std::uint32_t seed = 0; seed < 20; ++seed) {
       Shape shape = one_by_one(Order::random);
       shape.seed = seed;
-      shape.forget = {call, std::nullopt};
+      shape.skip = {call, std::nullopt};
       found += problems_of(shape).empty() ? 0 : 1;
     }
     EXPECT_GE(found, 18);
@@ -78,14 +78,14 @@ TEST(StreamerWaits, ARandomOrderFindsThemToo) {
 }
 
 TEST(StreamerWaits, LanesThatReadOneWeightAreEachWaitedFor) {
-  // Both lanes read weight 0; then its place is given away. Each forgotten wait leaves one of them without.
-  const auto run = [](std::optional<ForgetfulLink::Forget> forget, std::uint64_t* waits) {
+  // Both lanes read weight 0; then its place is given away. Each skipped wait leaves one of them without.
+  const auto run = [](std::optional<SkippingLink::Skip> skip, std::uint64_t* waits) {
     Shape shape;
     shape.units = {1, 1};
     shape.ring_units = 1;
     shape.lanes = 2;
     shape.order = Order::compute_late;
-    shape.forget = forget;
+    shape.skip = skip;
     Streaming device(shape);
     device.acquire(0, {0});
     device.acquire(1, {0});
@@ -103,7 +103,7 @@ TEST(StreamerWaits, LanesThatReadOneWeightAreEachWaitedFor) {
   EXPECT_EQ(run(std::nullopt, &waits), "");
   ASSERT_EQ(waits, 2U);
   for (std::uint64_t n = 0; n < waits; ++n) {
-    EXPECT_NE(run(ForgetfulLink::Forget{Call::wait, n}, nullptr), "");
+    EXPECT_NE(run(SkippingLink::Skip{Call::wait, n}, nullptr), "");
   }
 }
 
@@ -111,7 +111,7 @@ TEST(StreamerWaits, AStagingBufferIsNotFilledBeforeTheLinkHasReadIt) {
   Shape shape = one_by_one(Order::copies_late);
   shape.host = Host::staged;
   ASSERT_EQ(problems_of(shape), "");
-  shape.forget = {Call::synchronize, std::nullopt};
+  shape.skip = {Call::synchronize, std::nullopt};
   EXPECT_NE(problems_of(shape), "");
 }
 
@@ -122,10 +122,10 @@ TEST(StreamerWaits, OfTheStagedStoreAreNeededToo) {
   ASSERT_EQ(problems_of(shape), "");
   std::uint64_t waits = 0;
   problems_of(shape, &waits, Call::wait);
-  shape.forget = {Call::wait, std::nullopt};
+  shape.skip = {Call::wait, std::nullopt};
   EXPECT_NE(problems_of(shape), "");
   shape.order = Order::copies_late;
-  shape.forget = {Call::wait_arrived, std::nullopt};
+  shape.skip = {Call::wait_arrived, std::nullopt};
   EXPECT_NE(problems_of(shape), "");
 }
 

@@ -18,8 +18,8 @@ SequencePtr each_once(std::size_t weights) {
 
 Streaming::Streaming(const Shape& shape) : link_(shape.lanes, shape.order, shape.seed), ring_(shape.ring_units) {
   Link* link = &link_;
-  if (shape.forget) {
-    link = &forgetful_.emplace(link_, *shape.forget);
+  if (shape.skip) {
+    link = &skipping_.emplace(link_, *shape.skip);
   }
   host_.resize(std::accumulate(shape.units.begin(), shape.units.end(), std::uint64_t{0}));
   std::mt19937 random(7);

@@ -38,7 +38,7 @@ struct Shape {
   std::uint64_t buffer_units = 1; ///< of each staging buffer
   int buffers = 2;
   int threads = 2;
-  std::optional<ForgetfulLink::Forget> forget;
+  std::optional<SkippingLink::Skip> skip;
 };
 
 using SequencePtr = std::shared_ptr<const Sequence>;
@@ -75,7 +75,7 @@ class Streaming {
 
  private:
   FakeLink link_;
-  std::optional<ForgetfulLink> forgetful_;
+  std::optional<SkippingLink> skipping_;
   std::vector<Unit> host_;
   std::vector<Unit> ring_;
   std::vector<Unit> staging_;

@@ -60,9 +60,9 @@ LEAVE_OUT = [
     "StagedStore.GathersSmallWeightsInOneBuffer",
     "StagedStore.SendsPageLockedWeightsFromWhereTheyAre",
     "LaneGate.GivesEachCallALaneOfItsOwn",
-    "LaneGate.GivesTheLaneThatWasLeftLast",
+    "LaneGate.GivesTheLaneThatWasReleasedLast",
     "LaneGate.LetsCallsInInTheOrderInWhichTheyCame",
-    "LaneGate.KeepsTheLoneVisitorAloneAndInTurn",
+    "LaneGate.KeepsTheExclusiveCallerAloneAndInTurn",
 ]
 
 # What a failure must say to count; tests that look at bytes may look at numbers of calls, too.
@@ -324,7 +324,7 @@ def main():
         waits += [wait for wait in found if chosen(wait, options.only)]
         used += [wait for wait in of_value if chosen(wait, options.only)]
     for wait in used:
-        print(f"{wait.where():38} {wait.code}: its value is used; the wait inside it is taken out instead")
+        print(f"{wait.where():38} {wait.code}: its value is used; the wait inside it is removed instead")
     if options.list:
         for wait in waits:
             print(f"{wait.where():38} {wait.code}")

@@ -16,7 +16,7 @@ namespace offload::test {
 namespace {
 
 /// Memory that somebody else has by now.
-void take_over(std::vector<Unit>& memory) { std::memset(memory.front().bytes, 0xAB, memory.size() * kUnit); }
+void overwrite(std::vector<Unit>& memory) { std::memset(memory.front().bytes, 0xAB, memory.size() * kUnit); }
 void expect_taken_over(const std::vector<Unit>& memory) {
   const std::byte* begin = memory.front().bytes;
   EXPECT_TRUE(std::all_of(begin, begin + memory.size() * kUnit, [](std::byte b) { return b == std::byte{0xAB}; }))
@@ -36,10 +36,10 @@ bool is_busy() {
 TEST_F(WaitsBytes, AStoreWithoutAFreeBufferSleeps) {
   Device device(3, 3, 2);
   device.use_staged_store();
-  device.slow.keep(Call::synchronize);
+  device.slow.hold(Call::synchronize);
   device.issue_all();
   EXPECT_FALSE(is_busy()) << "busy wait: for a buffer that the link has not read";
-  device.slow.let_go();
+  device.slow.release();
   device.fake.run_all();
   device.store->drain();
   device.expect_all_in_ring();
@@ -81,12 +81,12 @@ TEST_F(WaitsBytes, ACopyOverwritesWhatHasBeenRead) { expect_right(6, Order::comp
 TEST_F(WaitsBytes, ACopyWaitsForItsReadersAndNotForWhatTheyDidSince) {
   Device device(1, 1, 2, Order::compute_late);
   device.use_staged_store();
-  device.slow.keep(Call::wait);
+  device.slow.hold(Call::wait);
   const auto arrival = std::make_shared<Arrival>();
   device.store->issue({{{0, 0, kUnit}}, {device.slow.record_used(0)}, arrival});
   Unit other{};
   device.fake.read(0, other.bytes, device.addresses[0].memory, kUnit, "what the copy waits for needlessly");
-  device.slow.let_go();
+  device.slow.release();
   device.store->drain();
   device.fake.synchronize(*arrival->fence);
   EXPECT_EQ(device.fake.problems(), std::vector<std::string>());
@@ -97,17 +97,17 @@ TEST_F(WaitsBytes, WhatTheStoreStillHoldsHasNotBeenUsed) {
   Device device(4, 4, 8);
   device.use_staged_store();
   device.use_streamer();
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   device.streamer->begin(0, each_once(4));
   EXPECT_EQ(device.streamer->bytes_used(), 0U);
-  device.slow.let_go();
+  device.slow.release();
   device.store->drain();
   EXPECT_GT(device.slow.bytes(), 0U);
   EXPECT_EQ(device.streamer->bytes_used(), 0U) << "it is ahead";
   device.streamer->end(0);
 }
 
-/// With the batch that could not wait its readers are forgotten: the next copy into the place waits for none of them.
+/// With the batch that could not wait its readers are dropped: the next copy into the place waits for none of them.
 TEST_F(WaitsBytes, ACopyAfterOneThatFailedOverwritesWhatHasBeenRead) {
   for (const bool staged : {false, true}) {
     Device device(2, 1, 16, Order::compute_late, 2);
@@ -126,11 +126,11 @@ TEST_F(WaitsBytes, ALaneWaitsForABatchThatIsStillStaged) {
   Device device(1, 1, 2);
   device.use_staged_store();
   device.use_streamer();
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   BlockedThread lane([&] { device.visit(0, 0); });
   device.slow.await_caller();
   lane.await_blocked();
-  device.slow.let_go();
+  device.slow.release();
   lane.join();
   device.store->drain();
   device.expect_no_problems();
@@ -141,13 +141,13 @@ TEST_F(WaitsBytes, ALaneWaitsForABatchThatAnotherIsToIssue) {
   Device device(2, 2, 0, Order::copies_late, 2);
   device.use_direct_store();
   device.use_streamer();
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   BlockedThread issues([&] { device.visit(0, 0); });
   device.slow.await_caller();
   BlockedThread waits([&] { device.visit(1, 1); });
   waits.await_blocked();
   EXPECT_FALSE(waits.done());
-  device.slow.let_go();
+  device.slow.release();
   issues.join();
   waits.join();
   device.expect_no_problems();
@@ -172,7 +172,7 @@ TEST_F(WaitsBytes, NothingIsWrittenIntoTheRingOfAStreamerThatIsGone) {
   device.use_streamer();
   device.streamer->expect(0, each_once(4));
   device.streamer.reset();
-  take_over(device.ring);
+  overwrite(device.ring);
   device.fake.run_all();
   expect_taken_over(device.ring);
 }
@@ -183,15 +183,15 @@ TEST_F(WaitsBytes, NothingIsWrittenIntoItByALeaseThatEndsMeanwhile) {
   device.use_streamer();
   device.streamer->begin(0, each_once(2));
   device.streamer->acquire(0, {0});
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   BlockedThread lease([&] { device.streamer->release(0, {0}); }); // there is room for the next weight
   device.slow.await_caller();
   BlockedThread end([&] {
     device.streamer->stop();
-    take_over(device.ring);
+    overwrite(device.ring);
   });
   end.await_blocked();
-  device.slow.let_go();
+  device.slow.release();
   lease.join();
   end.join();
   device.fake.run_all();
@@ -202,15 +202,15 @@ TEST_F(WaitsBytes, NothingIsWrittenIntoItByTheStagerEither) {
   Device device(4, 4, 2);
   device.use_staged_store();
   device.use_streamer();
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   device.streamer->expect(0, each_once(4));
   BlockedThread end([&] {
     device.streamer.reset();
-    take_over(device.ring);
+    overwrite(device.ring);
   });
   device.slow.await_caller();
   end.await_blocked();
-  device.slow.let_go();
+  device.slow.release();
   end.join();
   device.store.reset();
   device.fake.run_all();
@@ -220,12 +220,12 @@ TEST_F(WaitsBytes, NothingIsWrittenIntoItByTheStagerEither) {
 TEST_F(WaitsBytes, AStoreThatIsDestroyedSendsAllThatItWasGiven) {
   Device device(8, 8, 2);
   device.use_staged_store();
-  device.slow.keep(Call::copy);
+  device.slow.hold(Call::copy);
   device.issue_all();
   device.slow.await_caller(); // most batches have no buffer yet, and nobody has filled it
   BlockedThread end([&] { device.store.reset(); });
   end.await_blocked();
-  device.slow.let_go();
+  device.slow.release();
   end.join();
   device.expect_all_in_ring();
 }
@@ -235,7 +235,7 @@ TEST_F(WaitsBytes, NothingIsReadFromTheBuffersOfAStoreThatIsGone) {
   device.use_staged_store();
   device.issue_all();
   device.store.reset();
-  take_over(device.staging);
+  overwrite(device.staging);
   device.expect_all_in_ring();
 }
 
@@ -245,7 +245,7 @@ TEST_F(WaitsBytes, NorWhereTheFenceOfABufferWasRefused) {
   device.fake.refuse(Call::record_arrived, 0);
   device.issue_all();
   device.store.reset();
-  take_over(device.staging);
+  overwrite(device.staging);
   device.expect_all_in_ring();
 }
 
@@ -305,14 +305,14 @@ TEST_F(WaitsBytes, OfALinkWithinTheHostAreOver) {
 TEST_F(WaitsBytes, ACallWritesNothingInALaneThatIsTaken) {
   LaneGate gate(1);
   int memory = 1;
-  const int lane = gate.enter();
+  const int lane = gate.acquire();
   BlockedThread other([&] {
-    const LaneVisit visit(gate);
+    const LaneLock held(gate);
     memory = 2;
   });
   other.await_blocked();
   EXPECT_EQ(memory, 1) << "the lane has wrong bytes";
-  gate.leave(lane);
+  gate.release(lane);
   other.join();
   EXPECT_EQ(memory, 2);
 }
@@ -320,14 +320,14 @@ TEST_F(WaitsBytes, ACallWritesNothingInALaneThatIsTaken) {
 TEST_F(WaitsBytes, ACallAloneWritesNothingInALaneThatIsTaken) {
   LaneGate gate(2);
   int memory = 1;
-  const int lane = gate.enter();
+  const int lane = gate.acquire();
   BlockedThread alone([&] {
-    const ExclusiveVisit visit(gate);
+    const ExclusiveLaneLock held(gate);
     memory = 2;
   });
   alone.await_blocked();
   EXPECT_EQ(memory, 1) << "the lane has wrong bytes";
-  gate.leave(lane);
+  gate.release(lane);
   alone.join();
   EXPECT_EQ(memory, 2);
 }

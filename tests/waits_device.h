@@ -59,24 +59,24 @@ class WaitsBytes : public testing::Test {
   Deadline deadline_;
 };
 
-/// A link that keeps the calling thread in one kind of call until it is let go: a slow driver.
+/// A link that holds the calling thread in one kind of call until release(): a slow driver.
 class SlowLink final : public Link {
  public:
   explicit SlowLink(FakeLink& link) : link_(link) {}
 
-  void keep(Call call) {
+  void hold(Call call) {
     const std::lock_guard lock(mutex_);
-    kept_ = call;
+    held_ = call;
   }
-  void let_go() {
+  void release() {
     {
       const std::lock_guard lock(mutex_);
-      kept_.reset();
+      held_.reset();
     }
     changed_.notify_all();
   }
 
-  /// Returns when a thread is kept.
+  /// Returns when a thread is held.
   void await_caller() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return inside_ > 0; });
@@ -89,7 +89,7 @@ class SlowLink final : public Link {
   FencePtr record_arrived() override { return link_.record_arrived(); }
   void wait_arrived(int lane, const Fence& arrived) override { link_.wait_arrived(lane, arrived); }
   FencePtr record_used(int lane) override { return link_.record_used(lane); }
-  void settle(const Fence& used) override { link_.settle(used); }
+  void record_now(const Fence& used) override { link_.record_now(used); }
   bool reached(const Fence& arrived) override { return link_.reached(arrived); }
   void synchronize(const Fence& fence) override {
     pass(Call::synchronize);
@@ -108,14 +108,14 @@ class SlowLink final : public Link {
     std::unique_lock lock(mutex_);
     ++inside_;
     changed_.notify_all();
-    changed_.wait(lock, [&] { return kept_ != call; });
+    changed_.wait(lock, [&] { return held_ != call; });
     --inside_;
   }
 
   FakeLink& link_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::optional<Call> kept_;
+  std::optional<Call> held_;
   int inside_ = 0;
 };
 
@@ -123,7 +123,7 @@ class SlowLink final : public Link {
 struct Device {
   Device(std::size_t weights, std::size_t ring_units, std::size_t buffer_count, Order order = Order::copies_late,
          int lane_count = 1)
-      : fake(lane_count, order, 1, Fences::settled),
+      : fake(lane_count, order, 1, Fences::deferred),
         slow(fake),
         lanes(lane_count),
         host(weights),

@@ -19,7 +19,7 @@
 namespace offload::test {
 namespace {
 
-/// Weights of every kind that is taken over: alone, tied, parts of one storage, in a list, a constant; and state.
+/// Weights of every kind that is adopted: alone, tied, parts of one storage, in a list, a constant; and state.
 torch::jit::Module module_of_many_kinds() {
   return make(4, R"(
 def forward(self, x, wrong: bool = False):

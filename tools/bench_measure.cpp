@@ -173,7 +173,7 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
   const c10::Device device = options.device;
   const int plain_calls = device.is_cuda() ? 10 : 5;
   Prepared prepared;
-  options.tell(stack, "making the model");
+  options.report(stack, "making the model");
   prepared.host = models::residual_stack(stack_options(stack, stack.layers));
   const std::vector<at::Tensor> host_weights = weights_of(prepared.host);
   const at::Tensor host_input =
@@ -181,7 +181,7 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
   prepared.input = host_input.to(device);
   prepared.ring = options.ring_bytes.value_or(default_ring_bytes(stack));
   {
-    options.tell(stack, device.is_cuda() ? "plain GPU" : "plain host");
+    options.report(stack, device.is_cuda() ? "plain GPU" : "plain host");
     torch::jit::Module there = device.is_cuda() ? prepared.host.deepcopy(device) : prepared.host;
     auto reference = std::make_unique<Reference>(there, device);
     prepared.expected = reference->run("forward", {prepared.input}).toTensor();
@@ -191,7 +191,7 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
       prepared.fused_us = time_calls(3, plain_calls, device, [&] { there.forward({prepared.input}); });
     }
     if (against && device.is_cuda() && options.against_auto) {
-      options.tell(stack, "synchronous load and unload");
+      options.report(stack, "synchronous load and unload");
       const std::vector<at::Tensor> weights = weights_of(there);
       for (const std::int64_t on_gpu : stack.layers_on_gpu) {
         const auto resident = static_cast<std::size_t>(on_gpu);
@@ -204,11 +204,11 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
     }
   }
   if (against && device.is_cuda() && options.against_cpu) {
-    options.tell(stack, "plain CPU");
+    options.report(stack, "plain CPU");
     Reference reference(prepared.host, c10::Device(c10::kCPU));
     prepared.cpu_us = time_calls(0, 1, c10::Device(c10::kCPU), [&] { reference.run("forward", {host_input}); });
   }
-  options.tell(stack, "measuring activations");
+  options.report(stack, "measuring activations");
   prepared.options.device = device;
   prepared.options.example_calls = {{"forward", {prepared.input}, {}}};
   prepared.activations = activation_bytes(stack, prepared.options);
@@ -261,12 +261,12 @@ TableResult measure_case(const Case& stack, const MeasureOptions& options) {
     table.rows.push_back(row_of(stack, on_gpu, prepared.ring));
   }
   const auto driver_before = driver_bytes(options.device);
-  options.tell(stack, "loading");
+  options.report(stack, "loading");
   Module model = prepared.load(table.rows.front());
   const Yardstick yardstick = prepared.yardstick(options, false);
   for (std::size_t i = 0; i < table.rows.size(); ++i) {
     RowResult& row = table.rows[i];
-    options.tell(stack, std::to_string(row.layers_on_gpu) + " layers on the device");
+    options.report(stack, std::to_string(row.layers_on_gpu) + " layers on the device");
     measure_row(model, prepared.input, prepared.expected, options.calls, yardstick, driver_before, row);
     row.auto_us = i < prepared.auto_us.size() ? prepared.auto_us[i] : Times();
   }
@@ -286,7 +286,7 @@ StagedResult measure_staged(const Case& stack, std::uint64_t pinned_bytes, const
   prepared.options.pinned_budget = pinned_bytes;
   staged.row = row_of(stack, 0, prepared.ring);
   const auto driver_before = driver_bytes(options.device);
-  options.tell(stack, "loading for staging");
+  options.report(stack, "loading for staging");
   Module model = prepared.load(staged.row);
   measure_row(model, prepared.input, prepared.expected, options.calls, prepared.yardstick(options, true), driver_before,
               staged.row);

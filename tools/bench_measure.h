@@ -20,7 +20,7 @@ struct MeasureOptions {
   bool against_cpu = true;
   std::function<void(const std::string&)> progress;
 
-  void tell(const Case& stack, const std::string& what) const {
+  void report(const Case& stack, const std::string& what) const {
     if (progress) {
       progress(stack.title + ": " + what);
     }

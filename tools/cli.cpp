@@ -137,7 +137,7 @@ const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std
 namespace {
 
 /// Errors go on one line; what torch adds about where in its sources they arose stays out.
-int tell(const std::string& what, ExitCode code) {
+int report(const std::string& what, ExitCode code) {
   std::string line = what.substr(0, what.find("\nException raised from"));
   while (!line.empty() && line.back() == '\n') {
     line.pop_back();
@@ -160,12 +160,13 @@ std::string with_options_of_commands(std::string text) {
   return text;
 }
 
-int tell_error_of_torch(const std::string& what) {
+int report_torch_error(const std::string& what) {
   if (what.find("in the TorchScript interpreter") == std::string::npos) {
-    return tell(what, kFailed);
+    return report(what, kFailed);
   }
   const bool device = what.find("CUDA error") != std::string::npos;
-  return tell((device ? "" : "the model does not take these inputs: ") + last_line(what), device ? kFailed : kBadUsage);
+  return report((device ? "" : "the model does not take these inputs: ") + last_line(what),
+                device ? kFailed : kBadUsage);
 }
 
 } // namespace
@@ -195,24 +196,24 @@ int run_command(CLI::App& app, int argc, char** argv, const std::function<int()>
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    return tell(error.what(), kBadUsage);
+    return report(error.what(), kBadUsage);
   }
   try {
     const int status = command();
     if (!std::cout.flush()) {
-      return tell("standard output can not be written", kFailed);
+      return report("standard output can not be written", kFailed);
     }
     return status;
   } catch (const InputError& error) {
-    return tell(with_options_of_commands(error.what()), kBadUsage);
+    return report(with_options_of_commands(error.what()), kBadUsage);
   } catch (const ArchiveError& error) {
-    return tell(error.what(), kBadUsage);
+    return report(error.what(), kBadUsage);
   } catch (const BudgetError& error) {
-    return tell(with_options_of_commands(error.what()), kBadUsage);
+    return report(with_options_of_commands(error.what()), kBadUsage);
   } catch (const c10::Error& error) { // of the interpreter, too, since LibTorch 2.15
-    return tell_error_of_torch(error.what_without_backtrace());
+    return report_torch_error(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return tell_error_of_torch(error.what());
+    return report_torch_error(error.what());
   }
 }
 

@@ -7,20 +7,20 @@
 
 namespace offload {
 
-/// A point in the order of one stream of work. Whoever waits on it, waits for all that was enqueued there before it was
-/// recorded. Implementations hold an event; destroying a fence never waits.
+/// A point in a *channel*, a queue of work that is executed in order. Whoever waits on it, waits for all that was
+/// enqueued there before it was recorded. Implementations hold an event; destroying a fence never waits.
 class Fence {
  public:
-  explicit Fence(int lane) : lane_(lane), order_(next_order()) {}
+  explicit Fence(int channel) : channel_(channel), order_(next_order()) {}
   virtual ~Fence() = default;
   Fence(const Fence&) = delete;
   Fence& operator=(const Fence&) = delete;
 
-  /// The lane on whose compute stream it was recorded; kLink when on the copy stream.
-  int lane() const { return lane_; }
-  static constexpr int kLink = -1;
+  /// Computation of lane i is channel i; copies of a link are channels below zero, of which a link has one so far.
+  int channel() const { return channel_; }
+  static constexpr int of_link(int k = 0) { return -1 - k; }
 
-  /// Of two fences of one lane, the one of higher order is the later point.
+  /// Of two fences of one channel, the one of higher order is the later point.
   std::uint64_t order() const { return order_; }
 
  private:
@@ -29,7 +29,7 @@ class Fence {
     return next.fetch_add(1, std::memory_order_relaxed);
   }
 
-  int lane_;
+  int channel_;
   std::uint64_t order_;
 };
 using FencePtr = std::shared_ptr<Fence>;
@@ -70,13 +70,13 @@ class Link {
   virtual void wait_arrived(int lane, const Fence& arrived) = 0;
 
   /// A point after all that `lane` has enqueued so far: the weight it read is *used*. The event may be recorded only
-  /// when somebody first waits for it, or settles it, and then stands for all that the lane has enqueued by then. Until
-  /// then the lane must not wait for a copy that itself waits for this point: each would wait for the other.
+  /// by record_now() or when somebody first waits for it, and then stands for all that the lane has enqueued by then.
+  /// Until then the lane must not wait for a copy that itself waits for this point: each would wait for the other.
   virtual FencePtr record_used(int lane) = 0;
 
   /// Records the event of `used` now, where that has not been done. For those who will wait much later than now, while
   /// the lane goes on.
-  virtual void settle(const Fence& used) = 0;
+  virtual void record_now(const Fence& used) = 0;
 
   /// True when `fence`, of the copy stream, is known to be reached. Does not wait, does not throw.
   virtual bool reached(const Fence& arrived) = 0;

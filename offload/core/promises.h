@@ -20,7 +20,7 @@ class Promise {
   void set(std::uint64_t bytes);
   void raise_to(std::uint64_t bytes);
 
-  /// Sets it to what `decide` returns, who is told how much others have been promised and have not taken. Meanwhile
+  /// Sets it to what `decide` returns, who gets how much others have been promised and have not taken. Meanwhile
   /// nobody else decides, takes memory or gives it back; so `decide` must not wait for anybody who does, nor do it.
   void set_by(const std::function<std::uint64_t(std::uint64_t outstanding)>& decide);
 

@@ -44,7 +44,7 @@ class Arena {
 
 /// One step of what a call did with an arena.
 struct AllocationEvent {
-  std::uint64_t offset; ///< tells apart what is taken at one time
+  std::uint64_t offset; ///< identifies what is taken at one time
   std::int64_t bytes;   ///< taken, or given back when negative
 };
 using AllocationTrace = std::vector<AllocationEvent>;

@@ -43,7 +43,7 @@ class Registry {
 
   void abandon(LaneMemory& memory) {
     memory.abandon();
-    forget_if_empty(memory);
+    drop_if_empty(memory);
   }
 
   bool contains(const void* data) const { return find(data) != nullptr; }
@@ -57,7 +57,7 @@ class Registry {
     wait_for_recorded_streams(data);
     memory->free(data);
     if (memory->abandoned()) {
-      forget_if_empty(*memory);
+      drop_if_empty(*memory);
     }
     return true;
   }
@@ -77,7 +77,7 @@ class Registry {
   }
 
   /// What was allocated last may still be in use on the device, by somebody whom no lane knows.
-  void forget_if_empty(const LaneMemory& gone) {
+  void drop_if_empty(const LaneMemory& gone) {
     const std::unique_lock lock(mutex_);
     const auto known =
         std::find_if(known_.begin(), known_.end(), [&](const auto& memory) { return memory.get() == &gone; });

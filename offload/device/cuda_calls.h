@@ -16,7 +16,7 @@ void check_cuda(cudaError_t code, const char* doing);
 void require_cuda();
 
 /// Whether the device has come to `event`. CUDA takes "not yet" for an error, which would replace one of the caller's
-/// that is pending on this thread: then it is not asked, and the answer is no. What is wrong is told by the next
+/// that is pending on this thread: then it is not asked, and the answer is no. What is wrong is reported by the next
 /// command.
 bool has_reached(cudaEvent_t event);
 

@@ -30,7 +30,7 @@ at::Tensor empty_as(const at::Tensor& tensor) {
                                                : at::empty(tensor.sizes(), tensor.options());
 }
 
-void* lend_host_memory(std::uint64_t bytes) {
+void* allocate_page_locked(std::uint64_t bytes) {
   void* data = nullptr;
   if (cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
@@ -39,7 +39,7 @@ void* lend_host_memory(std::uint64_t bytes) {
   return data;
 }
 
-void take_back_host_memory(void* data) {
+void free_page_locked(void* data) {
   if (cudaFreeHost(data) != cudaSuccess) { // the driver is gone
     static_cast<void>(cudaGetLastError());
   }
@@ -51,9 +51,8 @@ std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr
   callbacks.growth = std::move(growth);
   callbacks.may_hold = std::move(may_hold);
   callbacks.make_free = [] { c10::cuda::CUDACachingAllocator::emptyCache(); };
-  callbacks.lend = lend_host_memory;
-  callbacks.take_back = take_back_host_memory;
-  return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks));
+  return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks),
+                                      HostLoans::Source{allocate_page_locked, free_page_locked});
 }
 
 /// One lane. What a call does with its memory comes, on the device, after what the call before did: CudaCalls sees to
@@ -104,7 +103,7 @@ class CudaLane {
         CudaWorkspaces::find_handle(caller_.stream());
         scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
         lane_.workspaces_.bring(caller_.stream(), lane_.wanted_, *lane_.memory_);
-      } catch (const LaneOverflow&) { // known to overflowed(), and told as the call goes on
+      } catch (const LaneOverflow&) { // known to overflowed(), and reported as the call goes on
       } catch (...) {
         end();
         throw;
@@ -118,18 +117,18 @@ class CudaLane {
       }
     }
 
-    std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override {
-      std::vector<at::Tensor> kept;
+    std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) override {
+      std::vector<at::Tensor> retained;
       {
         const MemoryScope state(state_, caller_.device(), caller_.stream());
         for (const at::Tensor& tensor : inner) {
-          kept.push_back(empty_as(tensor));
+          retained.push_back(empty_as(tensor));
         }
       }
-      return copy(inner, std::move(kept));
+      return copy(inner, std::move(retained));
     }
 
-    std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) override {
+    std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> outer;
       scope_.reset(); // this may be a call within another: its memory is the caller's then
       for (const at::Tensor& tensor : inner) {
@@ -283,7 +282,7 @@ class CudaLanes final : public Lanes {
     return std::any_of(lanes_.begin(), lanes_.end(),
                        [&](const auto& lane) { return lane->memory().contains(address); });
   }
-  bool keeps(const void* address) const override { return state_->contains(address); }
+  bool retains(const void* address) const override { return state_->contains(address); }
 
   void release() override {
     const c10::cuda::CUDAGuard guard(device_);

@@ -40,7 +40,7 @@ class DeviceScope {
 /// costs microseconds.
 class EventFence final : public Fence {
  public:
-  EventFence(int lane, CudaCallPtr call) : Fence(lane), call_(std::move(call)) {}
+  EventFence(int channel, CudaCallPtr call) : Fence(channel), call_(std::move(call)) {}
 
   cudaEvent_t event() const {
     const std::lock_guard lock(mutex_);
@@ -75,7 +75,7 @@ class CudaLink final : public Link {
 
   FencePtr record_arrived() override {
     const DeviceScope scope(device_);
-    auto fence = std::make_shared<EventFence>(Fence::kLink, all_copies_);
+    auto fence = std::make_shared<EventFence>(Fence::of_link(), all_copies_);
     fence->event(); // at once: others will wait for it from their own threads, while more copies are enqueued
     return fence;
   }
@@ -101,7 +101,7 @@ class CudaLink final : public Link {
     read_stalls();
   }
 
-  void settle(const Fence& used) override {
+  void record_now(const Fence& used) override {
     const DeviceScope scope(device_);
     event_of(used);
   }

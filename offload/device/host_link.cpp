@@ -15,7 +15,7 @@ namespace {
 /// The point after the first `copies` copies; 0 is reached from the start.
 class CopyCount final : public Fence {
  public:
-  CopyCount(int lane, std::uint64_t n) : Fence(lane), copies(n) {}
+  CopyCount(int channel, std::uint64_t n) : Fence(channel), copies(n) {}
   const std::uint64_t copies;
 };
 
@@ -33,12 +33,12 @@ class HostLink final : public Link {
   }
 
   void wait(const Fence&) override {} // a host lane has done what it enqueued
-  void settle(const Fence&) override {}
+  void record_now(const Fence&) override {}
   FencePtr record_used(int lane) override { return std::make_shared<CopyCount>(lane, 0); }
 
   FencePtr record_arrived() override {
     const Lock lock(mutex_);
-    return std::make_shared<CopyCount>(Fence::kLink, enqueued_);
+    return std::make_shared<CopyCount>(Fence::of_link(), enqueued_);
   }
 
   void wait_arrived(int, const Fence& arrived) override {

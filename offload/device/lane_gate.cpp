@@ -13,30 +13,31 @@ LaneGate::LaneGate(int lanes)
   }
 }
 
-int LaneGate::enter(const void* caller, std::uint64_t bytes) {
+int LaneGate::acquire(const void* caller, std::uint64_t bytes) {
   const Lock lock(mutex_);
   return await_turn(waiters_.emplace(waiters_.end(), false, caller, bytes));
 }
 
-void LaneGate::leave(int lane) {
+void LaneGate::release(int lane) {
   const Lock lock(mutex_);
   free_.push_back(lane);
   claims_[lane] = 0;
   admit();
 }
 
-void LaneGate::enter_exclusive() {
+void LaneGate::acquire_exclusive() {
   const Lock lock(mutex_);
   const auto place = std::find_if(waiters_.begin(), waiters_.end(),
-                                  [](const Waiter& waiter) { return !waiter.alone && !waiter.overtaken; });
+                                  [](const Waiter& waiter) { return !waiter.exclusive && !waiter.overtaken; });
   await_turn(waiters_.emplace(place, true, nullptr, 0));
 }
 
-void LaneGate::leave_exclusive() {
+void LaneGate::release_exclusive() {
   const Lock lock(mutex_);
-  alone_ = false;
+  exclusive_ = false;
   claims_[0] = 0;
-  const auto first = std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.alone; });
+  const auto first =
+      std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.exclusive; });
   if (first != waiters_.end()) {
     first->overtaken = true;
   }
@@ -51,17 +52,17 @@ int LaneGate::await_turn(std::list<Waiter>::iterator waiter) {
   return lane;
 }
 
-/// Admits those who wait, in their order, up to the first who may not enter yet.
+/// Admits those who wait, in their order, up to the first who may not be admitted yet.
 void LaneGate::admit() {
   for (Waiter& waiter : waiters_) {
     if (waiter.lane != kNone) {
       continue; // admitted, and about to wake up
     }
-    if (!may_enter(waiter)) {
+    if (!may_acquire(waiter)) {
       return;
     }
-    if (waiter.alone) {
-      alone_ = true;
+    if (waiter.exclusive) {
+      exclusive_ = true;
       waiter.lane = kExclusive;
     } else {
       waiter.lane = take_lane(waiter.caller);
@@ -71,13 +72,13 @@ void LaneGate::admit() {
   }
 }
 
-bool LaneGate::may_enter(const Waiter& waiter) const {
-  const bool nobody_is_in = !alone_ && free_.size() == claims_.size();
-  if (waiter.alone || nobody_is_in) {
+bool LaneGate::may_acquire(const Waiter& waiter) const {
+  const bool nobody_is_in = !exclusive_ && free_.size() == claims_.size();
+  if (waiter.exclusive || nobody_is_in) {
     return nobody_is_in;
   }
   const std::uint64_t taken = claimed();
-  return !alone_ && !free_.empty() && taken <= room_ && waiter.bytes <= room_ - taken;
+  return !exclusive_ && !free_.empty() && taken <= room_ && waiter.bytes <= room_ - taken;
 }
 
 int LaneGate::take_lane(const void* caller) {

@@ -9,8 +9,8 @@
 namespace offload {
 
 /// Admits calls of a module: as many as there are lanes, in the order in which they came, each as soon as the memory
-/// that it is expected to take is free. Now and then it admits somebody alone, to plan anew: he waits for the calls in
-/// flight, and goes before those that wait.
+/// that it is expected to take is free. Now and then somebody takes it exclusively, to replan: this waits for the calls
+/// in flight, and goes before those that wait.
 ///
 /// It also keeps the account of that memory: what calls in flight have claimed, and what calls have put into the
 /// module, together at most room(). Any thread may call.
@@ -19,20 +19,20 @@ class LaneGate {
   explicit LaneGate(int lanes);
 
   /// Waits for a lane, and claims `bytes` for the call. One that wants more than there is waits until it is the only
-  /// one, and claims all. The lane that was left last is given first, for what it has prefetched is used; before it one
-  /// that had the same `caller`.
-  int enter(const void* caller = nullptr, std::uint64_t bytes = 0);
+  /// one, and claims all. The lane that was released last is given first, for what it has prefetched is used; before
+  /// it one that had the same `caller`.
+  int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
 
   /// Ends the call and its claim.
-  void leave(int lane);
+  void release(int lane);
 
-  /// Waits until no call is in flight, and admits none until leave_exclusive(). Lane 0 is his meanwhile. When he
-  /// leaves, the call that has waited longest is not overtaken any more: so one of them is made between any two who
-  /// want to be alone, and those wait for no more than that beside the calls in flight.
-  void enter_exclusive();
-  void leave_exclusive();
+  /// Waits until no call is in flight, and admits none until release_exclusive(). Lane 0 is the caller's meanwhile.
+  /// Then the call that has waited longest is not overtaken any more: so one of them is made between any two exclusive
+  /// callers, and those wait for no more than that beside the calls in flight.
+  void acquire_exclusive();
+  void release_exclusive();
 
-  /// What claims and state may be together. Unlimited until it is set, by somebody who is alone.
+  /// What claims and state may be together. Unlimited until it is set, by an exclusive caller.
   void set_room(std::uint64_t bytes);
   std::uint64_t room() const;
 
@@ -48,19 +48,20 @@ class LaneGate {
   static constexpr int kExclusive = -2;
 
   struct Waiter {
-    Waiter(bool is_alone, const void* who, std::uint64_t wanted) : alone(is_alone), caller(who), bytes(wanted) {}
+    Waiter(bool is_exclusive, const void* who, std::uint64_t wanted)
+        : exclusive(is_exclusive), caller(who), bytes(wanted) {}
 
-    bool alone;
+    bool exclusive;
     const void* caller;
     std::uint64_t bytes;
     Condition admitted;
-    int lane = kNone;       // kExclusive for somebody who is alone
+    int lane = kNone;       // kExclusive for all of them
     bool overtaken = false; // and not again
   };
 
   int await_turn(std::list<Waiter>::iterator waiter) OFFLOAD_REQUIRES(mutex_);
   void admit() OFFLOAD_REQUIRES(mutex_);
-  bool may_enter(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
+  bool may_acquire(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
   int take_lane(const void* caller) OFFLOAD_REQUIRES(mutex_);
   std::uint64_t claimed() const OFFLOAD_REQUIRES(mutex_);
 
@@ -71,17 +72,17 @@ class LaneGate {
   std::vector<std::uint64_t> claims_ OFFLOAD_GUARDED_BY(mutex_);     // by lane; 0 for those that are free
   std::uint64_t state_ OFFLOAD_GUARDED_BY(mutex_) = 0;
   std::uint64_t room_ OFFLOAD_GUARDED_BY(mutex_) = ~std::uint64_t{0};
-  bool alone_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  bool exclusive_ OFFLOAD_GUARDED_BY(mutex_) = false;
 };
 
 /// A lane for as long as this lives.
-class LaneVisit {
+class LaneLock {
  public:
-  explicit LaneVisit(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0)
-      : gate_(gate), lane_(gate.enter(caller, bytes)) {}
-  ~LaneVisit() { gate_.leave(lane_); }
-  LaneVisit(const LaneVisit&) = delete;
-  LaneVisit& operator=(const LaneVisit&) = delete;
+  explicit LaneLock(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0)
+      : gate_(gate), lane_(gate.acquire(caller, bytes)) {}
+  ~LaneLock() { gate_.release(lane_); }
+  LaneLock(const LaneLock&) = delete;
+  LaneLock& operator=(const LaneLock&) = delete;
   int lane() const { return lane_; }
 
  private:
@@ -90,12 +91,12 @@ class LaneVisit {
 };
 
 /// All lanes, for as long as this lives.
-class ExclusiveVisit {
+class ExclusiveLaneLock {
  public:
-  explicit ExclusiveVisit(LaneGate& gate) : gate_(gate) { gate_.enter_exclusive(); }
-  ~ExclusiveVisit() { gate_.leave_exclusive(); }
-  ExclusiveVisit(const ExclusiveVisit&) = delete;
-  ExclusiveVisit& operator=(const ExclusiveVisit&) = delete;
+  explicit ExclusiveLaneLock(LaneGate& gate) : gate_(gate) { gate_.acquire_exclusive(); }
+  ~ExclusiveLaneLock() { gate_.release_exclusive(); }
+  ExclusiveLaneLock(const ExclusiveLaneLock&) = delete;
+  ExclusiveLaneLock& operator=(const ExclusiveLaneLock&) = delete;
 
  private:
   LaneGate& gate_;

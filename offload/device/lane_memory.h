@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 
 #include <offload/core/mutex.h>
 #include <offload/device/arena.h>
 #include <offload/device/device_pages.h>
+#include <offload/device/host_loans.h>
 #include <offload/error.h>
 
 namespace offload {
@@ -32,7 +32,8 @@ class LaneOverflow : public Error {
 /// Device memory for the calls of one lane, or for what calls put into their module: an arena whose pages come from the
 /// device as they are needed, with the leave of whoever keeps the budget.
 ///
-/// Any thread may call allocate(), free() and contains(); the others are for whoever makes the call.
+/// Any thread may call allocate(), free() and contains(); the others are for whoever makes the call. Nothing that was
+/// given out is used any more when it ends.
 class LaneMemory {
  public:
   struct Callbacks {
@@ -45,10 +46,6 @@ class LaneMemory {
 
     /// Has others give back what they do not need, when the device has no more.
     std::function<void()> make_free;
-
-    /// Page-locked host memory that the device can reach; null when there is none.
-    std::function<void*(std::uint64_t bytes)> lend;
-    std::function<void(void*)> take_back;
   };
 
   /// What a call gets that wants more than it may have.
@@ -57,12 +54,7 @@ class LaneMemory {
     lend, ///< host memory while there is some: it is slow, and shows what the call needs; then LaneOverflow
   };
 
-  LaneMemory(std::unique_ptr<Pages> pages, Callbacks callbacks);
-
-  /// Nothing that was given out is used any more.
-  ~LaneMemory();
-  LaneMemory(const LaneMemory&) = delete;
-  LaneMemory& operator=(const LaneMemory&) = delete;
+  LaneMemory(std::unique_ptr<Pages> pages, Callbacks callbacks, HostLoans::Source host);
 
   /// `bytes` (more than 0), aligned to 512. Throws LaneOverflow.
   void* allocate(std::uint64_t bytes);
@@ -102,30 +94,28 @@ class LaneMemory {
   void refuse_from(std::uint64_t n) { refuse_from_ = n; }
 
  private:
-  struct Loan {
-    std::uint64_t offset; // in the arena: where it would lie on the device
-    std::uint64_t bytes;
+  /// How a call is measured, and what is known of it so far.
+  struct Call {
+    Overflow overflow = Overflow::stop;
+    AllocationTrace* trace = nullptr;
+    std::uint64_t allocations = 0;
+    bool by_device = false;
   };
 
-  bool grow(std::uint64_t bytes);
+  enum class Growth { granted, refused, device_is_full };
+
+  Growth grow(std::uint64_t bytes);
   void give_back(std::uint64_t offset) OFFLOAD_REQUIRES(mutex_);
-  void* lend(std::uint64_t bytes) OFFLOAD_REQUIRES(mutex_);
   bool in_pages(const void* data) const;
 
   const std::unique_ptr<Pages> pages_;
   const Callbacks callbacks_;
+  HostLoans loans_;
   mutable Mutex mutex_;
   Arena arena_ OFFLOAD_GUARDED_BY(mutex_);
-  AllocationTrace* trace_ OFFLOAD_GUARDED_BY(mutex_) = nullptr;
-  std::map<const std::byte*, Loan> loans_ OFFLOAD_GUARDED_BY(mutex_); // by address
-  std::multimap<std::uint64_t, void*> returned_
-      OFFLOAD_GUARDED_BY(mutex_); // loans that this call has given back already, by size
-  Overflow overflow_ OFFLOAD_GUARDED_BY(mutex_) = Overflow::stop;
-  std::uint64_t allocations_ OFFLOAD_GUARDED_BY(mutex_) = 0;
+  Call call_ OFFLOAD_GUARDED_BY(mutex_);
   std::uint64_t frees_ OFFLOAD_GUARDED_BY(mutex_) = 0;
-  std::atomic<bool> by_device_ = false;
-  std::atomic<bool> has_loans_ = false;
-  std::atomic<bool> overflowed_ = false;
+  std::atomic<bool> overflowed_ = false; // the call, or the last one
   std::atomic<std::uint64_t> held_ = 0;
   std::atomic<bool> abandoned_ = false;
   std::atomic<std::uint64_t> refuse_from_ = ~std::uint64_t{0};

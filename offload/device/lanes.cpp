@@ -9,7 +9,7 @@ class HostLanes final : public Lanes {
   std::unique_ptr<Call> enter(int, Overflow, bool) override { return std::make_unique<HostCall>(); }
   void run(int, const std::function<void()>& work) override { work(); }
   bool owns(const void*) const override { return false; }
-  bool keeps(const void*) const override { return false; }
+  bool retains(const void*) const override { return false; }
   void release() override {}
   std::uint64_t held() const override { return 0; }
   std::uint64_t state() const override { return 0; }
@@ -21,8 +21,8 @@ class HostLanes final : public Lanes {
  private:
   class HostCall final : public Call {
    public:
-    std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) override { return leave(inner); }
-    std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) override {
+    std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) override { return detach(inner); }
+    std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
       std::vector<at::Tensor> outer;
       outer.reserve(inner.size());
       for (const at::Tensor& tensor : inner) {

@@ -31,12 +31,12 @@ class Lanes {
    public:
     virtual ~Call() = default;
 
-    /// Tensors with the values of `inner`, in memory that outlives calls and counts as state. Before leave().
-    virtual std::vector<at::Tensor> keep(const std::vector<at::Tensor>& inner) = 0;
+    /// Tensors with the values of `inner`, in memory that outlives calls and counts as state. Before detach().
+    virtual std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) = 0;
 
-    /// Ordinary tensors with the values of `inner`, in the caller's memory, on the caller's stream. To be called at the
-    /// end, with no outputs as well.
-    virtual std::vector<at::Tensor> leave(const std::vector<at::Tensor>& inner) = 0;
+    /// Outputs detached from the call: tensors with the values of `inner` in the caller's memory, on the caller's
+    /// stream. To be called at the end, with no outputs as well.
+    virtual std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) = 0;
 
     /// True when the call wanted more memory than it could have.
     virtual bool overflowed() const = 0;
@@ -44,7 +44,7 @@ class Lanes {
     /// True when it is not to go on then: an operator may have hidden the exception.
     virtual bool must_stop() const = 0;
 
-    /// Ends the call, and tells what it took.
+    /// Ends the call, and returns what it took.
     virtual CallMemory end() = 0;
   };
 
@@ -52,21 +52,21 @@ class Lanes {
   /// workspaces of libraries.
   virtual std::unique_ptr<Call> enter(int lane, Overflow overflow, bool first) = 0;
 
-  /// Runs `work`, which makes a call on `lane`: on this thread while it is the only one that ever came, and else on a
+  /// Runs `work`, which makes a call on `lane`: on this thread while it is the only one that ever called, and else on a
   /// thread of the lane's own, with what this one has set for itself.
   virtual void run(int lane, const std::function<void()>& work) = 0;
 
-  /// True for memory of calls, which must not leave them. What keep() gave is none.
+  /// True for memory of calls, which must not leave them. What retain() gave is none.
   virtual bool owns(const void* address) const = 0;
 
-  /// True for what keep() gave.
-  virtual bool keeps(const void* address) const = 0;
+  /// True for what retain() gave.
+  virtual bool retains(const void* address) const = 0;
 
   /// Gives back what no call uses. No call is under way.
   virtual void release() = 0;
 
   virtual std::uint64_t held() const = 0;  ///< bytes on the device, now
-  virtual std::uint64_t state() const = 0; ///< of them, those of keep()
+  virtual std::uint64_t state() const = 0; ///< of them, those of retain()
 
   /// Waits until all lanes have done what was enqueued.
   virtual void synchronize() = 0;

@@ -41,17 +41,17 @@ inline void wait_for_readers(Link& link, const Batch& batch) {
   }
 }
 
-/// What wait_for_readers() will wait for is decided now.
-inline void settle_readers(Link& link, const Batch& batch) {
+/// Records now what wait_for_readers() will wait for.
+inline void record_readers(Link& link, const Batch& batch) {
   for (const FencePtr& reader : batch.readers) {
     try {
-      link.settle(*reader);
-    } catch (const std::exception&) { // whoever waits for it will be told
+      link.record_now(*reader);
+    } catch (const std::exception&) { // reported to whoever waits for it
     }
   }
 }
 
-/// Tells the arrival that `batch` will not come. Later batches count on this one having waited for its readers, so now
+/// Marks the arrival: `batch` will not come. Later batches count on this one having waited for its readers, so now
 /// the host waits for them.
 inline void fail(Link& link, const Batch& batch, const std::exception& error) noexcept {
   batch.arrival->of_archive = dynamic_cast<const ArchiveError*>(&error) != nullptr;

@@ -38,7 +38,7 @@ class StagedStore final : public Store {
   /// The copies may be enqueued much later: by then lanes are farther, and must not be waited for that far.
   void issue(Batch batch) override {
     try {
-      settle_readers(link_, batch);
+      record_readers(link_, batch);
       {
         const Lock lock(mutex_);
         batches_.push_back(std::move(batch));

@@ -36,7 +36,7 @@ const void* storage_of(const at::Tensor& tensor) {
   return tensor.defined() && tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
 }
 
-/// Freezing names constants after the attributes that they were; saving forgets it.
+/// Freezing names constants after the attributes that they were; saving drops it.
 std::string name_for(const Value* constant, const torch::jit::Module& holder) {
   const std::string name = constant->debugName();
   const std::string stem =

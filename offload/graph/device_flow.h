@@ -12,9 +12,9 @@ namespace offload {
 ///
 /// Operators give results where their tensors are, and take no tensors of two devices, except scalars. What decides
 /// where a tensor is, is called its origin: a constant that names the CPU, a tensor that is a constant, or an operator
-/// that makes a tensor without being told where. An origin moves to the device unless all that it decides can stay on
-/// the host, and some of it has to, since an operator takes it nowhere else. Where a tensor has to be on the host for
-/// one operator and meets tensors of the device in another, it moves, and the first gets a copy.
+/// that makes a tensor without an argument that says where. An origin moves to the device unless all that it decides
+/// can stay on the host, and some of it has to, since an operator takes it nowhere else. Where a tensor has to be on
+/// the host for one operator and meets tensors of the device in another, it moves, and the first gets a copy.
 class DeviceFlow {
  public:
   DeviceFlow(torch::jit::Graph& graph, c10::Device device);

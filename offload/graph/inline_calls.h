@@ -11,8 +11,8 @@ namespace offload {
 /// The first input of `graph` is `module`.
 ///
 /// A fork runs where it stands, on the caller's thread; its future is complete at once. A call through an interface
-/// becomes a choice among the modules in `module` that implement it, told apart by identity; a target that is none of
-/// them raises an error. What recurses without end through an interface is left as a call.
+/// becomes a choice among the modules in `module` that implement it, distinguished by identity; a target that is none
+/// of them raises an error. What recurses without end through an interface is left as a call.
 void inline_calls(const std::shared_ptr<torch::jit::Graph>& graph, const torch::jit::Module& module);
 
 } // namespace offload

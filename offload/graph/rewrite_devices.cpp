@@ -45,11 +45,13 @@ std::optional<c10::IValue> changed(const Value* constant, c10::Device device, co
 
 void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, const Move& move,
                      std::vector<std::string>& rewritten) {
-  std::optional<DeviceFlow> flow; // none where the CPU is the device, and nothing has to be told apart
+  std::optional<DeviceFlow> flow; // none where the CPU is the device, and nothing has to be distinguished
   if (!device.is_cpu()) {
     flow.emplace(*graph, device);
   }
-  const auto tell = [&](const std::string& what, c10::Device to) { rewritten.push_back(what + " -> " + c10::str(to)); };
+  const auto report = [&](const std::string& what, c10::Device to) {
+    rewritten.push_back(what + " -> " + c10::str(to));
+  };
   for_each_node(graph->block(), [&](Node* node) {
     if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
       return;
@@ -66,7 +68,7 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, co
     }
     const torch::jit::WithInsertPoint at(node);
     Value* constant = graph->insertConstant(*value, node->sourceRange());
-    tell("%" + node->output()->debugName() + " : " + node->output()->type()->str(), device);
+    report("%" + node->output()->debugName() + " : " + node->output()->type()->str(), device);
     for (const torch::jit::Use& use : uses) {
       use.user->replaceInput(use.offset, constant);
     }
@@ -74,13 +76,13 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, co
   for (const torch::jit::Use& use : flow ? flow->made_without_device() : std::vector<torch::jit::Use>()) {
     const torch::jit::WithInsertPoint at(use.user);
     use.user->replaceInput(use.offset, graph->insertConstant(device, use.user->sourceRange()));
-    tell("%" + use.user->output()->debugName() + " of " + use.user->kind().toQualString(), device);
+    report("%" + use.user->output()->debugName() + " of " + use.user->kind().toQualString(), device);
   }
   for (const torch::jit::Use& use : flow ? flow->to_copy() : std::vector<torch::jit::Use>()) {
     const torch::jit::WithInsertPoint at(use.user);
     Value* value = use.user->input(use.offset);
     use.user->replaceInput(use.offset, graph->insert(c10::Symbol::fromQualString("aten::cpu"), {value}));
-    tell("%" + value->debugName() + " for " + use.user->kind().toQualString(), c10::kCPU);
+    report("%" + value->debugName() + " for " + use.user->kind().toQualString(), c10::kCPU);
   }
   torch::jit::EliminateDeadCode(graph->block());
 }

@@ -23,7 +23,7 @@ using Move = std::function<at::Tensor(const at::Tensor&)>;
 /// they change, and the operator gets a copy on the host. Where such a tensor is on the device to begin with, it gets
 /// one, too. A tensor that is made without a word about the device, and meets tensors of the device, is made there.
 ///
-/// Each change is told in `rewritten`.
+/// Each change is reported in `rewritten`.
 void rewrite_devices(const std::shared_ptr<torch::jit::Graph>& graph, c10::Device device, const Move& move,
                      std::vector<std::string>& rewritten);
 

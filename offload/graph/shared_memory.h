@@ -9,7 +9,7 @@ namespace offload {
 
 /// Which values of a graph a write may reach: those that may share memory with what is written, be it as a view,
 /// through a container, a branch or a loop. Values that may share memory with a third count as sharing it with each
-/// other, so that more may be told than is true, and never less.
+/// other, so that more may be reported than is true, and never less.
 class SharedMemory {
  public:
   explicit SharedMemory(torch::jit::Graph& graph);

@@ -10,7 +10,7 @@ bool is_container(const c10::TypePtr& type);
 /// A tensor, a list of tensors, and where either may be None.
 bool can_lease(const c10::TypePtr& type);
 
-/// Of a container: whether what can be taken out of it can be written itself.
+/// Of a container: whether its elements can be written themselves.
 bool holds_containers(const c10::TypePtr& type);
 
 } // namespace offload

@@ -16,7 +16,7 @@ namespace prim = torch::jit::prim;
 
 namespace {
 
-/// Of a container. Lists that are joined in loops may be more than could be told apart: they count as one that holds
+/// Of a container. Lists that are joined in loops may be more than could be distinguished: they count as one that holds
 /// all.
 constexpr std::size_t kMostAlternatives = 256;
 
@@ -152,7 +152,7 @@ void WeightFlow::pass_on(Block* block) {
 
 /// Of an object that only the run picks, the attribute may be that of any object of the type.
 void WeightFlow::get_attribute(const Node* node) {
-  // Or of an object of the call's own: not told apart.
+  // Or of an object of the call's own: not distinguished.
   changed_ = of_module_.insert(node->output()).second || changed_;
   const auto take = [&](const c10::IValue& value) {
     if (value.isObject()) {
@@ -195,7 +195,7 @@ void WeightFlow::carry_together(const std::vector<const Value*>& inputs, const V
   carry(output, combine(parts), together);
 }
 
-/// A view, or what is taken out of a container: if it is one tensor, it is one of those.
+/// A view, or an element of a container: if it is one tensor, it is one of those.
 void WeightFlow::take_from(const Node* node, const Value* input, const Value* output) {
   share_memory(node, input, output);
   Alternatives taken;

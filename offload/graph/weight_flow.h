@@ -36,7 +36,7 @@ class WeightFlow {
   /// Weights that may share memory with a value.
   WeightSet may_alias(const torch::jit::Value* value) const { return of(may_alias_, value); }
 
-  /// True for attributes of the module, and for what is taken out of them.
+  /// True for attributes of the module, and for their elements.
   bool is_of_module(const torch::jit::Value* value) const { return of_module_.count(value) > 0; }
 
   const Attributes& attributes() const { return attributes_; }

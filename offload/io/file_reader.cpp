@@ -63,7 +63,7 @@ void FileReader::read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes,
   try {
     start(read);
   } catch (...) {
-    let_go(*read);
+    release_buffer(*read);
     throw;
   }
 }
@@ -72,20 +72,20 @@ void FileReader::start(const std::shared_ptr<Read>& read) {
   std::byte* to = buffer(read->buffer) + read->have;
   const std::uint64_t from = read->begin + read->have;
   const std::uint64_t bytes = read->end - from;
-  disk_->start(to, from, bytes, [this, read](std::int64_t result) { came(read, result); });
+  disk_->start(to, from, bytes, [this, read](std::int64_t result) { on_completion(read, result); });
 }
 
 /// On a thread of the disk, which nothing may leave.
-void FileReader::came(const std::shared_ptr<Read>& read, std::int64_t result) noexcept {
+void FileReader::on_completion(const std::shared_ptr<Read>& read, std::int64_t result) noexcept {
   try {
-    go_on(read, result);
+    resume(read, result);
   } catch (const std::exception&) {
     finish(read, no_memory_);
   }
 }
 
 /// A read may come short anywhere: then the rest is asked for, from the last whole block on.
-void FileReader::go_on(const std::shared_ptr<Read>& read, std::int64_t result) {
+void FileReader::resume(const std::shared_ptr<Read>& read, std::int64_t result) {
   const std::uint64_t wanted = read->offset + read->bytes - read->begin;
   if (result == -EINTR || result == -EAGAIN) {
     start(read);
@@ -122,19 +122,19 @@ void FileReader::go_on(const std::shared_ptr<Read>& read, std::int64_t result) {
 
 /// Nothing of the read is to be done any more.
 void FileReader::finish(const std::shared_ptr<Read>& read, const std::string& error) {
-  let_go(*read);
-  const std::string* told = &error;
+  release_buffer(*read);
+  const std::string* reported = &error;
   std::string change;
   try {
     change = changed(); // it explains what went wrong, and what seems right may be of both
-    told = change.empty() ? &error : &change;
+    reported = change.empty() ? &error : &change;
   } catch (const std::exception&) {
-    told = &no_memory_;
+    reported = &no_memory_;
   }
-  read->done(*told);
+  read->done(*reported);
 }
 
-void FileReader::let_go(const Read& read) {
+void FileReader::release_buffer(const Read& read) {
   {
     const Lock lock(mutex_);
     free_.push_back(read.buffer);

@@ -63,10 +63,10 @@ class FileReader {
   };
 
   void start(const std::shared_ptr<Read>& read);
-  void came(const std::shared_ptr<Read>& read, std::int64_t result) noexcept;
-  void go_on(const std::shared_ptr<Read>& read, std::int64_t result);
+  void on_completion(const std::shared_ptr<Read>& read, std::int64_t result) noexcept;
+  void resume(const std::shared_ptr<Read>& read, std::int64_t result);
   void finish(const std::shared_ptr<Read>& read, const std::string& error);
-  void let_go(const Read& read);
+  void release_buffer(const Read& read);
   std::string changed() const;
   std::byte* buffer(int number) const { return buffers_ + number * kBufferBytes; }
 

@@ -64,11 +64,11 @@ void check(const Records& records, Look look) {
   }
 }
 
-/// Records that hold tensors, by their numbers, and which of them may be left out.
+/// Records that hold tensors, by their numbers, and which of them may be deferred.
 using TensorRecords = std::unordered_map<std::size_t, bool>;
 
 /// What `pickle` says of the tensors in `folder`. Throws ArchiveError where a record has less than they need. False
-/// when it holds what may read them while they are taken in.
+/// when it holds what may read them during the import.
 bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors,
                  std::uint64_t& steps) {
   std::optional<PickleSummary> summary;
@@ -98,8 +98,8 @@ bool add_tensors(const Records& records, const std::string& pickle, const std::s
                          " bytes for " + std::to_string(storage.numel) + " elements of " + storage.type);
     }
     // The importer compares constants by their values. A record that is named again gives another storage.
-    const bool may_be_left = folder == "data/" && storage.numel * element >= kSmallBytes;
-    if (const auto [record, is_new] = tensors.emplace(*number, may_be_left); !is_new) {
+    const bool may_be_deferred = folder == "data/" && storage.numel * element >= kSmallBytes;
+    if (const auto [record, is_new] = tensors.emplace(*number, may_be_deferred); !is_new) {
       record->second = false;
     }
   }
@@ -111,13 +111,13 @@ bool is_extra(const ZipRecord& record) {
   return lower_case(record.name.substr(record.name.find('/') + 1)).starts_with("extra/");
 }
 
-/// The archive for the importer. Tensors are left out where nothing may read them while it works.
+/// The archive for the importer. Tensors are deferred where nothing may read them during the import.
 std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
   std::uint64_t steps = kMostPickleSteps;
-  bool may_leave = weights == Weights::on_file;
-  may_leave &= add_tensors(records, "constants.pkl", "constants/", tensors, steps);
-  may_leave &= add_tensors(records, "data.pkl", "data/", tensors, steps);
+  bool may_defer = weights == Weights::on_file;
+  may_defer &= add_tensors(records, "constants.pkl", "constants/", tensors, steps);
+  may_defer &= add_tensors(records, "data.pkl", "data/", tensors, steps);
   std::unordered_map<std::size_t, std::string> held; // what is packed, and what is no tensor
   for (std::size_t i = 0; i < records.all().size(); ++i) {
     const ZipRecord& record = records.all()[i];
@@ -134,7 +134,7 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
         check(records, [&] { check_code(bytes, record.name); });
       }
       if (name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
-        may_leave = false; // it runs while the module is taken in
+        may_defer = false; // it runs during the import
       }
     }
   }
@@ -147,7 +147,7 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
     }
     if (const auto bytes = held.find(i); bytes != held.end()) {
       outline->add(record.name, std::move(bytes->second), record.crc);
-    } else if (may_leave && tensor != tensors.end() && tensor->second) {
+    } else if (may_defer && tensor != tensors.end() && tensor->second) {
       outline->add_mark(record.name, i);
     } else {
       outline->add_from_file(record.name, record.offset, record.bytes, record.crc);
@@ -158,13 +158,14 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
 }
 
 /// Storages that begin with a mark get the place of their bytes instead.
-void leave_marked(const torch::jit::Module& module, const Records& records, const Outline& outline) {
+void make_marked_file_backed(const torch::jit::Module& module, const Records& records, const Outline& outline) {
   visit_tensors("", module._ivalue(), [&](const std::string& name, const at::Tensor& tensor) {
     if (!is_weight_like(tensor) || tensor.storage().nbytes() < kSmallBytes || file_bytes(tensor.storage())) {
       return;
     }
     if (const auto number = outline.number_at(tensor.storage().data())) {
-      leave_on_file(tensor.storage(), {records.file(), records.all()[*number].offset, tensor.storage().nbytes()}, name);
+      make_file_backed(tensor.storage(), {records.file(), records.all()[*number].offset, tensor.storage().nbytes()},
+                       name);
     }
   });
 }
@@ -193,7 +194,7 @@ torch::jit::Module read_archive(const std::string& path, Weights weights) {
     const Records records(path);
     const std::shared_ptr<Outline> outline = make_outline(records, weights);
     torch::jit::Module module = torch::jit::load(outline, c10::Device(c10::kCPU));
-    leave_marked(module, records, *outline);
+    make_marked_file_backed(module, records, *outline);
     check_sparse(module, records);
     records.file()->check_unchanged();
     return module;

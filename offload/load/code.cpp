@@ -112,7 +112,7 @@ class Nesting {
     operators_.back() = std::min(operators_.back(), kept);
   }
 
-  /// Blocks are told by how far they stand to the right.
+  /// Blocks are recognised by their indentation.
   void begin_line() {
     const std::size_t end = std::min(text_.find_first_not_of(' ', at_), text_.size());
     if (end - at_ > kMostNesting) {

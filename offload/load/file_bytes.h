@@ -17,8 +17,8 @@ struct FileBytes {
   std::uint64_t bytes;
 };
 
-/// Gives up the memory of `storage`: its bytes are those of the file. Reading it is an error that names it.
-void leave_on_file(const c10::Storage& storage, FileBytes bytes, const std::string& name);
+/// Frees the memory of `storage`: its bytes are those of the file. Reading it is an error that names it.
+void make_file_backed(const c10::Storage& storage, FileBytes bytes, const std::string& name);
 
 /// Null when the storage has memory, or when its bytes are nowhere.
 const FileBytes* file_bytes(const c10::Storage& storage);

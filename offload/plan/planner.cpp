@@ -136,7 +136,7 @@ Order spread(const Order& used) {
 /// A ring longer than eight batches smooths nothing more, however large a single step is.
 std::uint64_t useful_ring(const Plan& p) { return std::min(p.residency.ring_bytes, 8 * kBatchBytes); }
 
-/// The shorter time; among times that no simulation tells apart, the longer ring, which also absorbs what is not
+/// The shorter time; among times that no simulation distinguishes, the longer ring, which also absorbs what is not
 /// simulated: then the plan that streams less.
 bool better(const Plan& a, const Plan& b) {
   constexpr double kSame = 2e-3;

@@ -12,7 +12,7 @@ namespace {
 
 class Moment final : public Fence {
  public:
-  Moment(int lane, double us) : Fence(lane), at_us(us) {}
+  Moment(int channel, double us) : Fence(channel), at_us(us) {}
   const double at_us;
 };
 
@@ -24,13 +24,13 @@ class ClockLink final : public Link {
   explicit ClockLink(const MachineProfile& machine) : machine_(machine) {}
 
   void wait(const Fence& used) override { copy_us_ = std::max(copy_us_, at_us(used)); }
-  FencePtr record_arrived() override { return std::make_shared<Moment>(Fence::kLink, copy_us_); }
+  FencePtr record_arrived() override { return std::make_shared<Moment>(Fence::of_link(), copy_us_); }
   void wait_arrived(int, const Fence& arrived) override {
     stall_us_ += std::max(0.0, at_us(arrived) - compute_us_);
     compute_us_ = std::max(compute_us_, at_us(arrived));
   }
   FencePtr record_used(int lane) override { return std::make_shared<Moment>(lane, compute_us_); }
-  void settle(const Fence&) override {}
+  void record_now(const Fence&) override {}
   bool reached(const Fence&) override { return true; }
   void synchronize(const Fence&) override {}
   double stall_us() override { return stall_us_; }

@@ -5,12 +5,12 @@
 namespace offload {
 
 void keep_latest(std::vector<FencePtr>& readers, FencePtr reader) {
-  const auto same_lane = std::find_if(readers.begin(), readers.end(),
-                                      [&](const FencePtr& other) { return other->lane() == reader->lane(); });
-  if (same_lane == readers.end()) {
+  const auto same = std::find_if(readers.begin(), readers.end(),
+                                 [&](const FencePtr& other) { return other->channel() == reader->channel(); });
+  if (same == readers.end()) {
     readers.push_back(std::move(reader));
   } else {
-    *same_lane = std::move(reader);
+    *same = std::move(reader);
   }
 }
 
@@ -27,10 +27,10 @@ void Gatherer::gather(const std::vector<Fetch>& fetches, Ring& ring, std::vector
 
     std::vector<FencePtr> readers;
     ring.collect_readers(fetch.place, fetch.bytes, readers);
-    ring.forget_readers(fetch.place, fetch.bytes);
+    ring.drop_readers(fetch.place, fetch.bytes);
     for (FencePtr& reader : readers) {
       // Copies are in order: what an earlier batch has waited for, a later one need not.
-      std::uint64_t& waited = waited_[reader->lane()];
+      std::uint64_t& waited = waited_[reader->channel()];
       if (reader->order() > waited) {
         waited = reader->order();
         keep_latest(batch.readers, std::move(reader));

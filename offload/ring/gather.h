@@ -7,7 +7,7 @@
 
 namespace offload {
 
-/// Keeps of the readers of each lane the latest: `reader` comes after those that are there.
+/// Keeps of the readers of each channel the latest: `reader` comes after those that are there.
 void keep_latest(std::vector<FencePtr>& readers, FencePtr reader);
 
 /// Gathers fetches in batches, and says for each whom it has to wait for.
@@ -23,7 +23,7 @@ class Gatherer {
 
  private:
   const std::uint64_t batch_bytes_;
-  std::vector<std::uint64_t> waited_; // by lane: order of the latest fence that a batch waits for
+  std::vector<std::uint64_t> waited_; // by channel, which is a lane: order of the latest fence that a batch waits for
 };
 
 } // namespace offload

@@ -85,7 +85,7 @@ void Ring::split_readers_at(std::uint64_t offset) {
   }
 }
 
-void Ring::forget_readers(std::uint64_t offset, std::uint64_t bytes) {
+void Ring::drop_readers(std::uint64_t offset, std::uint64_t bytes) {
   split_readers_at(offset);
   split_readers_at(offset + bytes);
   readers_.erase(readers_.lower_bound(offset), readers_.lower_bound(offset + bytes));

@@ -29,11 +29,11 @@ class Ring {
   /// nothing has been written there since, and what was remembered before still holds.
   void free(std::uint64_t offset, std::uint64_t bytes, const std::vector<FencePtr>& readers);
 
-  /// Appends the fences that a writer of this range must wait for. They stay remembered: see `forget_readers`.
+  /// Appends the fences that a writer of this range must wait for. They stay until `drop_readers`.
   void collect_readers(std::uint64_t offset, std::uint64_t bytes, std::vector<FencePtr>& out) const;
 
   /// The range has been given to a writer that waits for its readers.
-  void forget_readers(std::uint64_t offset, std::uint64_t bytes);
+  void drop_readers(std::uint64_t offset, std::uint64_t bytes);
 
   std::uint64_t bytes() const { return bytes_; }
   std::uint64_t bytes_free() const { return bytes_free_; }

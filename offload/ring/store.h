@@ -12,7 +12,7 @@ class Store {
   virtual ~Store() = default;
 
   /// Enqueues the copies of `batch`, in the order of the calls, and sets `batch.arrival`, now or from a thread of its
-  /// own. A copy that fails is told there; this function does not throw.
+  /// own. A copy that fails is reported there; this function does not throw.
   virtual void issue(Batch batch) = 0;
 
   /// Blocks until every batch that was given to `issue` is issued.

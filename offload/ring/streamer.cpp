@@ -61,7 +61,8 @@ bool Streamer::lost() const {
 }
 
 /// Changes what the scheduler knows, under the mutex, and has issued what it decides on. It does not undo what is half
-/// done when memory runs out: nothing of that is issued, nothing is changed any more, and who waits for others is told.
+/// done when memory runs out: nothing of that is issued, nothing is changed any more, and those who wait for others get
+/// an error.
 template <typename Change>
 void Streamer::change(Change change) {
   if (lost_) {

@@ -23,7 +23,7 @@ void Activations::record_at_least(std::size_t shape, std::uint64_t bytes) {
   count(seen);
 }
 
-void Activations::keep(std::size_t shape) { shapes_[shape].kept = true; }
+void Activations::pin(std::size_t shape) { shapes_[shape].pinned = true; }
 
 void Activations::remove(std::size_t shape) {
   shapes_.erase(shape);
@@ -51,7 +51,7 @@ void Activations::count(const Shape& seen) {
 void Activations::begin_period() {
   for (auto seen = shapes_.begin(); seen != shapes_.end();) {
     Shape& shape = seen->second;
-    if (!shape.kept) {
+    if (!shape.pinned) {
       shape.before = std::max(std::exchange(shape.recent, 0), std::exchange(shape.at_least, 0));
     }
     seen = shape.bytes() == 0 ? shapes_.erase(seen) : std::next(seen);

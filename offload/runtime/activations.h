@@ -7,7 +7,7 @@
 namespace offload {
 
 /// What calls take of the memory of a lane, by their shape: as it was seen so far. What has not been seen for a while
-/// is forgotten, except for calls that were named in advance. Not synchronised.
+/// is dropped, except for calls that were named in advance. Not synchronised.
 class Activations {
  public:
   /// A call of `shape` took `bytes`.
@@ -18,7 +18,7 @@ class Activations {
   void record_at_least(std::size_t shape, std::uint64_t bytes);
 
   /// Calls of `shape` are planned for, whether they come or not.
-  void keep(std::size_t shape);
+  void pin(std::size_t shape);
 
   /// True when a call of `shape` has been seen to its end, and took no more than the ones before it.
   bool knows(std::size_t shape) const;
@@ -37,7 +37,7 @@ class Activations {
   /// A call of `shape` was refused: it is as if it had not come.
   void remove(std::size_t shape);
 
-  /// What has been seen is forgotten when it has not been seen again in so many calls to twice as many.
+  /// What has been seen is dropped when it has not been seen again in so many calls to twice as many.
   static constexpr std::uint64_t kPeriod = 1024;
 
  private:
@@ -46,7 +46,7 @@ class Activations {
     std::uint64_t recent = 0;
     std::uint64_t before = 0;
     std::uint64_t at_least = 0;
-    bool kept = false;
+    bool pinned = false;
     bool known = false;
 
     std::uint64_t bytes() const { return std::max({recent, before, at_least}); }

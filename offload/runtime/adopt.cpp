@@ -123,7 +123,7 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
     }
     const bool from_file = on_file && place_bytes > 0;
     weight.storage = c10::Storage();
-    if (progress && !from_file) { // what comes from the file tells it then
+    if (progress && !from_file) { // what comes from the file is reported when it has come
       progress(moved += bytes, to_move);
     }
   }

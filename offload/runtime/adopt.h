@@ -13,7 +13,7 @@
 
 namespace offload {
 
-/// What moves and runs a model whose weights have been taken over. What comes later goes before what it stands on.
+/// What moves and runs a model whose weights have been adopted. What comes later goes before what it stands on.
 struct Adopted {
   DeviceMemory fixed; ///< what always stays on the device
   std::unique_ptr<Engine> engine;

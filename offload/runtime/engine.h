@@ -64,7 +64,8 @@ class Engine {
   /// for what can not come.
   void check_file() const;
 
-  /// What went wrong when weights were read into host memory, and has been told, is tried again: for each call once.
+  /// What went wrong when weights were read into host memory, and has been reported, is tried again: for each call
+  /// once.
   void retry() const;
 
   /// Copies a weight to host memory of its size, from where it lies there or on the file. Throws ArchiveError when it

@@ -139,7 +139,7 @@ void Executor::retain_state(Lanes::Call& call) {
     return;
   }
   const std::vector<at::Tensor> kept =
-      copy_together(written, [&](const std::vector<at::Tensor>& bytes) { return call.keep(bytes); });
+      copy_together(written, [&](const std::vector<at::Tensor>& bytes) { return call.retain(bytes); });
   replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
     const auto position = positions.find(tensor.unsafeGetTensorImpl());
     return position == positions.end() ? tensor : kept[position->second];
@@ -168,7 +168,7 @@ c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& outpu
     }
     const void* address = tensor.storage().data();
     const Lanes& lanes = engine_.lanes();
-    return engine_.owns(address) || fixed_.contains(address) || lanes.owns(address) || lanes.keeps(address);
+    return engine_.owns(address) || fixed_.contains(address) || lanes.owns(address) || lanes.retains(address);
   };
   std::vector<at::Tensor> inner;
   std::unordered_map<const void*, std::size_t> copied; // their positions: one may be met several times
@@ -177,7 +177,7 @@ c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& outpu
         value,
         [&](const at::Tensor& tensor) {
           const at::Tensor filled =
-              placeholder_record(tensor) ? placed_.host_copy(tensor).to(device_) : boundary.leave(tensor);
+              placeholder_record(tensor) ? placed_.host_copy(tensor).to(device_) : boundary.detach(tensor);
           if (must_be_copied(filled) && copied.emplace(filled.unsafeGetTensorImpl(), inner.size()).second) {
             inner.push_back(filled);
           }
@@ -186,10 +186,10 @@ c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& outpu
         belongs_to_caller);
   }
   if (boundary.cuts() && program_.writes_state) {
-    replace_tensors(program_.holders, [&](const at::Tensor& tensor) { return boundary.leave(tensor); });
+    replace_tensors(program_.holders, [&](const at::Tensor& tensor) { return boundary.detach(tensor); });
   }
   retain_state(call);
-  const std::vector<at::Tensor> outer = call.leave(inner);
+  const std::vector<at::Tensor> outer = call.detach(inner);
   for (c10::IValue& value : values) {
     value = map_tensors(
         value,

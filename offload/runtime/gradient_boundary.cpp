@@ -18,7 +18,7 @@ GradientBoundary::GradientBoundary(const std::vector<c10::IValue>& inputs) : cut
   }
 }
 
-at::Tensor GradientBoundary::leave(const at::Tensor& tensor) const {
+at::Tensor GradientBoundary::detach(const at::Tensor& tensor) const {
   if (!cuts_ || !tensor.requires_grad() || addresses_.count(tensor.unsafeGetTensorImpl()) > 0) {
     return tensor;
   }

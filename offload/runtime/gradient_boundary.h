@@ -20,7 +20,7 @@ class GradientBoundary {
   bool cuts() const { return cuts_; }
 
   /// The tensor without its graph.
-  at::Tensor leave(const at::Tensor& tensor) const;
+  at::Tensor detach(const at::Tensor& tensor) const;
 
  private:
   bool cuts_ = false;

@@ -19,34 +19,34 @@ class Module::Shared {
   explicit Shared(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   ~Shared() {
     std::unique_lock lock(mutex_);
-    left_.wait(lock, [this] { return inside_ == 0; });
+    released_.wait(lock, [this] { return inside_ == 0; });
   }
   Shared(const Shared&) = delete;
   Shared& operator=(const Shared&) = delete;
 
-  Impl& enter() {
+  Impl& acquire() {
     const std::lock_guard lock(mutex_);
     ++inside_;
     return *impl_;
   }
-  void leave() {
+  void release() {
     const std::lock_guard lock(mutex_);
     --inside_;
-    left_.notify_all();
+    released_.notify_all();
   }
 
  private:
   const std::shared_ptr<Impl> impl_;
   std::mutex mutex_;
-  std::condition_variable left_;
+  std::condition_variable released_;
   int inside_ = 0; // members at work
 };
 
 /// A member at work: its module is there, whatever becomes of the handle. It is no owner, so that modules end on
 /// threads that have handles, and never on one of their own.
-class Module::Visit {
+class Module::Access {
  public:
-  explicit Visit(const Module& handle) {
+  explicit Access(const Module& handle) {
     if (!handle.process_.is_this()) {
       throw Error("the module belongs to a process that this one was forked from: load it in this one");
     }
@@ -55,11 +55,11 @@ class Module::Visit {
       throw Error("this offload::Module was moved from: assign another to it before it is called");
     }
     shared_ = handle.shared_.get();
-    impl_ = &shared_->enter();
+    impl_ = &shared_->acquire();
   }
-  ~Visit() { shared_->leave(); }
-  Visit(const Visit&) = delete;
-  Visit& operator=(const Visit&) = delete;
+  ~Access() { shared_->release(); }
+  Access(const Access&) = delete;
+  Access& operator=(const Access&) = delete;
 
   Impl* operator->() const { return impl_; }
 
@@ -103,23 +103,23 @@ Module::~Module() {
   }
   std::shared_ptr<Shared> last;
   const auto guard = lock();
-  last = std::move(shared_); // it ends without the lock, since progress that is told meanwhile may ask this handle
+  last = std::move(shared_); // it ends without the lock, since progress that is reported meanwhile may ask this handle
 }
 
 c10::IValue Module::forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
-  return Visit(*this)->run_method("forward", std::move(inputs), kwargs);
+  return Access(*this)->run_method("forward", std::move(inputs), kwargs);
 }
 
 c10::IValue Module::run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
-  return Visit(*this)->run_method(name, std::move(inputs), kwargs);
+  return Access(*this)->run_method(name, std::move(inputs), kwargs);
 }
 
-c10::IValue Module::attr(const std::string& name) const { return Visit(*this)->attr(name); }
-const c10::FunctionSchema& Module::schema(const std::string& method) const { return Visit(*this)->schema(method); }
-c10::Device Module::device() const { return Visit(*this)->device(); }
-Placement Module::placement() const { return Visit(*this)->placement(); }
-Stats Module::stats() const { return Visit(*this)->stats(); }
-void Module::set_vram_budget(std::uint64_t bytes) { Visit(*this)->set_vram_budget(bytes); }
+c10::IValue Module::attr(const std::string& name) const { return Access(*this)->attr(name); }
+const c10::FunctionSchema& Module::schema(const std::string& method) const { return Access(*this)->schema(method); }
+c10::Device Module::device() const { return Access(*this)->device(); }
+Placement Module::placement() const { return Access(*this)->placement(); }
+Stats Module::stats() const { return Access(*this)->stats(); }
+void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }
 
 std::ostream& operator<<(std::ostream& out, const Stats& stats) {
   return out << "calls " << stats.calls << ", repeated " << stats.calls_repeated << ", streamed "

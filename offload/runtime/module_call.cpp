@@ -102,7 +102,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
       const std::lock_guard lock(mutex_);
       return observed_.activations.expected(request.shape);
     }();
-    const LaneVisit visit(*gate_, engine().lanes().callers_stream(), takes_all ? ~std::uint64_t{0} : expected);
+    const LaneLock held(*gate_, engine().lanes().callers_stream(), takes_all ? ~std::uint64_t{0} : expected);
     const std::uint64_t room = gate_->room();
     {
       const std::lock_guard lock(mutex_);
@@ -114,7 +114,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
       }
     }
     const bool has_all = takes_all || model_.lanes == 1;
-    Made made = make_call(visit.lane(), request, Lanes::Overflow::stop, nullptr);
+    Made made = make_call(held.lane(), request, Lanes::Overflow::stop, nullptr);
     if (made.output) {
       return std::move(made.output);
     }
@@ -132,7 +132,7 @@ std::optional<c10::IValue> Module::Impl::call_in_turn(const Request& request, st
 
 /// With nobody beside it. None when the call can go on in turn, since others have planned or this has.
 std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, std::uint64_t exhausted_room) {
-  const ExclusiveVisit alone(*gate_);
+  const ExclusiveLaneLock alone(*gate_);
   if (readiness_ == Readiness::measured) {
     try {
       replan();
@@ -167,7 +167,7 @@ std::optional<c10::IValue> Module::Impl::call_exclusive(const Request& request, 
   try {
     replan();
   } catch (const std::exception&) {
-    // The output is right, and state was written: the next call tries again, and tells.
+    // The output is right, and state was written: the next call tries again, and reports.
   }
   return output;
 }

@@ -15,13 +15,13 @@
 
 namespace offload {
 
-/// A module that has been taken in: what graph/ found, where plan/ puts it, and the engine that moves it.
+/// A module that has been adopted: what graph/ found, where plan/ puts it, and the engine that moves it.
 ///
 /// The first call of a module that has no example calls, and every example call, is a *measuring call*: it runs alone,
 /// on a GPU with little more than the smallest ring and the rest of the budget for activations, and shows the real
-/// order of leases, the work between them, and what activations take. Then the plan is settled. So is a call for which
-/// the plan leaves no room: it has been stopped, what it wrote is put back, and it is made again. All other calls show
-/// in passing what they take.
+/// order of leases, the work between them, and what activations take. Then the module is replanned. A call for which
+/// the plan leaves no room is one as well: it has been stopped, what it wrote is put back, and it is made again. All
+/// other calls show in passing what they take.
 class Module::Impl {
  public:
   /// What is made of the module.

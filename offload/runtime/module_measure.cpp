@@ -12,7 +12,7 @@
 namespace offload {
 
 /// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
-/// well, or just that. On the host they are no matter: as it will be planned, as far as the graph tells, so that what
+/// well, or just that. On the host they are no matter: as it will be planned, as far as the graph shows, so that what
 /// stays is brought once.
 Residency Module::Impl::residency_to_measure(Ring ring) const {
   if (model_.device.is_cpu()) {
@@ -111,7 +111,7 @@ void Module::Impl::refuse(const Request& request, const Made& made) {
                     least);
 }
 
-/// A call that did not find room in turn, and is known to fit in no way, is told so without being measured again.
+/// A call that did not find room in turn, and is known to fit in no way, is refused without being measured again.
 void Module::Impl::refuse_again(const Request& request, std::uint64_t exhausted_room) {
   const std::lock_guard lock(mutex_);
   const auto refused = refused_.find(request.shape);
@@ -136,7 +136,7 @@ void Module::Impl::measure_example(const ExampleCall& call) {
     request.shape = shape_of_call(call.method, request.stack);
     measure(request);
     const std::lock_guard lock(mutex_);
-    observed_.activations.keep(request.shape);
+    observed_.activations.pin(request.shape);
   } catch (...) {
     engine().lanes().synchronize();
     if (before) {

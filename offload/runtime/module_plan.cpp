@@ -78,7 +78,7 @@ void Module::Impl::record_peak() {
 
 void Module::Impl::set_vram_budget(std::uint64_t bytes) {
   require_no_call_around("a new budget");
-  const ExclusiveVisit alone(*gate_);
+  const ExclusiveLaneLock alone(*gate_);
   require_minimum(bytes);
   engine().check_file();
   const GivenBudget before = given_;
@@ -106,7 +106,7 @@ void Module::Impl::set_vram_budget(std::uint64_t bytes) {
     replan();
   } catch (...) {
     set(before);
-    replan(); // what fitted before; if even that has gone, its error tells
+    replan(); // what fitted before; if even that has gone, its error says so
     throw;
   }
 }

@@ -98,7 +98,7 @@ Stats Module::Impl::stats() const {
 /// Waits for calls only where they may be writing it. An operator of such a call, which is the only one then, finds
 /// what has been written so far.
 c10::IValue Module::Impl::attr(const std::string& name) const {
-  std::optional<ExclusiveVisit> alone;
+  std::optional<ExclusiveLaneLock> alone;
   if (model_.program.writes_state) {
     if (!adopted_->executor->is_within_call()) {
       alone.emplace(*gate_);

@@ -22,7 +22,7 @@ class Sequences {
 
   void record(const std::string& method, std::size_t shape, SequencePtr sequence);
 
-  /// Forgets all but these.
+  /// Drops all but these.
   void reset(std::map<std::string, SequencePtr> by_method);
 
  private:

@@ -28,7 +28,7 @@ std::vector<at::Tensor> copy_together(
 /// restore() comes on the stream where they are made.
 class StateSnapshot {
  public:
-  /// `never_written` tells tensors that no call writes.
+  /// `never_written` identifies tensors that no call writes.
   StateSnapshot(const Holders& holders, const std::function<bool(const at::Tensor&)>& never_written);
   void restore() const;
 
