@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
+#include <c10/util/SmallVector.h>
 
 #include <cstdint>
 #include <memory>
@@ -11,16 +12,31 @@
 
 namespace offload {
 
+/// One weight as a lease gives it: rows after rows, each part on the device that is to compute with it. Most have one.
+struct LeasedWeight {
+  struct Part {
+    std::int64_t first_row;
+    at::Tensor tensor;
+  };
+
+  explicit LeasedWeight(at::Tensor whole) : parts{{0, std::move(whole)}} {}
+
+  /// For operators that want one tensor. Throws c10::Error when there are several.
+  const at::Tensor& whole() const;
+
+  c10::SmallVector<Part, 1> parts;
+};
+
 /// Lends the bytes of weights to operators: what the operators need to know of whoever owns them.
 class Lender {
  public:
   virtual ~Lender() = default;
 
-  /// A tensor on the device for each placeholder of this lender, all or none, with the sizes, strides and dtype of the
-  /// placeholder. Their storages share one lease, which ends with the last reference to any. `flops` is what the reader
+  /// The weight of each placeholder of this lender, all or none, with the sizes, strides and dtype of the placeholder.
+  /// Their storages share one lease, which ends with the last reference to any. `flops` is what the reader
   /// will compute with them, 0 when unknown. On the thread of a call only; throws Error otherwise, and when the bytes
   /// cannot come.
-  virtual std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) = 0;
+  virtual std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) = 0;
 
   /// The same for a reader that looks up `rows` rows: the tensor may lie in host memory that the device reads by
   /// itself.

@@ -19,6 +19,11 @@
 
 namespace offload {
 
+const at::Tensor& LeasedWeight::whole() const {
+  TORCH_CHECK(parts.size() == 1, "an operator wants a weight in one piece, and it was lent in ", parts.size());
+  return parts.front().tensor;
+}
+
 void lease_all(std::vector<at::Tensor>& tensors, double flops) {
   Lender* lender = nullptr;
   std::vector<at::Tensor> placeholders;
@@ -34,9 +39,9 @@ void lease_all(std::vector<at::Tensor>& tensors, double flops) {
   if (!lender) {
     return;
   }
-  std::vector<at::Tensor> leased = lender->lease(placeholders, flops);
+  const std::vector<LeasedWeight> leased = lender->lease(placeholders, flops);
   for (std::size_t i = 0; i < positions.size(); ++i) {
-    tensors[positions[i]] = std::move(leased[i]);
+    tensors[positions[i]] = leased[i].whole();
   }
 }
 

@@ -56,20 +56,14 @@ std::uint64_t bytes_read(const Pass& pass) {
   return bytes;
 }
 
-std::uint64_t bytes_resident(const Pass& pass, const Residency& residency) {
-  std::uint64_t bytes = 0;
-  for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
-    bytes += residency.resident[weight] ? pass.bytes(weight) : 0;
-  }
-  return bytes;
-}
+std::uint64_t bytes_resident(const Residency& residency) { return bytes_of(residency) - residency.ring_bytes; }
 
 /// True when it is better than the rule by more than rounding.
 bool check(const Pass& pass, std::uint64_t capacity) {
   const Plan best = plan(pass, capacity, machine());
   const Plan rule = plan_larger_first(pass, capacity, machine());
   EXPECT_LE(best.predicted.time_us, rule.predicted.time_us * (1 + 1e-9));
-  const std::uint64_t taken = bytes_resident(pass, best.residency) + best.residency.ring_bytes;
+  const std::uint64_t taken = bytes_of(best.residency);
   if (best.predicted.streamed_bytes > 0) {
     EXPECT_EQ(taken, capacity) << "all of it is used while anything streams";
   } else {
@@ -84,14 +78,14 @@ double shortest_us(const Pass& pass, std::uint64_t capacity) {
   for (std::uint32_t chosen = 0; chosen < 1U << pass.weights->size(); ++chosen) {
     Residency residency;
     for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
-      residency.resident.push_back((chosen >> weight & 1) != 0);
+      residency.bytes.push_back((chosen >> weight & 1) != 0 ? pass.bytes(weight) : 0);
     }
     std::uint64_t needed = 0;
-    for (const Step& step : streamed_sequence(pass, residency.resident)) {
+    for (const Step& step : streamed_sequence(pass, residency)) {
       needed = std::max(needed, std::accumulate(step.begin(), step.end(), std::uint64_t{0},
                                                 [&](std::uint64_t sum, WeightId w) { return sum + pass.bytes(w); }));
     }
-    const std::uint64_t kept = bytes_resident(pass, residency);
+    const std::uint64_t kept = bytes_resident(residency);
     if (kept + needed <= capacity) {
       residency.ring_bytes = needed == 0 ? 0 : capacity - kept;
       shortest = std::min(shortest, simulate(pass, residency, machine()).time_us);
@@ -170,7 +164,7 @@ TEST(Planner, KeepsWhatALongRingWouldOnlySmooth) {
   pass.weights = shared_table(bytes);
   pass.steps.push_back({{16}, 24000});
   const Plan best = plan(pass, 288_MiB, machine());
-  EXPECT_GE(bytes_resident(pass, best.residency), 128_MiB);
+  EXPECT_GE(bytes_resident(best.residency), 128_MiB);
   EXPECT_GE(best.residency.ring_bytes, 8 * kBatchBytes);
 }
 
@@ -179,7 +173,7 @@ TEST(Planner, TakesNoRoomForWhatNothingReads) {
   pass.weights = shared_table({1_MiB, 1_MiB, 1_MiB, 64_MiB});
   const Plan best = plan(pass, 3_MiB, machine());
   EXPECT_EQ(best.predicted.streamed_bytes, 0U);
-  EXPECT_FALSE(best.residency.resident[3]);
+  EXPECT_FALSE(best.residency.stays(3));
 }
 
 TEST(Planner, PlansAPassOfNothing) {
@@ -195,7 +189,7 @@ TEST(Planner, CountsATiedWeightForEachUse) {
     pass.steps.push_back({{0}, 10});
     pass.steps.push_back({{weight}, 10});
   }
-  const Plan streamed = {Residency{std::vector<bool>(9, false), 16_MiB}, {}};
+  const Plan streamed = {Residency{std::vector<std::uint64_t>(9), 16_MiB}, {}};
   EXPECT_EQ(simulate(pass, streamed.residency, machine()).streamed_bytes, 16 * 16_MiB);
   const Plan best = plan(pass, 2 * 16_MiB, machine());
   EXPECT_EQ(best.predicted.streamed_bytes, 8 * 16_MiB);
@@ -203,7 +197,7 @@ TEST(Planner, CountsATiedWeightForEachUse) {
 
 TEST(Planner, CountsStagedBytesAtTheRateOfTheHost) {
   Pass pass = uniform_stack(8, 16_MiB, 10);
-  const Residency all_streamed{std::vector<bool>(8, false), 64_MiB};
+  const Residency all_streamed{std::vector<std::uint64_t>(8), 64_MiB};
   const double pinned_us = simulate(pass, all_streamed, machine()).time_us;
   WeightTable staged = *pass.weights;
   std::for_each(staged.begin(), staged.end(), [](WeightEntry& weight) { weight.source.direct = false; });
@@ -269,7 +263,7 @@ TEST(Planner, PredictsTheBytesThatAStreamerMoves) {
     shape.batch_units = kBatchBytes / kUnit;
     shape.seed = seed;
     Streaming device(shape);
-    const SequencePtr sequence = share(streamed_sequence(pass, best.residency.resident));
+    const SequencePtr sequence = share(streamed_sequence(pass, best.residency));
     constexpr std::size_t kWarm = 12;
     const std::size_t calls = best.predicted.period;
     std::uint64_t before = 0;
@@ -293,7 +287,7 @@ TEST(Planner, KeepsRoomForWhateverTheRunPicks) {
     std::vector<std::uint64_t> streamed;
     std::uint64_t taken = residency.ring_bytes;
     for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
-      (residency.resident[weight] ? taken : streamed.emplace_back(0)) += pass.bytes(weight);
+      (residency.stays(weight) ? taken : streamed.emplace_back(0)) += pass.bytes(weight);
     }
     std::sort(streamed.rbegin(), streamed.rend());
     streamed.resize(2);
@@ -309,7 +303,7 @@ TEST(OrderOfUse, IsThatOfTheFirstStepsAndThenOfNumbers) {
 TEST(StreamedSequence, LeavesOutWhatIsResident) {
   Pass pass = pass_over({512, 512, 512});
   pass.steps = {{{0, 1}, 1}, {{0}, 1}, {{2}, 1}};
-  EXPECT_EQ(streamed_sequence(pass, {true, false, false}), Sequence({{1}, {2}}));
+  EXPECT_EQ(streamed_sequence(pass, {{1, 0, 0}, 0}), Sequence({{1}, {2}}));
 }
 
 } // namespace

@@ -39,4 +39,14 @@ using WeightTable = std::vector<WeightEntry>;
 /// Often of several owners.
 using WeightTablePtr = std::shared_ptr<const WeightTable>;
 
+/// What stays on the device, and what the rest passes through.
+struct Residency {
+  std::vector<std::uint64_t> bytes; ///< by weight: none or all of them
+  std::uint64_t ring_bytes = 0;
+
+  bool stays(WeightId weight) const { return bytes[weight] > 0; }
+
+  bool operator==(const Residency&) const = default;
+};
+
 } // namespace offload

@@ -38,12 +38,12 @@ Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, con
   return pass;
 }
 
-Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident) {
+Sequence streamed_sequence(const Pass& pass, const Residency& residency) {
   Sequence sequence;
   for (const PlanStep& step : pass.steps) {
     Step streamed;
     std::copy_if(step.weights.begin(), step.weights.end(), std::back_inserter(streamed),
-                 [&](WeightId weight) { return !resident[weight]; });
+                 [&](WeightId weight) { return !residency.stays(weight); });
     if (!streamed.empty()) {
       sequence.push_back(std::move(streamed));
     }

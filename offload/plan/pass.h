@@ -43,7 +43,7 @@ struct Pass {
 Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, const MachineProfile& machine);
 
 /// The steps without the weights that are resident, and without the steps that are then empty.
-Sequence streamed_sequence(const Pass& pass, const std::vector<bool>& resident);
+Sequence streamed_sequence(const Pass& pass, const Residency& residency);
 
 /// All of `count` weights, in the order in which `steps` read them first; then those that none reads.
 std::vector<WeightId> order_of_use(const std::vector<LeasedStep>& steps, std::size_t count);

@@ -82,7 +82,7 @@ std::vector<std::uint64_t> count_uses(const Pass& pass) {
 /// Weights are made resident in `order` while they leave a ring of `ring` bytes, or of what the largest remaining step
 /// needs if that is more. The rest of the capacity goes to the ring.
 Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const Order& order, std::uint64_t ring) {
-  Residency residency{std::vector<bool>(pass.weights->size(), false), 0};
+  Residency residency{std::vector<std::uint64_t>(pass.weights->size()), 0};
   std::uint64_t taken = 0;
   for (const WeightId weight : order) {
     if (taken + pass.bytes(weight) > capacity) {
@@ -94,7 +94,7 @@ Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const 
       needs.make_streamed(weight);
       continue;
     }
-    residency.resident[weight] = true;
+    residency.bytes[weight] = pass.bytes(weight);
     taken += pass.bytes(weight);
   }
   residency.ring_bytes = needs.most() == 0 ? 0 : capacity - taken;

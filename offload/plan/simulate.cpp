@@ -1,6 +1,7 @@
 #include <offload/plan/simulate.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include <offload/feed/copies.h>
@@ -96,25 +97,21 @@ class ClockStore final : public Store {
 
 } // namespace
 
-std::uint64_t bytes_of(const Residency& residency, const WeightTable& weights) {
+std::uint64_t bytes_of(const Residency& residency) {
+  return std::accumulate(residency.bytes.begin(), residency.bytes.end(), residency.ring_bytes);
+}
+
+std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable& weights) {
   std::uint64_t total = residency.ring_bytes;
   for (WeightId weight = 0; weight < weights.size(); ++weight) {
-    total += residency.resident[weight] ? weights[weight].bytes : 0;
+    total += weights[weight].source.kind == Source::Kind::file ? residency.bytes[weight] : 0;
   }
   return total;
 }
 
-std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable& weights) {
-  Residency taken = residency;
-  for (WeightId weight = 0; weight < weights.size(); ++weight) {
-    taken.resident[weight] = residency.resident[weight] && weights[weight].source.kind == Source::Kind::file;
-  }
-  return bytes_of(taken, weights);
-}
-
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine,
                    std::size_t most_calls) {
-  const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency.resident));
+  const auto sequence = std::make_shared<const Sequence>(streamed_sequence(pass, residency));
   ClockLink link(machine);
   ClockStore store(link, *pass.weights, machine);
   StreamerConfig config;
@@ -135,7 +132,7 @@ Simulated simulate(const Pass& pass, const Residency& residency, const MachinePr
     for (const PlanStep& step : pass.steps) {
       const bool streams =
           streamed != sequence->end() && std::any_of(step.weights.begin(), step.weights.end(),
-                                                     [&](WeightId weight) { return !residency.resident[weight]; });
+                                                     [&](WeightId weight) { return !residency.stays(weight); });
       if (streams) {
         streamer.acquire(0, *streamed);
       }

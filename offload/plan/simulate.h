@@ -8,16 +8,8 @@
 
 namespace offload {
 
-/// Which weights stay on the device, and how many bytes the others pass through.
-struct Residency {
-  std::vector<bool> resident; ///< by weight
-  std::uint64_t ring_bytes = 0;
-
-  bool operator==(const Residency&) const = default;
-};
-
 /// What it takes on the device: the ring, and resident weights.
-std::uint64_t bytes_of(const Residency& residency, const WeightTable& weights);
+std::uint64_t bytes_of(const Residency& residency);
 
 /// The same on a host that is its own device, where what lies in memory is used there.
 std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable& weights);

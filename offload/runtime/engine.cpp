@@ -164,7 +164,7 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
 }
 
 bool Engine::copy_resident(WeightId weight, std::byte* to) const {
-  if (!in_file(weight) || !placed() || !placed_.resident[weight]) {
+  if (!in_file(weight) || !placed() || !placed_.stays(weight)) {
     return false;
   }
   std::optional<c10::cuda::CUDAGuard> guard;
@@ -224,7 +224,7 @@ std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
   std::vector<std::uint64_t> places(count(), kNowhere);
   std::uint64_t end = 0;
   for (WeightId weight = 0; weight < places.size(); ++weight) {
-    if (residency.resident[weight] && bytes(weight) > 0 && !stays_on_host(weight)) {
+    if (residency.stays(weight) && !stays_on_host(weight)) {
       places[weight] = end;
       end += bytes(weight);
     }
@@ -252,10 +252,9 @@ void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std:
 
 void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
   const WeightTable& weights = *config_.weights;
-  const std::uint64_t taken =
-      config_.device.is_cpu() ? bytes_taken_on_host(residency, weights) : bytes_of(residency, weights);
+  const std::uint64_t taken = config_.device.is_cpu() ? bytes_taken_on_host(residency, weights) : bytes_of(residency);
   const std::uint64_t slab_bytes = align_up(taken, granularity(config_.device));
-  const bool same = placed() && residency.resident == placed_.resident && residency.ring_bytes == placed_.ring_bytes;
+  const bool same = placed() && residency == placed_;
   const bool as_large = same || (placed() && config_.device.is_cpu() && slab_->bytes() == slab_bytes);
   const std::vector<std::uint64_t> places = places_of(residency);
   retry();
@@ -274,7 +273,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
         std::make_shared<DeviceMemory>(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
   }
   placed_ = residency;
-  placed_bytes_ = align_up(bytes_of(residency, weights), granularity(config_.device));
+  placed_bytes_ = align_up(bytes_of(residency), granularity(config_.device));
   std::vector<WeightLender::Bytes> resident(count());
   std::uint64_t end = 0;
   try {
@@ -286,7 +285,7 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
         }
         resident[weight] = {slab_, slab_->data() + places[weight]};
         end = places[weight] + bytes(weight);
-      } else if (residency.resident[weight] && bytes(weight) > 0) {
+      } else if (residency.stays(weight)) {
         resident[weight] = bytes_on_host(weight);
       }
     }

@@ -110,7 +110,7 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   const WeightId weight = placeholder_record(placeholder)->weight;
   const Scope& scope = current_scope(placeholder);
   if (!(*weights_)[weight].source.direct) {
-    return lease({placeholder}, 0)[0];
+    return lease({placeholder}, 0)[0].whole();
   }
   if (scope.trace_) {
     scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
@@ -132,7 +132,7 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   return tensor_on(storage_of(weight, std::move(bytes)), placeholder);
 }
 
-std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
+std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
   const Scope* scope = &current_scope(placeholders[0]);
   std::vector<WeightId> weights;
   Step step; // those that stream, each once
@@ -154,10 +154,10 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
   }
   std::vector<c10::Storage> storages(step.size());
   if (!step.empty()) {
-    const auto leased = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
+    const auto lease = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
     bool any_mapped = false;
     try {
-      leased->acquire();
+      lease->acquire();
       for (const WeightId weight : step) {
         const bool is_mapped = !streamer_->is_in_ring(weight);
         bytes_in_cache_ += is_mapped ? (*weights_)[weight].bytes : 0;
@@ -172,16 +172,16 @@ std::vector<at::Tensor> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholde
       throw;
     }
     for (std::size_t i = 0; i < step.size(); ++i) {
-      storages[i] = make_leased(leased, streamer_->address(step[i]), (*weights_)[step[i]].bytes, device_);
+      storages[i] = make_leased(lease, streamer_->address(step[i]), (*weights_)[step[i]].bytes, device_);
     }
   }
-  std::vector<at::Tensor> tensors;
+  std::vector<LeasedWeight> leased;
   for (std::size_t i = 0; i < placeholders.size(); ++i) {
     const auto streamed = std::find(step.begin(), step.end(), weights[i]);
-    tensors.push_back(streamed == step.end() ? resident_tensor(weights[i], placeholders[i])
-                                             : tensor_on(storages[streamed - step.begin()], placeholders[i]));
+    leased.emplace_back(streamed == step.end() ? resident_tensor(weights[i], placeholders[i])
+                                               : tensor_on(storages[streamed - step.begin()], placeholders[i]));
   }
-  return tensors;
+  return leased;
 }
 
 } // namespace offload

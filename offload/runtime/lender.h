@@ -36,7 +36,7 @@ class WeightLender final : public Lender {
               std::shared_ptr<const File> mapped);
   void detach();
 
-  std::vector<at::Tensor> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
+  std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
   at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t rows) override;
 
   /// Bytes of rows that were read where they lie in host memory.

@@ -41,7 +41,7 @@ Made Module::Impl::make_call(int lane, const Request& request, Lanes::Overflow o
                              std::vector<LeasedStep>* trace) {
   Executor::How how;
   how.expected = sequences_.expected(request.method, request.shape, [&] {
-    return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), planned_.plan.residency.resident);
+    return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), planned_.plan.residency);
   });
   how.overflow = overflow;
   how.trace = trace;

@@ -17,8 +17,7 @@ std::uint64_t Module::Impl::room() const {
 
 /// What weights, ring and calls take on the device.
 std::uint64_t Module::Impl::planned_bytes(const Residency& residency) const {
-  return model_.fixed + align_up(bytes_of(residency, *model_.weights), granularity(model_.device)) +
-         device_budget().reserve();
+  return model_.fixed + align_up(bytes_of(residency), granularity(model_.device)) + device_budget().reserve();
 }
 
 /// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
@@ -54,8 +53,7 @@ void Module::Impl::replan() {
   device_promise_.set(promised);
   std::map<std::string, SequencePtr> sequences;
   for (const auto& [name, steps] : observed_.measured()) {
-    sequences[name] =
-        std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency.resident));
+    sequences[name] = std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency));
   }
   const std::uint64_t outside = outside_bytes(model_.device);
   const std::lock_guard lock(mutex_);

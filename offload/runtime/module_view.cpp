@@ -39,8 +39,8 @@ Placement Module::Impl::describe() const {
       placement.resident_because.push_back({weights[id].name, weights[id].bytes(), model_.program.stays_because[id]});
       continue;
     }
-    const bool resident = planned_.plan.residency.resident[id];
-    budget.resident += resident ? model_.weight(id).bytes : 0;
+    const bool resident = planned_.plan.residency.stays(id);
+    budget.resident += planned_.plan.residency.bytes[id];
     placement.weights.push_back({weights[id].name,
                                  weights[id].aliases,
                                  weights[id].bytes(),
@@ -87,9 +87,8 @@ Stats Module::Impl::stats() const {
   stats.calls_repeated = counts_.repeated;
   stats.peak_device_bytes = counts_.peak;
   stats.bytes_resident = model_.fixed;
-  for (WeightId id = 0; id < model_.count(); ++id) {
-    stats.bytes_resident +=
-        readiness_ != Readiness::unknown && planned_.plan.residency.resident[id] ? model_.weight(id).bytes : 0;
+  if (readiness_ != Readiness::unknown) {
+    stats.bytes_resident += bytes_of(planned_.plan.residency) - planned_.plan.residency.ring_bytes;
   }
   stats.misses = engine().misses();
   return stats;

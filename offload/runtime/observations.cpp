@@ -80,11 +80,11 @@ Plan Observations::plan(std::uint64_t vram) const {
   const std::uint64_t capacity = divide(vram).capacity();
   Plan best = offload::plan(pass(), capacity, model_->machine);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
-    std::uint64_t taken = bytes_of(best.residency, *model_->weights);
+    std::uint64_t taken = bytes_of(best.residency);
     for (WeightId id = 0; id < model_->count(); ++id) {
-      if (!best.residency.resident[id] && !model_->program.uses[id].empty() &&
+      if (!best.residency.stays(id) && !model_->program.uses[id].empty() &&
           taken + model_->weight(id).bytes <= capacity) {
-        best.residency.resident[id] = true;
+        best.residency.bytes[id] = model_->weight(id).bytes;
         taken += model_->weight(id).bytes;
       }
     }

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 
@@ -34,8 +35,11 @@ void PlacedModule::install(const Residency& residency, Leased leased) {
     const std::unique_lock exchange(placing_mutex_);
     engine_.place(residency, placeholders_);
   }
-  const std::vector<bool> as_it_is =
-      leased == Leased::all ? std::vector<bool>(residency.resident.size()) : residency.resident;
+  std::vector<bool> as_it_is(residency.bytes.size());
+  if (leased == Leased::streamed) {
+    std::transform(residency.bytes.begin(), residency.bytes.end(), as_it_is.begin(),
+                   [](std::uint64_t bytes) { return bytes > 0; });
+  }
   const std::lock_guard lock(objects_mutex_);
   program_.rebind(as_it_is, [&](const at::Tensor& tensor) {
     const PlaceholderRecord* record = placeholder_record(tensor);
