@@ -49,4 +49,13 @@ struct Residency {
   bool operator==(const Residency&) const = default;
 };
 
+/// Every weight stays: there is no ring.
+inline Residency all_resident(const WeightTable& weights) {
+  Residency residency;
+  for (const WeightEntry& weight : weights) {
+    residency.bytes.push_back(weight.bytes);
+  }
+  return residency;
+}
+
 } // namespace offload

@@ -101,7 +101,7 @@ void Module::Impl::choose_budget(const Options& options) {
       given_.free = in_module + less(free_bytes(model_.device), outstanding);
       given_.vram = std::max(less(*given_.free, kMargin), std::min(*given_.free, device_budget().minimum()));
     }
-    return promised_bytes({std::vector<bool>(model_.count(), true), 0});
+    return promised_bytes(all_resident(*model_.weights));
   });
 }
 

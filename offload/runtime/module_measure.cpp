@@ -22,9 +22,9 @@ Residency Module::Impl::residency_to_measure(Ring ring) const {
   const std::uint64_t least = align_up(budget.least_ring, budget.unit);
   const std::uint64_t taken = model_.fixed + least + budget.least_reserve();
   const std::uint64_t spare = ring == Ring::least ? 0 : (given_.vram - std::min(given_.vram, taken)) / 2;
-  const std::uint64_t weights = bytes_of({std::vector<bool>(model_.count(), true), 0}, *model_.weights);
+  const std::uint64_t weights = bytes_of(all_resident(*model_.weights));
   const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
-  return {std::vector<bool>(model_.count(), false), least + more / kDeviceGranularity * kDeviceGranularity};
+  return {std::vector<std::uint64_t>(model_.count()), least + more / kDeviceGranularity * kDeviceGranularity};
 }
 
 /// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,
