@@ -39,6 +39,8 @@ struct Stats {
 
 OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 
+class Session;
+
 /// A TorchScript module that runs under a budget of device memory. Called as torch::jit::Module is.
 ///
 /// Any thread may call any member at any time. A call computes on the caller's current CUDA stream, as an operator
@@ -93,8 +95,7 @@ class OFFLOAD_API Module {
   Module& operator=(Module other) noexcept;
   ~Module();
 
-  class Impl;
-  explicit Module(std::shared_ptr<Impl> impl);
+  explicit Module(std::shared_ptr<Session> session);
 
  private:
   class Shared;

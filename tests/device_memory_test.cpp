@@ -64,19 +64,19 @@ def forward(self, x):
 TEST(DeviceMemory, ACallThatFindsNoRoomFromAnyAllocationOnIsMadeAgainWithTheSameBits) {
   const torch::jit::Module module = vocoder();
   Reference plain(module.deepcopy(), kCuda);
-  Impl impl = make_impl(module, 1_GiB);
-  impl.run_method("forward", {at::randn({1, 80, 8}).to(kCuda)}, {});
+  Session session = make_session(module, 1_GiB);
+  session.run_method("forward", {at::randn({1, 80, 8}).to(kCuda)}, {});
   int stopped = 0;
   std::int64_t length = 9; // a shape that neither has met: cuDNN chooses a plan for it in our call
   for (std::uint64_t n = 1;; ++n, ++length) {
     const at::Tensor input = at::randn({1, 80, length}).to(kCuda);
-    const std::uint64_t before = impl.stats().calls_repeated;
-    impl.refuse_from(n);
-    const c10::IValue output = impl.run_method("forward", {input}, {});
+    const std::uint64_t before = session.stats().calls_repeated;
+    session.refuse_from(n);
+    const c10::IValue output = session.run_method("forward", {input}, {});
     const c10::IValue expected = plain.run("forward", {input});
     ASSERT_EQ(tools::first_difference(output, expected), "") << "from allocation " << n << " on";
-    ASSERT_EQ(tools::first_difference(impl.run_method("forward", {input}, {}), expected), "") << "and again, " << n;
-    if (impl.stats().calls_repeated == before) {
+    ASSERT_EQ(tools::first_difference(session.run_method("forward", {input}, {}), expected), "") << "and again, " << n;
+    if (session.stats().calls_repeated == before) {
       break; // the call takes no more than n
     }
     ++stopped;
@@ -89,9 +89,9 @@ TEST(DeviceMemory, ARefusedCallLeavesThePlainModelItsBits) {
   Reference plain(module.deepcopy(), kCuda);
   const at::Tensor small = at::randn({1, 80, 12}).to(kCuda);
   const at::Tensor large = at::randn({4, 80, 231}).to(kCuda);
-  Impl ample = make_impl(module, 2_GiB);
+  Session ample = make_session(module, 2_GiB);
   const c10::IValue right = ample.run_method("forward", {large}, {});
-  Impl first = make_impl(module, 2_GiB);
+  Session first = make_session(module, 2_GiB);
   first.run_method("forward", {small}, {});
   std::uint64_t minimum = 0;
   for (std::uint64_t budget = first.placement().budget.minimum;; budget = minimum) {
@@ -121,18 +121,18 @@ def forward(self, x):
   return torch.linear(torch.relu(y) + self.total, self.w) * self.calls, torch.rand_like(y)
 )");
   Reference plain(module.deepcopy(), kCuda);
-  Impl impl = make_impl(module, 1_GiB);
+  Session session = make_session(module, 1_GiB);
   std::uint64_t n = 2;
   for (std::int64_t rows = 1; rows < 12; ++rows, ++n) {
     const at::Tensor input = at::randn({rows, 512}).to(kCuda);
     at::manual_seed(rows);
-    impl.refuse_from(rows == 1 ? ~std::uint64_t{0} : n);
-    const c10::IValue output = impl.run_method("forward", {input}, {});
+    session.refuse_from(rows == 1 ? ~std::uint64_t{0} : n);
+    const c10::IValue output = session.run_method("forward", {input}, {});
     at::manual_seed(rows);
     ASSERT_EQ(tools::first_difference(output, plain.run("forward", {input})), "") << "call " << rows;
   }
-  EXPECT_GT(impl.stats().calls_repeated, 3U);
-  EXPECT_EQ(impl.attr("calls").toInt(), 11);
+  EXPECT_GT(session.stats().calls_repeated, 3U);
+  EXPECT_EQ(session.attr("calls").toInt(), 11);
 }
 
 TEST(DeviceMemory, ListsOfAModuleAreSharedAndAsTheyWereWhenACallIsMadeAgain) {
@@ -148,14 +148,14 @@ def forward(self, x):
   return torch.linear(y + float(len(self.same)), self.w), len(self.seen), len(self.same)
 )");
   Reference plain(module.deepcopy(), kCuda);
-  Impl impl = make_impl(module, 1_GiB);
+  Session session = make_session(module, 1_GiB);
   for (std::int64_t rows = 1; rows < 8; ++rows) {
     const at::Tensor input = at::randn({rows, 512}).to(kCuda);
-    impl.refuse_from(rows == 1 ? ~std::uint64_t{0} : static_cast<std::uint64_t>(rows));
-    ASSERT_EQ(tools::first_difference(impl.run_method("forward", {input}, {}), plain.run("forward", {input})), "")
+    session.refuse_from(rows == 1 ? ~std::uint64_t{0} : static_cast<std::uint64_t>(rows));
+    ASSERT_EQ(tools::first_difference(session.run_method("forward", {input}, {}), plain.run("forward", {input})), "")
         << "call " << rows;
   }
-  EXPECT_GT(impl.stats().calls_repeated, 2U);
+  EXPECT_GT(session.stats().calls_repeated, 2U);
 }
 
 TEST(DeviceMemory, StateThatSharesMemoryGoesOnSharingIt) {
@@ -174,10 +174,10 @@ def forward(self, x):
   return torch.linear(torch.relu(x), self.w), self.all + 0, self.last * 2, self.across * 3
 )");
   Reference plain(module.deepcopy(), kCuda);
-  Impl impl = make_impl(module, 1_GiB);
+  Session session = make_session(module, 1_GiB);
   for (const std::int64_t rows : {1, 3, 2, 1, 5}) {
     const at::Tensor input = at::randn({rows, 512}).to(kCuda);
-    ASSERT_EQ(tools::first_difference(impl.run_method("forward", {input}, {}), plain.run("forward", {input})), "")
+    ASSERT_EQ(tools::first_difference(session.run_method("forward", {input}, {}), plain.run("forward", {input})), "")
         << rows << " rows";
   }
 }
@@ -188,70 +188,70 @@ TEST(DeviceMemory, WeightsThatStayAreNoStateOfAModuleThatHasSome) {
   module.register_buffer("count", at::zeros({1}));
   module.define("def counted(self, x):\n  self.count.add_(1.0)\n  return self.forward(x) + self.count\n");
   Reference plain(module.deepcopy(), kCuda);
-  Impl impl = make_impl(module, 176_MiB);
+  Session session = make_session(module, 176_MiB);
   for (std::int64_t rows = 1; rows < 10; ++rows) {
     const at::Tensor input = at::randn({rows, 1024}).to(kCuda);
-    ASSERT_EQ(tools::first_difference(impl.run_method("counted", {input}, {}), plain.run("counted", {input})), "");
+    ASSERT_EQ(tools::first_difference(session.run_method("counted", {input}, {}), plain.run("counted", {input})), "");
   }
-  EXPECT_EQ(impl.stats().calls_repeated, 0U);
-  EXPECT_GE(impl.stats().bytes_resident, 96_MiB);
+  EXPECT_EQ(session.stats().calls_repeated, 0U);
+  EXPECT_GE(session.stats().bytes_resident, 96_MiB);
 }
 
 TEST(DeviceMemory, ARefusedCallLeavesThePlanAsItWas) {
-  Impl impl = make_impl(stack_of(8), 256_MiB);
+  Session session = make_session(stack_of(8), 256_MiB);
   const at::Tensor small = at::randn({4, 1024}).to(kCuda);
-  impl.run_method("forward", {small}, {});
-  impl.run_method("forward", {small}, {});
-  const Budget before = impl.placement().budget;
+  session.run_method("forward", {small}, {});
+  session.run_method("forward", {small}, {});
+  const Budget before = session.placement().budget;
   const at::Tensor huge = at::randn({262144, 1024}).to(kCuda);
   for (int call = 0; call < 2; ++call) {
-    EXPECT_THROW(impl.run_method("forward", {huge}, {}), BudgetError);
-    impl.run_method("forward", {small}, {});
-    EXPECT_EQ(impl.placement().budget.minimum, before.minimum);
-    EXPECT_EQ(impl.placement().budget.resident, before.resident);
+    EXPECT_THROW(session.run_method("forward", {huge}, {}), BudgetError);
+    session.run_method("forward", {small}, {});
+    EXPECT_EQ(session.placement().budget.minimum, before.minimum);
+    EXPECT_EQ(session.placement().budget.resident, before.resident);
   }
-  EXPECT_NO_THROW(impl.set_vram_budget(before.vram));
+  EXPECT_NO_THROW(session.set_vram_budget(before.vram));
 }
 
 TEST(DeviceMemory, ACallIsRefusedForItsOwnSizeNotForItsShape) {
   torch::jit::Module module("Data");
   module.register_parameter("w", at::randn({512, 512}), false);
   module.define("def forward(self, x, n):\n  return torch.linear(x.repeat([int(n.item()), 1]), self.w).sum()\n");
-  Impl impl = make_impl(module, 128_MiB);
+  Session session = make_session(module, 128_MiB);
   const at::Tensor x = at::randn({64, 512}).to(kCuda);
   const auto times = [](std::int64_t n) { return at::full({1}, n, at::TensorOptions(at::kLong).device(kCuda)); };
-  impl.run_method("forward", {x, times(1)}, {});
-  EXPECT_THROW(impl.run_method("forward", {x, times(4000)}, {}), BudgetError);
-  EXPECT_NO_THROW(impl.run_method("forward", {x, times(2)}, {}));
-  EXPECT_THROW(impl.run_method("forward", {x, times(4000)}, {}), BudgetError);
-  EXPECT_NO_THROW(impl.run_method("forward", {x, times(1)}, {}));
+  session.run_method("forward", {x, times(1)}, {});
+  EXPECT_THROW(session.run_method("forward", {x, times(4000)}, {}), BudgetError);
+  EXPECT_NO_THROW(session.run_method("forward", {x, times(2)}, {}));
+  EXPECT_THROW(session.run_method("forward", {x, times(4000)}, {}), BudgetError);
+  EXPECT_NO_THROW(session.run_method("forward", {x, times(1)}, {}));
 }
 
 TEST(DeviceMemory, ArgumentsThatAStoppedCallHasWrittenToAreTold) {
   torch::jit::Module module("Writer");
   module.register_parameter("w", at::randn({512, 512}), false);
   module.define("def forward(self, x):\n  x.add_(1.0)\n  return torch.linear(x, self.w)\n");
-  Impl impl = make_impl(module, 1_GiB);
-  impl.run_method("forward", {at::randn({4, 512}).to(kCuda)}, {});
-  impl.refuse_from(2);
-  EXPECT_THROW(impl.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}), Error);
-  EXPECT_NO_THROW(impl.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}));
+  Session session = make_session(module, 1_GiB);
+  session.run_method("forward", {at::randn({4, 512}).to(kCuda)}, {});
+  session.refuse_from(2);
+  EXPECT_THROW(session.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}), Error);
+  EXPECT_NO_THROW(session.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}));
 
   // Those of InferenceMode have no version, and are put back.
   const at::Tensor values = at::randn({6, 512}).to(kCuda);
-  const c10::IValue expected = impl.run_method("forward", {values.clone()}, {});
+  const c10::IValue expected = session.run_method("forward", {values.clone()}, {});
   const c10::InferenceMode inference;
   const at::Tensor written = values.clone();
-  impl.refuse_from(3);
-  EXPECT_EQ(tools::first_difference(impl.run_method("forward", {written}, {}), expected), "");
+  session.refuse_from(3);
+  EXPECT_EQ(tools::first_difference(session.run_method("forward", {written}, {}), expected), "");
   EXPECT_EQ(tools::first_difference(written, values.add(1.0)), "") << "once";
 }
 
 TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
   for (const int lanes : {1, 4}) {
-    Impl impl = make_impl(stack_of(4), 1_GiB, lanes);
+    Session session = make_session(stack_of(4), 1_GiB, lanes);
     const at::Tensor input = at::randn({64, 1024}).to(kCuda);
-    const c10::IValue expected = impl.run_method("forward", {input}, {});
+    const c10::IValue expected = session.run_method("forward", {input}, {});
     std::atomic<int> wrong = 0;
     const auto call_from = [&](int count) {
       std::vector<std::thread> threads;
@@ -263,7 +263,7 @@ TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
             std::this_thread::yield();
           }
           for (int call = 0; call < 10; ++call) {
-            wrong += tools::first_difference(impl.run_method("forward", {input}, {}), expected).empty() ? 0 : 1;
+            wrong += tools::first_difference(session.run_method("forward", {input}, {}), expected).empty() ? 0 : 1;
           }
         });
       }
@@ -272,12 +272,12 @@ TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
       }
       return driver_bytes();
     };
-    impl.run_method("forward", {input}, {}); // the first one found its workspace where there was room
-    const std::uint64_t one = driver_bytes() - impl.stats().peak_device_bytes;
-    const std::uint64_t many = call_from(16) - impl.stats().peak_device_bytes;
+    session.run_method("forward", {input}, {}); // the first one found its workspace where there was room
+    const std::uint64_t one = driver_bytes() - session.stats().peak_device_bytes;
+    const std::uint64_t many = call_from(16) - session.stats().peak_device_bytes;
     std::cout << lanes << " lanes: 16 threads take " << (many - std::min(one, many)) / 1_MiB << " MiB more than one\n";
     EXPECT_LE(many, one + static_cast<std::uint64_t>(lanes) * 64_MiB);
-    EXPECT_LE(call_from(24) - impl.stats().peak_device_bytes, many + 2_MiB);
+    EXPECT_LE(call_from(24) - session.stats().peak_device_bytes, many + 2_MiB);
     EXPECT_EQ(wrong, 0);
   }
 }
@@ -285,30 +285,30 @@ TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
 TEST(DeviceMemory, WhatALargeCallTookBecomesRoomForWeightsAgain) {
   const torch::jit::Module module = stack_of(32);
   Reference plain(module.deepcopy(), kCuda);
-  Impl impl = make_impl(module, 192_MiB);
+  Session session = make_session(module, 192_MiB);
   const at::Tensor small = at::randn({4, 1024}).to(kCuda);
   const c10::IValue expected = plain.run("forward", {small});
-  impl.run_method("forward", {small}, {});
-  impl.run_method("forward", {small}, {});
-  const std::uint64_t all = impl.stats().bytes_resident;
-  impl.run_method("forward", {at::randn({8192, 1024}).to(kCuda)}, {});
-  impl.run_method("forward", {small}, {});
-  EXPECT_LT(impl.stats().bytes_resident, all);
+  session.run_method("forward", {small}, {});
+  session.run_method("forward", {small}, {});
+  const std::uint64_t all = session.stats().bytes_resident;
+  session.run_method("forward", {at::randn({8192, 1024}).to(kCuda)}, {});
+  session.run_method("forward", {small}, {});
+  EXPECT_LT(session.stats().bytes_resident, all);
   for (std::uint64_t call = 0; call < 2 * Activations::kPeriod + 2; ++call) {
-    impl.run_method("forward", {small}, {});
+    session.run_method("forward", {small}, {});
   }
-  EXPECT_EQ(impl.stats().bytes_resident, all);
-  EXPECT_EQ(tools::first_difference(impl.run_method("forward", {small}, {}), expected), "");
-  EXPECT_LE(impl.stats().peak_device_bytes, 192_MiB);
+  EXPECT_EQ(session.stats().bytes_resident, all);
+  EXPECT_EQ(tools::first_difference(session.run_method("forward", {small}, {}), expected), "");
+  EXPECT_LE(session.stats().peak_device_bytes, 192_MiB);
 }
 
 TEST(DeviceMemory, TheSecondModuleIsOfferedWhatTheFirstWas) {
   const auto offered = [] {
     Options options;
     options.device = kCuda;
-    Impl impl(stack_of(4), options, std::nullopt, Impl::Purpose::run, Owner::shared);
-    impl.run_method("forward", {at::randn({64, 1024}).to(kCuda)}, {});
-    return impl.placement().budget.vram;
+    Session session(stack_of(4), options, std::nullopt, Session::Purpose::run, Owner::shared);
+    session.run_method("forward", {at::randn({64, 1024}).to(kCuda)}, {});
+    return session.placement().budget.vram;
   };
   const std::uint64_t first = offered();
   c10::cuda::CUDACachingAllocator::emptyCache();
@@ -324,8 +324,8 @@ TEST(DeviceMemory, OthersGetTheirsWhileAModuleIsCalled) {
   module.define(
       "def forward(self, x):\n  for i in range(20):\n    x = torch.tanh(torch.linear(x, self.w))\n  return x\n");
   const at::Tensor input = at::randn({64, 1024}).to(kCuda);
-  Impl impl = make_impl(module, 256_MiB, 2);
-  const c10::IValue expected = impl.run_method("forward", {input}, {});
+  Session session = make_session(module, 256_MiB, 2);
+  const c10::IValue expected = session.run_method("forward", {input}, {});
   std::atomic<bool> done = false;
   std::atomic<int> wrong = 0;
   std::atomic<int> calls = 0;
@@ -333,7 +333,7 @@ TEST(DeviceMemory, OthersGetTheirsWhileAModuleIsCalled) {
   for (int thread = 0; thread < 2; ++thread) {
     callers.emplace_back([&] {
       while (!done) {
-        wrong += tools::first_difference(impl.run_method("forward", {input}, {}), expected).empty() ? 0 : 1;
+        wrong += tools::first_difference(session.run_method("forward", {input}, {}), expected).empty() ? 0 : 1;
         ++calls;
       }
     });

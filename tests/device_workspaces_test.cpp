@@ -24,22 +24,22 @@ torch::jit::Module convolutions() {
 
 void expect_the_same_from_threads(const torch::jit::Module& module, const at::Tensor& input) {
   at::matmul(at::randn({8, 8}).to(kCuda), at::randn({8, 8}).to(kCuda)); // this thread has a handle, with a workspace
-  Impl ample = make_impl(module, 1_GiB, 2);
+  Session ample = make_session(module, 1_GiB, 2);
   ample.run_method("forward", {input}, {});
   ample.run_method("forward", {input}, {});
   const std::uint64_t smallest = ample.placement().budget.minimum;
 
-  Impl impl = make_impl(module, smallest, 2);
-  const c10::IValue expected = impl.run_method("forward", {input}, {});
-  impl.run_method("forward", {input}, {});
-  const std::uint64_t repeated = impl.stats().calls_repeated;
+  Session session = make_session(module, smallest, 2);
+  const c10::IValue expected = session.run_method("forward", {input}, {});
+  session.run_method("forward", {input}, {});
+  const std::uint64_t repeated = session.stats().calls_repeated;
   std::vector<std::string> differences(4);
   std::vector<std::thread> threads;
   for (std::string& difference : differences) {
     threads.emplace_back([&] {
       try {
         for (int call = 0; call < 5; ++call) {
-          difference += tools::first_difference(impl.run_method("forward", {input}, {}), expected);
+          difference += tools::first_difference(session.run_method("forward", {input}, {}), expected);
         }
       } catch (const std::exception& error) {
         difference = error.what();
@@ -50,8 +50,8 @@ void expect_the_same_from_threads(const torch::jit::Module& module, const at::Te
     thread.join();
   }
   EXPECT_EQ(differences, std::vector<std::string>(4));
-  EXPECT_EQ(impl.placement().budget.minimum, smallest);
-  EXPECT_EQ(impl.stats().calls_repeated, repeated);
+  EXPECT_EQ(session.placement().budget.minimum, smallest);
+  EXPECT_EQ(session.stats().calls_repeated, repeated);
 }
 
 TEST(DeviceWorkspaces, ThreadsThatComeLaterTakeNoMoreThanTheFirst) {
@@ -72,14 +72,14 @@ def forward(self, x):
   return y.repeat([1056, 1]).sum(0) + s
 )"); // a workspace of 32 MiB lies where 33 were, which are wanted again
   const at::Tensor input = at::randn({8, 1024}).to(kCuda);
-  Impl ample = make_impl(module, 1_GiB);
+  Session ample = make_session(module, 1_GiB);
   const c10::IValue expected = ample.run_method("forward", {input}, {});
   ample.run_method("forward", {input}, {});
-  Impl impl = make_impl(module, ample.placement().budget.minimum);
+  Session session = make_session(module, ample.placement().budget.minimum);
   for (int call = 0; call < 3; ++call) {
-    EXPECT_EQ(tools::first_difference(impl.run_method("forward", {input}, {}), expected), "");
+    EXPECT_EQ(tools::first_difference(session.run_method("forward", {input}, {}), expected), "");
   }
-  EXPECT_LE(impl.stats().calls_repeated, 1);
+  EXPECT_LE(session.stats().calls_repeated, 1);
 }
 
 } // namespace

@@ -7,20 +7,18 @@
 #include <string>
 
 #include <offload/bytes.h>
-#include <offload/runtime/module_impl.h>
+#include <offload/runtime/session.h>
 
 namespace offload {
 
-using Impl = Module::Impl;
-
 inline const c10::Device kCuda(c10::kCUDA, 0);
 
-inline Impl make_impl(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
+inline Session make_session(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
   Options options;
   options.device = kCuda;
   options.vram_budget = vram;
   options.concurrency = lanes;
-  return {module.deepcopy(), options, std::nullopt, Impl::Purpose::run, Owner::shared};
+  return {module.deepcopy(), options, std::nullopt, Session::Purpose::run, Owner::shared};
 }
 
 inline torch::jit::Module stack_of(int layers) {

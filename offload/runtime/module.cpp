@@ -8,7 +8,7 @@
 
 #include <offload/load/archive.h>
 #include <offload/preview.h>
-#include <offload/runtime/module_impl.h>
+#include <offload/runtime/session.h>
 #include <offload/tensor/plain_modes.h>
 
 namespace offload {
@@ -16,7 +16,7 @@ namespace offload {
 /// What the handles of a module share. It ends with the last of them, when no member is at work.
 class Module::Shared {
  public:
-  explicit Shared(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  explicit Shared(std::shared_ptr<Session> session) : session_(std::move(session)) {}
   ~Shared() {
     std::unique_lock lock(mutex_);
     released_.wait(lock, [this] { return inside_ == 0; });
@@ -24,10 +24,10 @@ class Module::Shared {
   Shared(const Shared&) = delete;
   Shared& operator=(const Shared&) = delete;
 
-  Impl& acquire() {
+  Session& acquire() {
     const std::lock_guard lock(mutex_);
     ++inside_;
-    return *impl_;
+    return *session_;
   }
   void release() {
     const std::lock_guard lock(mutex_);
@@ -36,7 +36,7 @@ class Module::Shared {
   }
 
  private:
-  const std::shared_ptr<Impl> impl_;
+  const std::shared_ptr<Session> session_;
   std::mutex mutex_;
   std::condition_variable released_;
   int inside_ = 0; // members at work
@@ -55,17 +55,17 @@ class Module::Access {
       throw Error("this offload::Module was moved from: assign another to it before it is called");
     }
     shared_ = handle.shared_.get();
-    impl_ = &shared_->acquire();
+    session_ = &shared_->acquire();
   }
   ~Access() { shared_->release(); }
   Access(const Access&) = delete;
   Access& operator=(const Access&) = delete;
 
-  Impl* operator->() const { return impl_; }
+  Session* operator->() const { return session_; }
 
  private:
   Shared* shared_;
-  Impl* impl_;
+  Session* session_;
 };
 
 /// In a child of fork() a thread that is not there may have locked it, and nobody else uses the handle.
@@ -73,7 +73,7 @@ std::unique_lock<std::mutex> Module::lock() const {
   return process_.is_this() ? std::unique_lock(mutex_) : std::unique_lock(mutex_, std::defer_lock);
 }
 
-Module::Module(std::shared_ptr<Impl> impl) : shared_(std::make_shared<Shared>(std::move(impl))) {}
+Module::Module(std::shared_ptr<Session> session) : shared_(std::make_shared<Shared>(std::move(session))) {}
 
 Module::Module(const Module& other) : process_(other.process_) {
   const auto guard = other.lock();
@@ -133,24 +133,21 @@ std::ostream& operator<<(std::ostream& out, const Stats& stats) {
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a caller that moves it here keeps no handle to placeholders
 Module wrap(torch::jit::Module module, const Options& options) {
-  using Impl = Module::Impl;
-  return Module(std::make_shared<Impl>(module, options, std::nullopt, Impl::Purpose::run, Owner::shared));
+  return Module(std::make_shared<Session>(module, options, std::nullopt, Session::Purpose::run, Owner::shared));
 }
 
 Module load(const std::string& path, const Options& options) {
-  using Impl = Module::Impl;
   torch::jit::Module module = [&] {
     const PlainModes plain;
     return read_archive(path, Weights::on_file);
   }();
-  return Module(std::make_shared<Impl>(module, options, std::nullopt, Impl::Purpose::run, Owner::sole));
+  return Module(std::make_shared<Session>(module, options, std::nullopt, Session::Purpose::run, Owner::sole));
 }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): as of wrap(), whose arguments it is given to try them
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
-  using Impl = Module::Impl;
-  const Impl impl(module, options, machine, Impl::Purpose::plan, Owner::shared);
-  return impl.placement();
+  const Session session(module, options, machine, Session::Purpose::plan, Owner::shared);
+  return session.placement();
 }
 
 } // namespace offload

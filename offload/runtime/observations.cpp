@@ -27,13 +27,14 @@ Choice all_of(const Pass& pass) {
 void Observations::record_steps(const std::string& method, std::vector<LeasedStep> steps) {
   measured_[method] = std::move(steps);
   planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : method;
+  least_ring_ = minimum_capacity(pass());
 }
 
 DeviceBudget Observations::divide(std::uint64_t vram) const {
   DeviceBudget budget;
   budget.vram = vram;
   budget.fixed = model_->fixed;
-  budget.least_ring = minimum_capacity(pass());
+  budget.least_ring = least_ring_;
   budget.lanes = model_->lanes;
   budget.unit = granularity(model_->device);
   if (model_->device.is_cuda()) {

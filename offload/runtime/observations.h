@@ -19,7 +19,7 @@ class Observations {
  public:
   /// `model` outlives this.
   Observations(const Model& model, std::string planned_method)
-      : model_(&model), planned_method_(std::move(planned_method)) {}
+      : model_(&model), planned_method_(std::move(planned_method)), least_ring_(minimum_capacity(pass())) {}
 
   /// A call of `method` leased `steps`. Plans are made for the first method that was seen, unless another was named.
   void record_steps(const std::string& method, std::vector<LeasedStep> steps);
@@ -46,6 +46,7 @@ class Observations {
   const Model* model_;
   std::string planned_method_;
   std::map<std::string, std::vector<LeasedStep>> measured_;
+  std::uint64_t least_ring_; // by the pass that is planned for
   std::uint64_t state_ = 0;
 };
 

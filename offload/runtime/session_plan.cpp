@@ -1,0 +1,151 @@
+// How a module finds out what its calls need, and is planned and placed; see session.h.
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include <offload/error.h>
+#include <offload/runtime/arguments.h>
+#include <offload/runtime/session.h>
+#include <offload/runtime/state.h>
+
+namespace offload {
+
+/// What calls may take beside what is placed; on a host whatever they need.
+std::uint64_t Session::room() const {
+  return model_.device.is_cuda() ? state_.budget().room(engine().placed_bytes()) : ~std::uint64_t{0};
+}
+
+/// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
+/// well, or just that. On the host they are no matter: as it will be planned, as far as the graph shows, so that what
+/// stays is brought once.
+Residency Session::residency_to_measure(Ring ring) const {
+  if (model_.device.is_cpu()) {
+    return state_.make_plan().residency;
+  }
+  const DeviceBudget budget = state_.budget();
+  const std::uint64_t least = align_up(budget.least_ring, budget.unit);
+  const std::uint64_t taken = model_.fixed + least + budget.least_reserve();
+  const std::uint64_t spare = ring == Ring::least ? 0 : (budget.vram - std::min(budget.vram, taken)) / 2;
+  const std::uint64_t weights = bytes_of(all_resident(*model_.weights));
+  const std::uint64_t more = std::min({spare, 8 * kBatchBytes, weights - std::min(weights, least)});
+  return {std::vector<std::uint64_t>(model_.count()), least + more / kDeviceGranularity * kDeviceGranularity};
+}
+
+/// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,
+/// again with the smallest. The caller holds all lanes.
+c10::IValue Session::measure(const Request& request) {
+  for (const Ring ring : {Ring::ample, Ring::least}) {
+    Residency residency = residency_to_measure(ring);
+    const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
+    engine().lanes().release();
+    adopted_->placed->install(residency, PlacedModule::Leased::all);
+    gate_->set_room(room());
+    state_.set_residency(std::move(residency));
+    sequences_.reset({});
+    std::vector<LeasedStep> trace;
+    // What it takes is to be known to its end before it is refused.
+    const bool lends = is_last && may_overflow_;
+    const Lanes::Overflow overflow = lends ? Lanes::Overflow::lend : Lanes::Overflow::stop;
+    Made made = make_call(0, request, overflow, &trace);
+    if (is_last && !made.output && made.memory.bytes <= gate_->room() && !made.memory.by_device) {
+      trace.clear(); // it has room where what libraries work in is there from the beginning, as it is from now on
+      engine().lanes().release();
+      made = make_call(0, request, overflow, &trace);
+    }
+    if (made.output) {
+      state_.record_steps(request.method, std::move(trace));
+      return std::move(*made.output);
+    }
+    if (is_last || made.memory.by_device) {
+      state_.refuse(request.shape, made.memory, made.ended);
+    }
+  }
+  throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
+}
+
+/// What it writes is put back: an example is no call.
+void Session::measure_example(const ExampleCall& call) {
+  std::optional<StateSnapshot> before;
+  if (model_.program.writes_state) {
+    before.emplace(model_.program.holders, [](const at::Tensor&) { return false; });
+  }
+  try {
+    Request request{
+        call.method,
+        make_stack(model_.program, find_method(model_.program, call.method), model_.device, call.inputs, call.kwargs),
+        0};
+    request.shape = shape_of_call(call.method, request.stack);
+    measure(request);
+    state_.pin(request.shape);
+  } catch (...) {
+    engine().lanes().synchronize();
+    if (before) {
+      before->restore();
+    }
+    throw;
+  }
+  if (before) {
+    engine().lanes().synchronize();
+    before->restore();
+  }
+}
+
+/// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
+/// Where it throws, nothing is placed: the next call tries again. But where it throws since the file has changed, all
+/// is as it was.
+void Session::replan() {
+  if (adopted_) {
+    engine().check_file();
+  }
+  state_.set_readiness(Readiness::measured);
+  Plan best = state_.make_plan();
+  const std::uint64_t promised = state_.promised_bytes(best.residency);
+  device_promise_.raise_to(promised);
+  if (adopted_) {
+    engine().lanes().release();
+    adopted_->placed->install(best.residency, PlacedModule::Leased::streamed);
+    gate_->set_room(room());
+    record_peak();
+  }
+  device_promise_.set(promised);
+  std::map<std::string, SequencePtr> sequences;
+  for (const auto& [name, steps] : state_.observations().measured()) {
+    sequences[name] = std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency));
+  }
+  sequences_.reset(std::move(sequences));
+  state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
+}
+
+void Session::record_peak() {
+  const std::uint64_t now = model_.fixed + engine().placed_bytes() + engine().lanes().held();
+  if (model_.device.is_cuda()) {
+    device_promise_.raise_to(now); // by default calls may have taken more than was planned
+  }
+  state_.record_peak(now);
+}
+
+void Session::set_vram_budget(std::uint64_t bytes) {
+  require_no_call_around("a new budget");
+  const ExclusiveLaneLock alone(*gate_);
+  state_.require_minimum(bytes);
+  engine().check_file();
+  const GivenBudget before = state_.given();
+  state_.give({bytes, std::nullopt}); // from here on others see it
+  if (state_.readiness() == Readiness::unknown) {
+    adopted_->placed->clear();
+    Plan best = state_.make_plan();
+    device_promise_.set(state_.promised_bytes(best.residency));
+    state_.set_plan(std::move(best), Readiness::unknown);
+    return; // the next call measures, and plans
+  }
+  try {
+    replan();
+  } catch (...) {
+    state_.give(before);
+    replan(); // what fitted before; if even that has gone, its error says so
+    throw;
+  }
+}
+
+} // namespace offload
