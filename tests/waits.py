@@ -31,7 +31,7 @@ FILES = [
     "offload/ring/streamer.cpp",
     "offload/feed/staged_store.cpp",
     "offload/feed/in_place_store.cpp",
-    "offload/feed/load_fillers.cpp",
+    "offload/feed/transfer_fillers.cpp",
     "offload/io/file_reader.cpp",
     "offload/feed/host_fill.cpp",
     "offload/io/disk.cpp",

@@ -9,17 +9,17 @@
 #include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
 #include <offload/error.h>
-#include <offload/feed/load_fillers.h>
-#include <offload/feed/loads.h>
 #include <offload/feed/stores.h>
+#include <offload/feed/transfer_fillers.h>
+#include <offload/feed/transfers.h>
 
 namespace offload {
 
 namespace {
 
-/// One issuing thread takes batches in order, cuts them into loads, and keeps as many loads filling as there are free
-/// buffers, over the borders of batches; filling threads take pieces of whatever load is open. Nobody waits at a
-/// barrier for the slowest thread.
+/// One issuing thread takes batches in order, cuts them into transfers, and keeps as many transfers filling as there
+/// are free buffers, over the borders of batches; filling threads take pieces of whatever transfer is open. Nobody
+/// waits at a barrier for the slowest thread.
 class StagedStore final : public Store {
  public:
   StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging, FillSources sources)
@@ -27,7 +27,7 @@ class StagedStore final : public Store {
         ring_(ring),
         staging_(staging),
         fill_(sources.fill),
-        fillers_(sources, [this](Load& load) { note_filled(load); }),
+        fillers_(sources, [this](Transfer& transfer) { note_filled(transfer); }),
         cutter_(std::move(host)),
         sent_(staging.count) {
     issuer_ = start_thread("staging", [this] { run(); });
@@ -71,12 +71,12 @@ class StagedStore final : public Store {
  private:
   void run() {
     while (true) {
-      if (!loads_.empty() && is_filled(*loads_.front())) {
+      if (!transfers_.empty() && is_filled(*transfers_.front())) {
         send_oldest();
-      } else if (may_open() && open_load()) {
+      } else if (may_open() && open_transfer()) {
         continue;
-      } else if (!loads_.empty()) {
-        await_filled(*loads_.front());
+      } else if (!transfers_.empty()) {
+        await_filled(*transfers_.front());
       } else if (!await_work()) {
         break;
       } else if (sent_[next_buffer_]) {
@@ -91,20 +91,20 @@ class StagedStore final : public Store {
     }
   }
 
-  void note_filled(Load& load) {
+  void note_filled(Transfer& transfer) {
     const Lock lock(mutex_);
-    load.filled = true;
+    transfer.filled = true;
     filled_.notify_one();
   }
 
-  bool is_filled(const Load& load) {
+  bool is_filled(const Transfer& transfer) {
     const Lock lock(mutex_);
-    return load.filled || load.pieces.empty();
+    return transfer.filled || transfer.pieces.empty();
   }
 
-  void await_filled(const Load& load) {
+  void await_filled(const Transfer& transfer) {
     const Lock lock(mutex_);
-    filled_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return load.filled; });
+    filled_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return transfer.filled; });
   }
 
   /// False when there is none and will be none.
@@ -117,7 +117,7 @@ class StagedStore final : public Store {
   /// True when the next staging buffer in turn is free: neither being filled nor, as far as can be seen without a wait,
   /// being read by the link.
   bool may_open() {
-    if (loads_.size() >= sent_.size()) {
+    if (transfers_.size() >= sent_.size()) {
       return false;
     }
     if (sent_[next_buffer_] && link_.reached(*sent_[next_buffer_])) {
@@ -134,9 +134,9 @@ class StagedStore final : public Store {
     sent_[next_buffer_].reset();
   }
 
-  /// Cuts the next load from the batches that wait, and lets the filling threads have its pieces. False when none
+  /// Cuts the next transfer from the batches that wait, and lets the filling threads have its pieces. False when none
   /// waits.
-  bool open_load() {
+  bool open_transfer() {
     if (!cutter_.has_more()) {
       Batch batch;
       {
@@ -159,18 +159,18 @@ class StagedStore final : public Store {
       if (!broken_.empty()) {
         throw Error(broken_);
       }
-      LoadList sent_later(1);
-      LoadList filled(1); // nothing is lost to lack of memory once it has been cut
-      const auto load = cutter_.cut(staging_.data + next_buffer_ * staging_.buffer_bytes, staging_.buffer_bytes);
-      sent_later.front() = load;
-      filled.front() = load;
-      loads_.splice(loads_.end(), sent_later);
-      if (!load->pieces.empty()) {
+      TransferList sent_later(1);
+      TransferList filled(1); // nothing is lost to lack of memory once it has been cut
+      const auto transfer = cutter_.cut(staging_.data + next_buffer_ * staging_.buffer_bytes, staging_.buffer_bytes);
+      sent_later.front() = transfer;
+      filled.front() = transfer;
+      transfers_.splice(transfers_.end(), sent_later);
+      if (!transfer->pieces.empty()) {
         take_next_buffer();
         fillers_.open(filled);
       }
     } catch (const std::exception& error) {
-      const std::shared_ptr<Job> job = cutter_.give_up(); // loads of it that are open are not sent any more
+      const std::shared_ptr<Job> job = cutter_.give_up(); // transfers of it that are open are not sent any more
       fail(link_, job->batch, error);
       end(job->batch);
     }
@@ -180,31 +180,31 @@ class StagedStore final : public Store {
   void take_next_buffer() { next_buffer_ = (next_buffer_ + 1) % static_cast<int>(sent_.size()); }
 
   void send_oldest() {
-    const std::shared_ptr<Load> load = std::move(loads_.front());
-    loads_.pop_front();
-    Job& job = *load->job;
+    const std::shared_ptr<Transfer> transfer = std::move(transfers_.front());
+    transfers_.pop_front();
+    Job& job = *transfer->job;
     Arrival& arrival = *job.batch.arrival;
     if (arrival.failure.empty()) {
       try {
-        if (load->failure) {
-          std::rethrow_exception(load->failure);
+        if (transfer->failure) {
+          std::rethrow_exception(transfer->failure);
         }
         if (!job.begun) {
           wait_for_readers(link_, job.batch);
         }
-        if (fill_ && load->pieces.empty()) { // page-locked, and read where it is
-          fill_->await_bytes(load->data + load->bytes);
+        if (fill_ && transfer->pieces.empty()) { // page-locked, and read where it is
+          fill_->await_bytes(transfer->data + transfer->bytes);
         }
-        link_.copy(ring_ + load->place, load->data, load->bytes);
-        if (!load->pieces.empty()) {
-          remember_sent((load->data - staging_.data) / staging_.buffer_bytes);
+        link_.copy(ring_ + transfer->place, transfer->data, transfer->bytes);
+        if (!transfer->pieces.empty()) {
+          remember_sent((transfer->data - staging_.data) / staging_.buffer_bytes);
         }
       } catch (const std::exception& error) {
         fail(link_, job.batch, error);
       }
       job.begun = true;
     }
-    if (load->last) {
+    if (transfer->last) {
       end(job.batch);
     }
   }
@@ -236,7 +236,7 @@ class StagedStore final : public Store {
   const StagingBuffers staging_;
   HostFill* const fill_; // null when all has come
 
-  Mutex mutex_; // Load::filled, too
+  Mutex mutex_; // Transfer::filled, too
   Condition work_;
   Condition filled_;
   Condition drained_;
@@ -244,14 +244,14 @@ class StagedStore final : public Store {
   int pending_ OFFLOAD_GUARDED_BY(mutex_) = 0; // batches that have not ended
   bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
 
-  LoadFillers fillers_;
+  TransferFillers fillers_;
 
   // The issuing thread's.
-  LoadCutter cutter_;
+  TransferCutter cutter_;
   std::vector<FencePtr> sent_; // by buffer: after this the link has read it
   int next_buffer_ = 0;
-  std::string broken_; // why no buffer may be filled any more; empty while they may
-  LoadList loads_;     // opened and not sent, oldest first
+  std::string broken_;     // why no buffer may be filled any more; empty while they may
+  TransferList transfers_; // opened and not sent, oldest first
 
   std::thread issuer_;
 };

@@ -1,4 +1,4 @@
-#include <offload/feed/load_fillers.h>
+#include <offload/feed/transfer_fillers.h>
 
 #include <cstring>
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace offload {
 
-LoadFillers::LoadFillers(FillSources sources, std::function<void(Load& load)> on_filled)
+TransferFillers::TransferFillers(FillSources sources, std::function<void(Transfer& transfer)> on_filled)
     : sources_(sources), on_filled_(std::move(on_filled)) {
   try {
     for (int i = 0; i < sources.threads; ++i) {
@@ -21,16 +21,16 @@ LoadFillers::LoadFillers(FillSources sources, std::function<void(Load& load)> on
   }
 }
 
-void LoadFillers::open(LoadList& loads) {
+void TransferFillers::open(TransferList& transfers) {
   {
     const Lock lock(mutex_);
     drop_taken();
-    open_.splice(open_.end(), loads);
+    open_.splice(open_.end(), transfers);
   }
   opened_.notify_all();
 }
 
-void LoadFillers::stop() {
+void TransferFillers::stop() {
   {
     const Lock lock(mutex_);
     stopping_ = true;
@@ -42,31 +42,31 @@ void LoadFillers::stop() {
   threads_.clear();
 }
 
-void LoadFillers::run() {
-  std::shared_ptr<Load> load;
+void TransferFillers::run() {
+  std::shared_ptr<Transfer> transfer;
   while (true) {
-    if (!load) {
-      load = next_open();
-      if (!load) {
+    if (!transfer) {
+      transfer = next_open();
+      if (!transfer) {
         return;
       }
     }
-    const std::size_t next = load->taken++;
-    if (next >= load->pieces.size()) {
-      load.reset();
+    const std::size_t next = transfer->taken++;
+    if (next >= transfer->pieces.size()) {
+      transfer.reset();
       continue;
     }
-    const Piece& piece = load->pieces[next];
+    const Piece& piece = transfer->pieces[next];
     if (piece.src.in_file()) {
-      read(load, piece);
+      read(transfer, piece);
     } else {
-      copy(load, piece);
+      copy(transfer, piece);
     }
   }
 }
 
-/// A load with pieces that nobody has taken; waits for one. Null when all is over.
-std::shared_ptr<Load> LoadFillers::next_open() {
+/// A transfer with pieces that nobody has taken; waits for one. Null when all is over.
+std::shared_ptr<Transfer> TransferFillers::next_open() {
   const Lock lock(mutex_);
   while (true) {
     drop_taken();
@@ -80,24 +80,24 @@ std::shared_ptr<Load> LoadFillers::next_open() {
   }
 }
 
-void LoadFillers::drop_taken() {
+void TransferFillers::drop_taken() {
   while (!open_.empty() && open_.front()->taken >= open_.front()->pieces.size()) {
     open_.pop_front();
   }
 }
 
 /// Ends on a thread of the reader, or here.
-void LoadFillers::read(const std::shared_ptr<Load>& load, const Piece& piece) {
+void TransferFillers::read(const std::shared_ptr<Transfer>& transfer, const Piece& piece) {
   try {
-    sources_.reader->read(piece.dst, piece.src.offset, piece.src.bytes, [this, load](const std::string& error) {
-      end(load, error.empty() ? nullptr : failure_of<ArchiveError>(error));
+    sources_.reader->read(piece.dst, piece.src.offset, piece.src.bytes, [this, transfer](const std::string& error) {
+      end(transfer, error.empty() ? nullptr : failure_of<ArchiveError>(error));
     });
   } catch (...) { // not begun with, for lack of memory
-    end(load, std::current_exception());
+    end(transfer, std::current_exception());
   }
 }
 
-void LoadFillers::copy(const std::shared_ptr<Load>& load, const Piece& piece) {
+void TransferFillers::copy(const std::shared_ptr<Transfer>& transfer, const Piece& piece) {
   std::exception_ptr failure;
   try {
     if (sources_.fill && piece.src.memory) {
@@ -109,16 +109,16 @@ void LoadFillers::copy(const std::shared_ptr<Load>& load, const Piece& piece) {
   } catch (...) {
     failure = std::current_exception();
   }
-  end(load, failure);
+  end(transfer, failure);
 }
 
-void LoadFillers::end(const std::shared_ptr<Load>& load, std::exception_ptr failure) {
+void TransferFillers::end(const std::shared_ptr<Transfer>& transfer, std::exception_ptr failure) {
   if (failure) {
     const Lock lock(mutex_);
-    load->failure = std::move(failure);
+    transfer->failure = std::move(failure);
   }
-  if (--load->unfilled == 0) {
-    on_filled_(*load);
+  if (--transfer->unfilled == 0) {
+    on_filled_(*transfer);
   }
 }
 
