@@ -1,14 +1,12 @@
 #include <algorithm>
-#include <atomic>
-#include <deque>
+#include <exception>
 #include <memory>
-#include <string>
 #include <thread>
 #include <utility>
 
-#include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
-#include <offload/error.h>
+#include <offload/feed/batch_queue.h>
+#include <offload/feed/staging.h>
 #include <offload/feed/stores.h>
 #include <offload/feed/transfer_fillers.h>
 #include <offload/feed/transfers.h>
@@ -22,14 +20,13 @@ namespace {
 /// waits at a barrier for the slowest thread.
 class StagedStore final : public Store {
  public:
-  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging, FillSources sources)
+  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers, FillSources sources)
       : link_(link),
         ring_(ring),
-        staging_(staging),
         fill_(sources.fill),
-        fillers_(sources, [this](Transfer& transfer) { note_filled(transfer); }),
-        cutter_(std::move(host)),
-        sent_(staging.count) {
+        fillers_(sources, [](Transfer& transfer) { transfer.note_filled(); }),
+        staging_(link, buffers),
+        cutter_(std::move(host)) {
     issuer_ = start_thread("staging", [this] { run(); });
   }
 
@@ -39,29 +36,17 @@ class StagedStore final : public Store {
   void issue(Batch batch) override {
     try {
       settle_readers(link_, batch);
-      {
-        const Lock lock(mutex_);
-        batches_.push_back(std::move(batch));
-        ++pending_;
-      }
-      work_.notify_one();
+      queue_.put(std::move(batch));
     } catch (const std::exception& error) {
-      fail(link_, batch, error);
+      fail(link_, batch, error); // which it has not taken
       finish(link_, batch);
     }
   }
 
-  void drain() override {
-    const Lock lock(mutex_);
-    drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return pending_ == 0; });
-  }
+  void drain() override { queue_.drain(); }
 
   void stop() override {
-    {
-      const Lock lock(mutex_);
-      stopping_ = true;
-    }
-    work_.notify_all();
+    queue_.close();
     if (issuer_.joinable()) {
       issuer_.join();
     }
@@ -71,81 +56,32 @@ class StagedStore final : public Store {
  private:
   void run() {
     while (true) {
-      if (!transfers_.empty() && is_filled(*transfers_.front())) {
+      const Transfer* oldest = transfers_.empty() ? nullptr : transfers_.front().get();
+      if (oldest && oldest->is_filled()) {
         send_oldest();
-      } else if (may_open() && open_transfer()) {
+      } else if (has_buffer() && open_transfer()) {
         continue;
-      } else if (!transfers_.empty()) {
-        await_filled(*transfers_.front());
-      } else if (!await_work()) {
+      } else if (oldest) {
+        oldest->await_filled();
+      } else if (!cutter_.has_more() && !queue_.await_any()) {
         break;
-      } else if (sent_[next_buffer_]) {
-        await_buffer();
+      } else {
+        staging_.await_next_read();
       }
     }
-    // What is still being read by the link must not be freed with the buffers.
-    for (std::size_t i = 0; i < sent_.size(); ++i, take_next_buffer()) {
-      if (sent_[next_buffer_]) {
-        await_buffer();
-      }
-    }
+    staging_.await_all_read();
   }
 
-  void note_filled(Transfer& transfer) {
-    const Lock lock(mutex_);
-    transfer.filled = true;
-    filled_.notify_one();
-  }
-
-  bool is_filled(const Transfer& transfer) {
-    const Lock lock(mutex_);
-    return transfer.filled || transfer.pieces.empty();
-  }
-
-  void await_filled(const Transfer& transfer) {
-    const Lock lock(mutex_);
-    filled_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return transfer.filled; });
-  }
-
-  /// False when there is none and will be none.
-  bool await_work() {
-    const Lock lock(mutex_);
-    work_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || cutter_.has_more() || !batches_.empty(); });
-    return cutter_.has_more() || !batches_.empty();
-  }
-
-  /// True when the next staging buffer in turn is free: neither being filled nor, as far as can be seen without a wait,
-  /// being read by the link.
-  bool may_open() {
-    if (transfers_.size() >= sent_.size()) {
-      return false;
-    }
-    if (sent_[next_buffer_] && link_.reached(*sent_[next_buffer_])) {
-      sent_[next_buffer_].reset();
-    }
-    return !sent_[next_buffer_];
-  }
-
-  void await_buffer() {
-    try {
-      link_.synchronize(*sent_[next_buffer_]);
-    } catch (const std::exception&) { // the next command tells it; a device that is gone reads nothing
-    }
-    sent_[next_buffer_].reset();
-  }
+  /// True when the next staging buffer is free: neither being filled nor being read by the link.
+  bool has_buffer() { return transfers_.size() < staging_.count() && staging_.next_is_read(); }
 
   /// Cuts the next transfer from the batches that wait, and lets the filling threads have its pieces. False when none
   /// waits.
   bool open_transfer() {
     if (!cutter_.has_more()) {
       Batch batch;
-      {
-        const Lock lock(mutex_);
-        if (batches_.empty()) {
-          return false;
-        }
-        batch = std::move(batches_.front());
-        batches_.pop_front();
+      if (!queue_.take(batch)) {
+        return false;
       }
       try {
         cutter_.begin(std::move(batch));
@@ -156,17 +92,14 @@ class StagedStore final : public Store {
       }
     }
     try {
-      if (!broken_.empty()) {
-        throw Error(broken_);
-      }
       TransferList sent_later(1);
       TransferList filled(1); // nothing is lost to lack of memory once it has been cut
-      const auto transfer = cutter_.cut(staging_.data + next_buffer_ * staging_.buffer_bytes, staging_.buffer_bytes);
+      const auto transfer = cutter_.cut(staging_.next(), staging_.buffer_bytes());
       sent_later.front() = transfer;
       filled.front() = transfer;
       transfers_.splice(transfers_.end(), sent_later);
       if (!transfer->pieces.empty()) {
-        take_next_buffer();
+        staging_.take_next();
         fillers_.open(filled);
       }
     } catch (const std::exception& error) {
@@ -177,14 +110,11 @@ class StagedStore final : public Store {
     return true;
   }
 
-  void take_next_buffer() { next_buffer_ = (next_buffer_ + 1) % static_cast<int>(sent_.size()); }
-
   void send_oldest() {
     const std::shared_ptr<Transfer> transfer = std::move(transfers_.front());
     transfers_.pop_front();
     Job& job = *transfer->job;
-    Arrival& arrival = *job.batch.arrival;
-    if (arrival.failure.empty()) {
+    if (job.batch.arrival->failure.empty()) {
       try {
         if (transfer->failure) {
           std::rethrow_exception(transfer->failure);
@@ -197,7 +127,7 @@ class StagedStore final : public Store {
         }
         link_.copy(ring_ + transfer->place, transfer->data, transfer->bytes);
         if (!transfer->pieces.empty()) {
-          remember_sent((transfer->data - staging_.data) / staging_.buffer_bytes);
+          staging_.note_sent(transfer->data);
         }
       } catch (const std::exception& error) {
         fail(link_, job.batch, error);
@@ -209,48 +139,20 @@ class StagedStore final : public Store {
     }
   }
 
-  /// The link reads the buffer from now on, until a fence. Where none can be had, nobody knows until when: then now is
-  /// waited for, and where that can not be, no buffer is filled ever again.
-  void remember_sent(std::size_t buffer) {
-    try {
-      sent_[buffer] = link_.record_arrived();
-    } catch (const std::exception& refused) {
-      try {
-        link_.synchronize(*link_.record_arrived());
-      } catch (const std::exception&) {
-        broken_ = refused.what();
-      }
-      throw;
-    }
-  }
-
   void end(const Batch& batch) {
     finish(link_, batch);
-    const Lock lock(mutex_);
-    --pending_;
-    drained_.notify_all();
+    queue_.note_ended();
   }
 
   Link& link_;
   std::byte* const ring_;
-  const StagingBuffers staging_;
   HostFill* const fill_; // null when all has come
-
-  Mutex mutex_; // Transfer::filled, too
-  Condition work_;
-  Condition filled_;
-  Condition drained_;
-  std::deque<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);
-  int pending_ OFFLOAD_GUARDED_BY(mutex_) = 0; // batches that have not ended
-  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
-
+  BatchQueue queue_;
   TransferFillers fillers_;
 
   // The issuing thread's.
+  Staging staging_;
   TransferCutter cutter_;
-  std::vector<FencePtr> sent_; // by buffer: after this the link has read it
-  int next_buffer_ = 0;
-  std::string broken_;     // why no buffer may be filled any more; empty while they may
   TransferList transfers_; // opened and not sent, oldest first
 
   std::thread issuer_;
@@ -260,9 +162,9 @@ class StagedStore final : public Store {
 
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
-std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging,
+std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers,
                                          FillSources sources) {
-  return std::make_unique<StagedStore>(link, std::move(host), ring, staging, sources);
+  return std::make_unique<StagedStore>(link, std::move(host), ring, buffers, sources);
 }
 
 } // namespace offload

@@ -39,7 +39,14 @@ struct Transfer {
   std::atomic<std::size_t> taken = 0;    ///< pieces that threads have begun with, or found that there are no more
   std::atomic<std::size_t> unfilled = 0; ///< pieces
   std::exception_ptr failure;            ///< of a piece
-  bool filled = false;                   ///< for its store, which is told once: see TransferFillers
+  std::atomic<bool> filled = false;      ///< all pieces are there, or have failed: see TransferFillers
+
+  bool is_filled() const { return filled || pieces.empty(); }
+  void await_filled() const { filled.wait(false); }
+  void note_filled() {
+    filled = true;
+    filled.notify_all();
+  }
 };
 using TransferList = std::list<std::shared_ptr<Transfer>>;
 
