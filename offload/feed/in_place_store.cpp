@@ -33,6 +33,7 @@ class InPlaceStore final : public Store {
   ~InPlaceStore() override { stop(); }
 
   void issue(Batch batch) override {
+    std::exception_ptr failure;
     try {
       count_mapped(batch);
       if (!batch.fetches.empty()) {
@@ -42,12 +43,11 @@ class InPlaceStore final : public Store {
         open_all();
         return;
       }
-    } catch (const std::exception& error) {
-      const Lock lock(mutex_);
-      fail(link_, batch, error);
+    } catch (const std::exception&) {
+      failure = std::current_exception();
     }
     const Lock lock(mutex_);
-    finish(link_, batch);
+    end(batch, failure);
   }
 
   void drain() override {

@@ -43,24 +43,14 @@ void TransferFillers::stop() {
 }
 
 void TransferFillers::run() {
-  std::shared_ptr<Transfer> transfer;
-  while (true) {
-    if (!transfer) {
-      transfer = next_open();
-      if (!transfer) {
-        return;
+  while (const std::shared_ptr<Transfer> transfer = next_open()) {
+    for (std::size_t next = transfer->taken++; next < transfer->pieces.size(); next = transfer->taken++) {
+      const Piece& piece = transfer->pieces[next];
+      if (piece.src.in_file()) {
+        read(transfer, piece);
+      } else {
+        copy(transfer, piece);
       }
-    }
-    const std::size_t next = transfer->taken++;
-    if (next >= transfer->pieces.size()) {
-      transfer.reset();
-      continue;
-    }
-    const Piece& piece = transfer->pieces[next];
-    if (piece.src.in_file()) {
-      read(transfer, piece);
-    } else {
-      copy(transfer, piece);
     }
   }
 }
@@ -68,16 +58,11 @@ void TransferFillers::run() {
 /// A transfer with pieces that nobody has taken; waits for one. Null when all is over.
 std::shared_ptr<Transfer> TransferFillers::next_open() {
   const Lock lock(mutex_);
-  while (true) {
+  opened_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) {
     drop_taken();
-    if (!open_.empty()) {
-      return open_.front();
-    }
-    if (stopping_) {
-      return nullptr;
-    }
-    opened_.wait(mutex_);
-  }
+    return stopping_ || !open_.empty();
+  });
+  return open_.empty() ? nullptr : open_.front();
 }
 
 void TransferFillers::drop_taken() {
@@ -100,10 +85,10 @@ void TransferFillers::read(const std::shared_ptr<Transfer>& transfer, const Piec
 void TransferFillers::copy(const std::shared_ptr<Transfer>& transfer, const Piece& piece) {
   std::exception_ptr failure;
   try {
-    if (sources_.fill && piece.src.memory) {
-      sources_.fill->await_bytes(piece.src.memory + piece.bytes);
-    }
     if (piece.src.memory) { // else it lies beyond the weight in the file
+      if (sources_.fill) {
+        sources_.fill->await_bytes(piece.src.memory + piece.bytes);
+      }
       std::memcpy(piece.dst, piece.src.memory, piece.bytes);
     }
   } catch (...) {
