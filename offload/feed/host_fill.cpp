@@ -22,7 +22,8 @@ std::vector<HostFill::Part> cut_to_reads(const std::vector<HostFill::Part>& part
 
 } // namespace
 
-HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
+HostFill::HostFill(const std::shared_ptr<FileReader>& reader, const std::vector<Part>& parts, Callbacks callbacks,
+                   int threads)
     : callbacks_(std::move(callbacks)),
       pieces_(cut_to_reads(parts)),
       progress_(pieces_.size()),

@@ -35,7 +35,7 @@ class HostFill {
   };
 
   /// `parts` go to ascending places. Throws Error when the system refuses a thread.
-  HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
+  HostFill(const std::shared_ptr<FileReader>& reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
 
   /// What has not come by now does not come.
   ~HostFill();
