@@ -185,6 +185,24 @@ TEST_F(HostFillTest, WhatIsThrownWhenAllHasComeIsToldToWhoRetries) {
   expect_all(*filling);
 }
 
+TEST_F(HostFillTest, WhatIsThrownIsToldToWhoRetriesAlsoAfterAReportThatThrewNothing) {
+  std::atomic<std::uint64_t> come = 0;
+  HostFill::Callbacks callbacks;
+  callbacks.on_progress = [&](std::uint64_t bytes) {
+    if (come.fetch_add(bytes) == 0) {
+      disk_->release(); // the last read: none is begun after a failure
+      throw std::runtime_error("enough");
+    }
+  };
+  const auto filling = fill(Fault::is_held, 2 * kParts - 1, callbacks);
+  while (come < kParts * kPart) {
+    std::this_thread::yield();
+  }
+  EXPECT_THROW(filling->retry(), std::runtime_error);
+  EXPECT_NO_THROW(filling->retry()) << "it has been told";
+  expect_all(*filling);
+}
+
 /// Nor does it keep those waiting who ask a streamer, or give weights back.
 TEST_F(HostFillTest, ALeaseThatWaitsForTheDiskKeepsNoOtherLaneWaiting) {
   const auto filling = fill(Fault::is_held, 4, {}, 1); // the first read of the third part

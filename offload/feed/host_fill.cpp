@@ -8,24 +8,30 @@
 
 namespace offload {
 
-HostFill::HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads)
-    : callbacks_(std::move(callbacks)), reader_(std::move(reader)) {
-  for (const Part& part : parts) {
+namespace {
+
+std::vector<HostFill::Part> cut_to_reads(const std::vector<HostFill::Part>& parts) {
+  std::vector<HostFill::Part> pieces;
+  for (const HostFill::Part& part : parts) {
     for (std::uint64_t done = 0; done < part.bytes; done += FileReader::kMostBytes) {
-      pieces_.push_back({part.place + done, part.offset + done, std::min(FileReader::kMostBytes, part.bytes - done)});
+      pieces.push_back({part.place + done, part.offset + done, std::min(FileReader::kMostBytes, part.bytes - done)});
     }
   }
-  there_.resize(pieces_.size());
-  again_.reserve(pieces_.size());
-  preparation_ = callbacks_.prepare ? Preparation::wanted : Preparation::done;
+  return pieces;
+}
+
+} // namespace
+
+HostFill::HostFill(const std::shared_ptr<FileReader>& reader, const std::vector<Part>& parts, Callbacks callbacks,
+                   int threads)
+    : callbacks_(std::move(callbacks)),
+      pieces_(cut_to_reads(parts)),
+      progress_(pieces_.size()),
+      preparation_(callbacks_.prepare ? Preparation::wanted : Preparation::done) {
   publish();
   try {
     for (int i = 0; i < threads; ++i) {
-      {
-        const Lock lock(mutex_);
-        ++working_;
-      }
-      threads_.push_back(start_thread("reading weights", [this] { work(); }));
+      threads_.push_back(start_thread("reading weights", [this, reader] { work(*reader); }));
     }
   } catch (...) {
     stop();
@@ -38,14 +44,12 @@ HostFill::~HostFill() { stop(); }
 void HostFill::stop() {
   {
     const Lock lock(mutex_);
-    stopping_ = true;
+    state_ = State::stopping;
   }
   wake_.notify_all();
   for (std::thread& thread : threads_) {
     thread.join();
   }
-  const Lock lock(mutex_);
-  changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return in_flight_ == 0; });
 }
 
 void HostFill::await_bytes(const std::byte* end) {
@@ -53,15 +57,15 @@ void HostFill::await_bytes(const std::byte* end) {
     return;
   }
   const Lock lock(mutex_);
-  changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return is_there(end) || failure_ || cancelled_; });
+  changed_.wait(mutex_,
+                [&]() OFFLOAD_REQUIRES(mutex_) { return is_there(end) || failure_.any() || state_ != State::filling; });
   if (is_there(end)) {
     return;
   }
-  if (!failure_) {
+  if (!failure_.any()) {
     throw Error("the weights are not wanted any more");
   }
-  reported_ = true;
-  std::rethrow_exception(failure_);
+  failure_.tell();
 }
 
 void HostFill::retry() {
@@ -71,9 +75,8 @@ void HostFill::retry() {
   std::exception_ptr untold;
   {
     const Lock lock(mutex_);
-    if (failure_ && (reported_ || refused_)) {
-      untold = reported_ ? nullptr : failure_;
-      failure_ = nullptr;
+    if (failure_.told() || refused_) {
+      untold = failure_.forget();
       refused_ = false;
       wake_.notify_all();
     }
@@ -86,61 +89,45 @@ void HostFill::retry() {
 void HostFill::cancel() {
   {
     const Lock lock(mutex_);
-    cancelled_ = true;
+    state_ = State::cancelled;
   }
   changed_.notify_all();
 }
 
 /// Moves ready_ to where the first piece that is not there begins.
 void HostFill::publish() {
-  while (first_ < pieces_.size() && there_[first_]) {
-    ++first_;
-  }
   if (preparation_ == Preparation::done) {
-    ready_ = first_ < pieces_.size() ? reinterpret_cast<std::uintptr_t>(pieces_[first_].place) : ~std::uintptr_t{0};
+    ready_ = progress_.all_there() ? kAll : reinterpret_cast<std::uintptr_t>(pieces_[progress_.first_missing()].place);
   }
   changed_.notify_all();
 }
 
-bool HostFill::finished() const {
-  return first_ == pieces_.size() && preparation_ == Preparation::done && unreported_ == 0 && !reporting_;
+/// Nothing is read, and nothing will be.
+bool HostFill::is_over() const {
+  if (state_ == State::stopping) {
+    return progress_.in_flight() == 0;
+  }
+  return progress_.all_there() && preparation_ == Preparation::done && progress_.all_reported();
 }
 
 bool HostFill::has_work() const {
-  return may_report() ||
-         (!failure_ && (preparation_ == Preparation::wanted || !again_.empty() || next_ < pieces_.size()));
+  return state_ != State::stopping &&
+         (progress_.may_report() || (!failure_.any() && (preparation_ == Preparation::wanted || progress_.has_next())));
 }
 
-void HostFill::work() {
-  std::shared_ptr<FileReader> gone; // with the last thread, and what it holds: without the mutex
+void HostFill::work(FileReader& reader) {
   const Lock lock(mutex_);
   while (true) {
-    wake_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || finished() || has_work(); });
-    if (stopping_ || finished()) {
-      if (--working_ == 0 && finished()) {
-        gone = std::move(reader_);
-      }
+    wake_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return is_over() || has_work(); });
+    if (is_over()) {
       return;
     }
-    if (may_report()) {
-      reporting_ = true;
-      const auto thrown = call([&, bytes = std::exchange(unreported_, 0)] { callbacks_.on_progress(bytes); });
-      refused_ = thrown && thrown == failure_;
-      reporting_ = false;
+    if (progress_.may_report()) {
+      report();
     } else if (preparation_ == Preparation::wanted) {
-      preparation_ = Preparation::under_way;
-      preparation_ = call(callbacks_.prepare) ? Preparation::wanted : Preparation::done;
-      publish();
+      prepare();
     } else {
-      std::size_t piece = next_;
-      if (again_.empty()) {
-        ++next_;
-      } else {
-        piece = again_.back();
-        again_.pop_back();
-      }
-      ++in_flight_;
-      FileReader& reader = *reader_;
+      const std::size_t piece = progress_.begin_next();
       const Unlock unlocked(mutex_);
       read(reader, piece);
     }
@@ -148,29 +135,42 @@ void HostFill::work() {
   }
 }
 
+void HostFill::report() {
+  const std::uint64_t bytes = progress_.begin_report();
+  const auto thrown = call([&] { callbacks_.on_progress(bytes); });
+  if (thrown && record_failure(thrown)) {
+    refused_ = true;
+  }
+  progress_.end_report();
+}
+
+void HostFill::prepare() {
+  preparation_ = Preparation::under_way;
+  const auto thrown = call(callbacks_.prepare);
+  preparation_ = thrown ? Preparation::wanted : Preparation::done;
+  if (thrown) {
+    record_failure(thrown);
+  }
+  publish();
+}
+
 /// Without the lock. What it threw.
 std::exception_ptr HostFill::call(const std::function<void()>& callback) {
-  std::exception_ptr failure;
   try {
     const Unlock unlocked(mutex_);
     callback();
+    return nullptr;
   } catch (const std::exception&) {
-    failure = std::current_exception();
+    return std::current_exception();
   } catch (...) {
-    failure = failure_of<Error>("a callback threw what is no std::exception");
+    return failure_of<Error>("a callback threw what is no std::exception");
   }
-  if (failure) {
-    record_failure(failure);
-  }
-  return failure;
 }
 
-void HostFill::record_failure(std::exception_ptr failure) {
-  if (!failure_) {
-    failure_ = std::move(failure);
-    reported_ = false;
-  }
+/// True when it is what those who wait are told.
+bool HostFill::record_failure(std::exception_ptr failure) {
   changed_.notify_all();
+  return failure_.record(std::move(failure));
 }
 
 void HostFill::read(FileReader& reader, std::size_t piece) {
@@ -187,13 +187,11 @@ void HostFill::read(FileReader& reader, std::size_t piece) {
 /// On a thread of the reader, or on ours.
 void HostFill::end(std::size_t piece, std::exception_ptr failure) {
   const Lock lock(mutex_);
-  --in_flight_;
   if (failure) {
-    again_.push_back(piece);
+    progress_.end_failed(piece);
     record_failure(std::move(failure));
   } else {
-    there_[piece] = true;
-    unreported_ += callbacks_.on_progress ? pieces_[piece].bytes : 0;
+    progress_.end_there(piece, callbacks_.on_progress ? pieces_[piece].bytes : 0);
     publish();
   }
   wake_.notify_all();

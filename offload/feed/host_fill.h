@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <offload/core/mutex.h>
+#include <offload/feed/fill_progress.h>
 #include <offload/io/file_reader.h>
 
 namespace offload {
@@ -34,7 +35,7 @@ class HostFill {
   };
 
   /// `parts` go to ascending places. Throws Error when the system refuses a thread.
-  HostFill(std::shared_ptr<FileReader> reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
+  HostFill(const std::shared_ptr<FileReader>& reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
 
   /// What has not come by now does not come.
   ~HostFill();
@@ -50,50 +51,44 @@ class HostFill {
   void retry();
 
   /// True when nothing is read from the file any more.
-  bool all_there() const { return ready_ == ~std::uintptr_t{0}; }
+  bool all_there() const { return ready_ == kAll; }
 
   /// From now on those who wait get an Error.
   void cancel();
 
  private:
   enum class Preparation { wanted, under_way, done };
+  enum class State { filling, cancelled, stopping };
 
-  void work();
+  void work(FileReader& reader);
   bool is_there(const std::byte* end) const { return reinterpret_cast<std::uintptr_t>(end) <= ready_.load(); }
   bool has_work() const OFFLOAD_REQUIRES(mutex_);
-  bool may_report() const OFFLOAD_REQUIRES(mutex_) { return unreported_ > 0 && !reporting_; }
-  bool finished() const OFFLOAD_REQUIRES(mutex_);
+  bool is_over() const OFFLOAD_REQUIRES(mutex_);
+  void prepare() OFFLOAD_REQUIRES(mutex_);
+  void report() OFFLOAD_REQUIRES(mutex_);
   std::exception_ptr call(const std::function<void()>& callback) OFFLOAD_REQUIRES(mutex_);
   void read(FileReader& reader, std::size_t piece);
   void end(std::size_t piece, std::exception_ptr failure);
-  void record_failure(std::exception_ptr failure) OFFLOAD_REQUIRES(mutex_);
+  bool record_failure(std::exception_ptr failure) OFFLOAD_REQUIRES(mutex_);
   void publish() OFFLOAD_REQUIRES(mutex_);
   void stop();
 
-  std::vector<Part> pieces_; // of one read each
+  static constexpr std::uintptr_t kAll = ~std::uintptr_t{0};
+
   const Callbacks callbacks_;
+  const std::vector<Part> pieces_;        // of one read each
   std::atomic<std::uintptr_t> ready_ = 0; // all places before this address are there
   std::atomic<bool> refused_ = false;     // failure_ is what callbacks_.on_progress threw
 
   Mutex mutex_;
   Condition wake_;
   Condition changed_;
-  std::shared_ptr<FileReader> reader_ OFFLOAD_GUARDED_BY(mutex_);
-  std::vector<bool> there_ OFFLOAD_GUARDED_BY(mutex_);        // by piece
-  std::size_t first_ OFFLOAD_GUARDED_BY(mutex_) = 0;          // that is not there
-  std::size_t next_ OFFLOAD_GUARDED_BY(mutex_) = 0;           // that nobody has begun to read
-  std::vector<std::size_t> again_ OFFLOAD_GUARDED_BY(mutex_); // failed; has room for all of them
-  int in_flight_ OFFLOAD_GUARDED_BY(mutex_) = 0;
-  int working_ OFFLOAD_GUARDED_BY(mutex_) = 0;              // threads
-  std::uint64_t unreported_ OFFLOAD_GUARDED_BY(mutex_) = 0; // bytes that have come
-  bool reporting_ OFFLOAD_GUARDED_BY(mutex_) = false;
-  Preparation preparation_ OFFLOAD_GUARDED_BY(mutex_) = Preparation::wanted;
-  std::exception_ptr failure_ OFFLOAD_GUARDED_BY(mutex_); // nothing is begun while there is one
-  bool reported_ OFFLOAD_GUARDED_BY(mutex_) = false;
-  bool cancelled_ OFFLOAD_GUARDED_BY(mutex_) = false;
-  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  FillProgress progress_ OFFLOAD_GUARDED_BY(mutex_); // of pieces_
+  FillFailure failure_ OFFLOAD_GUARDED_BY(mutex_);   // no piece is begun while there is one
+  Preparation preparation_ OFFLOAD_GUARDED_BY(mutex_);
+  State state_ OFFLOAD_GUARDED_BY(mutex_) = State::filling;
 
-  std::vector<std::thread> threads_;
+  std::vector<std::thread> threads_; // own the reader: it goes with the last
 };
 
 } // namespace offload

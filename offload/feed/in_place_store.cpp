@@ -6,9 +6,9 @@
 
 #include <offload/core/mutex.h>
 #include <offload/error.h>
-#include <offload/feed/load_fillers.h>
-#include <offload/feed/loads.h>
 #include <offload/feed/stores.h>
+#include <offload/feed/transfer_fillers.h>
+#include <offload/feed/transfers.h>
 
 namespace offload {
 
@@ -28,11 +28,12 @@ class InPlaceStore final : public Store {
         mapped_(std::move(mapped)),
         outside_(host_.size()),
         cutter_(host_),
-        fillers_(sources, [this](Load& load) { note_filled(load); }) {}
+        fillers_(sources, [this](Transfer& transfer) { note_filled(transfer); }) {}
 
   ~InPlaceStore() override { stop(); }
 
   void issue(Batch batch) override {
+    std::exception_ptr failure;
     try {
       count_mapped(batch);
       if (!batch.fetches.empty()) {
@@ -42,12 +43,11 @@ class InPlaceStore final : public Store {
         open_all();
         return;
       }
-    } catch (const std::exception& error) {
-      const Lock lock(mutex_);
-      fail(link_, batch, error);
+    } catch (const std::exception&) {
+      failure = std::current_exception();
     }
     const Lock lock(mutex_);
-    finish(link_, batch);
+    end(batch, failure);
   }
 
   void drain() override {
@@ -66,7 +66,7 @@ class InPlaceStore final : public Store {
   /// A batch until all of it is in its places.
   struct Filling {
     std::shared_ptr<Job> job;
-    LoadList loads; // until it is opened
+    TransferList transfers; // until it is opened
     std::size_t unfilled = 0;
     bool open = false;
     std::exception_ptr failure;
@@ -102,15 +102,15 @@ class InPlaceStore final : public Store {
     cutter_.begin(std::move(batch));
     try {
       while (cutter_.has_more()) {
-        std::shared_ptr<Load>& load = filling.loads.emplace_back();
-        load = cutter_.cut(ring_ + cutter_.next_place(), ~std::uint64_t{0});
+        std::shared_ptr<Transfer>& transfer = filling.transfers.emplace_back();
+        transfer = cutter_.cut(ring_ + cutter_.next_place(), ~std::uint64_t{0});
       }
     } catch (...) {
       batch = std::move(cutter_.give_up()->batch);
       throw;
     }
-    filling.job = filling.loads.front()->job;
-    filling.unfilled = filling.loads.size();
+    filling.job = filling.transfers.front()->job;
+    filling.unfilled = filling.transfers.size();
     return one;
   }
 
@@ -129,17 +129,17 @@ class InPlaceStore final : public Store {
       if (!filling->open && std::none_of(fillings_.begin(), filling,
                                          [&](const Filling& earlier) { return overlap(earlier, *filling); })) {
         filling->open = true;
-        fillers_.open(filling->loads);
+        fillers_.open(filling->transfers);
       }
     }
   }
 
-  void note_filled(Load& load) {
+  void note_filled(Transfer& transfer) {
     const Lock lock(mutex_);
     const auto filling = std::find_if(fillings_.begin(), fillings_.end(),
-                                      [&](const Filling& candidate) { return candidate.job == load.job; });
-    if (load.failure) {
-      filling->failure = load.failure;
+                                      [&](const Filling& candidate) { return candidate.job == transfer.job; });
+    if (transfer.failure) {
+      filling->failure = transfer.failure;
     }
     if (--filling->unfilled > 0) {
       return;
@@ -175,8 +175,8 @@ class InPlaceStore final : public Store {
   Condition drained_;
   Fillings fillings_ OFFLOAD_GUARDED_BY(mutex_); // in the order in which they came
 
-  LoadCutter cutter_;
-  LoadFillers fillers_;
+  TransferCutter cutter_;
+  TransferFillers fillers_;
 };
 
 } // namespace

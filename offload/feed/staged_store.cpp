@@ -1,35 +1,32 @@
 #include <algorithm>
-#include <atomic>
-#include <deque>
+#include <exception>
 #include <memory>
-#include <string>
 #include <thread>
 #include <utility>
 
-#include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
-#include <offload/error.h>
-#include <offload/feed/load_fillers.h>
-#include <offload/feed/loads.h>
+#include <offload/feed/batch_queue.h>
+#include <offload/feed/staging.h>
 #include <offload/feed/stores.h>
+#include <offload/feed/transfer_fillers.h>
+#include <offload/feed/transfers.h>
 
 namespace offload {
 
 namespace {
 
-/// One issuing thread takes batches in order, cuts them into loads, and keeps as many loads filling as there are free
-/// buffers, over the borders of batches; filling threads take pieces of whatever load is open. Nobody waits at a
-/// barrier for the slowest thread.
+/// One issuing thread takes batches in order, cuts them into transfers, and keeps as many transfers filling as there
+/// are free buffers, over the borders of batches; filling threads take pieces of whatever transfer is open. Nobody
+/// waits at a barrier for the slowest thread.
 class StagedStore final : public Store {
  public:
-  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging, FillSources sources)
+  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers, FillSources sources)
       : link_(link),
         ring_(ring),
-        staging_(staging),
         fill_(sources.fill),
-        fillers_(sources, [this](Load& load) { note_filled(load); }),
-        cutter_(std::move(host)),
-        sent_(staging.count) {
+        fillers_(sources, [](Transfer& transfer) { transfer.note_filled(); }),
+        staging_(link, buffers),
+        cutter_(std::move(host)) {
     issuer_ = start_thread("staging", [this] { run(); });
   }
 
@@ -39,29 +36,17 @@ class StagedStore final : public Store {
   void issue(Batch batch) override {
     try {
       record_readers(link_, batch);
-      {
-        const Lock lock(mutex_);
-        batches_.push_back(std::move(batch));
-        ++pending_;
-      }
-      work_.notify_one();
+      queue_.put(std::move(batch));
     } catch (const std::exception& error) {
-      fail(link_, batch, error);
+      fail(link_, batch, error); // which it has not taken
       finish(link_, batch);
     }
   }
 
-  void drain() override {
-    const Lock lock(mutex_);
-    drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return pending_ == 0; });
-  }
+  void drain() override { queue_.drain(); }
 
   void stop() override {
-    {
-      const Lock lock(mutex_);
-      stopping_ = true;
-    }
-    work_.notify_all();
+    queue_.close();
     if (issuer_.joinable()) {
       issuer_.join();
     }
@@ -71,81 +56,32 @@ class StagedStore final : public Store {
  private:
   void run() {
     while (true) {
-      if (!loads_.empty() && is_filled(*loads_.front())) {
+      const Transfer* oldest = transfers_.empty() ? nullptr : transfers_.front().get();
+      if (oldest && oldest->is_filled()) {
         send_oldest();
-      } else if (may_open() && open_load()) {
+      } else if (has_buffer() && open_transfer()) {
         continue;
-      } else if (!loads_.empty()) {
-        await_filled(*loads_.front());
-      } else if (!await_work()) {
+      } else if (oldest) {
+        oldest->await_filled();
+      } else if (!cutter_.has_more() && !queue_.await_any()) {
         break;
-      } else if (sent_[next_buffer_]) {
-        await_buffer();
+      } else {
+        staging_.await_next_read();
       }
     }
-    // What is still being read by the link must not be freed with the buffers.
-    for (std::size_t i = 0; i < sent_.size(); ++i, take_next_buffer()) {
-      if (sent_[next_buffer_]) {
-        await_buffer();
-      }
-    }
+    staging_.await_all_read();
   }
 
-  void note_filled(Load& load) {
-    const Lock lock(mutex_);
-    load.filled = true;
-    filled_.notify_one();
-  }
+  /// True when the next staging buffer is free: neither being filled nor being read by the link.
+  bool has_buffer() { return transfers_.size() < staging_.count() && staging_.next_is_read(); }
 
-  bool is_filled(const Load& load) {
-    const Lock lock(mutex_);
-    return load.filled || load.pieces.empty();
-  }
-
-  void await_filled(const Load& load) {
-    const Lock lock(mutex_);
-    filled_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return load.filled; });
-  }
-
-  /// False when there is none and will be none.
-  bool await_work() {
-    const Lock lock(mutex_);
-    work_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return stopping_ || cutter_.has_more() || !batches_.empty(); });
-    return cutter_.has_more() || !batches_.empty();
-  }
-
-  /// True when the next staging buffer in turn is free: neither being filled nor, as far as can be seen without a wait,
-  /// being read by the link.
-  bool may_open() {
-    if (loads_.size() >= sent_.size()) {
-      return false;
-    }
-    if (sent_[next_buffer_] && link_.reached(*sent_[next_buffer_])) {
-      sent_[next_buffer_].reset();
-    }
-    return !sent_[next_buffer_];
-  }
-
-  void await_buffer() {
-    try {
-      link_.synchronize(*sent_[next_buffer_]);
-    } catch (const std::exception&) { // the next command tells it; a device that is gone reads nothing
-    }
-    sent_[next_buffer_].reset();
-  }
-
-  /// Cuts the next load from the batches that wait, and lets the filling threads have its pieces. False when none
+  /// Cuts the next transfer from the batches that wait, and lets the filling threads have its pieces. False when none
   /// waits.
-  bool open_load() {
+  bool open_transfer() {
     if (!cutter_.has_more()) {
       Batch batch;
-      {
-        const Lock lock(mutex_);
-        if (batches_.empty()) {
-          return false;
-        }
-        batch = std::move(batches_.front());
-        batches_.pop_front();
+      if (!queue_.take(batch)) {
+        return false;
       }
       try {
         cutter_.begin(std::move(batch));
@@ -156,102 +92,68 @@ class StagedStore final : public Store {
       }
     }
     try {
-      if (!broken_.empty()) {
-        throw Error(broken_);
-      }
-      LoadList sent_later(1);
-      LoadList filled(1); // nothing is lost to lack of memory once it has been cut
-      const auto load = cutter_.cut(staging_.data + next_buffer_ * staging_.buffer_bytes, staging_.buffer_bytes);
-      sent_later.front() = load;
-      filled.front() = load;
-      loads_.splice(loads_.end(), sent_later);
-      if (!load->pieces.empty()) {
-        take_next_buffer();
+      TransferList sent_later(1);
+      TransferList filled(1); // nothing is lost to lack of memory once it has been cut
+      const auto transfer = cutter_.cut(staging_.next(), staging_.buffer_bytes());
+      sent_later.front() = transfer;
+      filled.front() = transfer;
+      transfers_.splice(transfers_.end(), sent_later);
+      if (!transfer->pieces.empty()) {
+        staging_.take_next();
         fillers_.open(filled);
       }
     } catch (const std::exception& error) {
-      const std::shared_ptr<Job> job = cutter_.give_up(); // loads of it that are open are not sent any more
+      const std::shared_ptr<Job> job = cutter_.give_up(); // transfers of it that are open are not sent any more
       fail(link_, job->batch, error);
       end(job->batch);
     }
     return true;
   }
 
-  void take_next_buffer() { next_buffer_ = (next_buffer_ + 1) % static_cast<int>(sent_.size()); }
-
   void send_oldest() {
-    const std::shared_ptr<Load> load = std::move(loads_.front());
-    loads_.pop_front();
-    Job& job = *load->job;
-    Arrival& arrival = *job.batch.arrival;
-    if (arrival.failure.empty()) {
+    const std::shared_ptr<Transfer> transfer = std::move(transfers_.front());
+    transfers_.pop_front();
+    Job& job = *transfer->job;
+    if (job.batch.arrival->failure.empty()) {
       try {
-        if (load->failure) {
-          std::rethrow_exception(load->failure);
+        if (transfer->failure) {
+          std::rethrow_exception(transfer->failure);
         }
         if (!job.begun) {
           wait_for_readers(link_, job.batch);
         }
-        if (fill_ && load->pieces.empty()) { // page-locked, and read where it is
-          fill_->await_bytes(load->data + load->bytes);
+        if (fill_ && transfer->pieces.empty()) { // page-locked, and read where it is
+          fill_->await_bytes(transfer->data + transfer->bytes);
         }
-        link_.copy(ring_ + load->place, load->data, load->bytes);
-        if (!load->pieces.empty()) {
-          remember_sent((load->data - staging_.data) / staging_.buffer_bytes);
+        link_.copy(ring_ + transfer->place, transfer->data, transfer->bytes);
+        if (!transfer->pieces.empty()) {
+          staging_.note_sent(transfer->data);
         }
       } catch (const std::exception& error) {
         fail(link_, job.batch, error);
       }
       job.begun = true;
     }
-    if (load->last) {
+    if (transfer->last) {
       end(job.batch);
-    }
-  }
-
-  /// The link reads the buffer from now on, until a fence. Where none can be had, nobody knows until when: then now is
-  /// waited for, and where that can not be, no buffer is filled ever again.
-  void remember_sent(std::size_t buffer) {
-    try {
-      sent_[buffer] = link_.record_arrived();
-    } catch (const std::exception& refused) {
-      try {
-        link_.synchronize(*link_.record_arrived());
-      } catch (const std::exception&) {
-        broken_ = refused.what();
-      }
-      throw;
     }
   }
 
   void end(const Batch& batch) {
     finish(link_, batch);
-    const Lock lock(mutex_);
-    --pending_;
-    drained_.notify_all();
+    queue_.note_ended();
   }
 
   Link& link_;
   std::byte* const ring_;
-  const StagingBuffers staging_;
   HostFill* const fill_; // null when all has come
-
-  Mutex mutex_; // Load::filled, too
-  Condition work_;
-  Condition filled_;
-  Condition drained_;
-  std::deque<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);
-  int pending_ OFFLOAD_GUARDED_BY(mutex_) = 0; // batches that have not ended
-  bool stopping_ OFFLOAD_GUARDED_BY(mutex_) = false;
-
-  LoadFillers fillers_;
+  BatchQueue queue_;
+  TransferFillers fillers_;
 
   // The issuing thread's.
-  LoadCutter cutter_;
-  std::vector<FencePtr> sent_; // by buffer: after this the link has read it
-  int next_buffer_ = 0;
-  std::string broken_; // why no buffer may be filled any more; empty while they may
-  LoadList loads_;     // opened and not sent, oldest first
+  Staging staging_;
+  TransferCutter cutter_;
+  TransferList transfers_; // opened and not sent, oldest first
 
   std::thread issuer_;
 };
@@ -260,9 +162,9 @@ class StagedStore final : public Store {
 
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
-std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers staging,
+std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers,
                                          FillSources sources) {
-  return std::make_unique<StagedStore>(link, std::move(host), ring, staging, sources);
+  return std::make_unique<StagedStore>(link, std::move(host), ring, buffers, sources);
 }
 
 } // namespace offload

@@ -1,4 +1,4 @@
-#include <offload/feed/loads.h>
+#include <offload/feed/transfers.h>
 
 #include <algorithm>
 #include <utility>
@@ -22,7 +22,7 @@ HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t byte
 
 } // namespace
 
-void LoadCutter::begin(Batch&& batch) {
+void TransferCutter::begin(Batch&& batch) {
   auto job = std::make_shared<Job>();
   job->copies =
       merge_neighbours(batch, host_, [&](WeightId a, WeightId b) { return host_[a].direct == host_[b].direct; });
@@ -30,43 +30,43 @@ void LoadCutter::begin(Batch&& batch) {
   job_ = std::move(job);
 }
 
-std::shared_ptr<Load> LoadCutter::cut(std::byte* to, std::uint64_t room) {
+std::shared_ptr<Transfer> TransferCutter::cut(std::byte* to, std::uint64_t room) {
   Job& job = *job_;
-  auto load = std::make_shared<Load>();
-  load->job = job_;
-  load->place = next_place();
+  auto transfer = std::make_shared<Transfer>();
+  transfer->job = job_;
+  transfer->place = next_place();
   if (const Copy& copy = job.copies[job.next]; copy.src.direct) {
-    load->data = const_cast<std::byte*>(copy.src.memory);
-    load->bytes = copy.bytes;
+    transfer->data = const_cast<std::byte*>(copy.src.memory);
+    transfer->bytes = copy.bytes;
     ++job.next;
   } else {
-    load->data = to;
-    cut_pieces(job, *load, room);
+    transfer->data = to;
+    cut_pieces(job, *transfer, room);
   }
-  load->last = job.next == job.copies.size();
-  if (load->last) {
+  transfer->last = job.next == job.copies.size();
+  if (transfer->last) {
     job_.reset();
   }
-  return load;
+  return transfer;
 }
 
-void LoadCutter::cut_pieces(Job& job, Load& load, std::uint64_t room) const {
-  while (job.next < job.copies.size() && load.bytes < room) {
+void TransferCutter::cut_pieces(Job& job, Transfer& transfer, std::uint64_t room) const {
+  while (job.next < job.copies.size() && transfer.bytes < room) {
     const Copy& copy = job.copies[job.next];
-    if (copy.place + job.done != load.place + load.bytes || copy.src.direct) {
+    if (copy.place + job.done != transfer.place + transfer.bytes || copy.src.direct) {
       break;
     }
     const std::uint64_t most = copy.src.in_file() ? kFilePieceBytes : kPieceBytes;
-    const std::uint64_t bytes = std::min({copy.bytes - job.done, room - load.bytes, most});
-    load.pieces.push_back({load.data + load.bytes, part_of(copy.src, job.done, bytes), bytes});
-    load.bytes += bytes;
+    const std::uint64_t bytes = std::min({copy.bytes - job.done, room - transfer.bytes, most});
+    transfer.pieces.push_back({transfer.data + transfer.bytes, part_of(copy.src, job.done, bytes), bytes});
+    transfer.bytes += bytes;
     job.done += bytes;
     if (job.done == copy.bytes) {
       ++job.next;
       job.done = 0;
     }
   }
-  load.unfilled = load.pieces.size();
+  transfer.unfilled = transfer.pieces.size();
 }
 
 } // namespace offload

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <utility>
+#include <vector>
+
+namespace offload {
+
+/// Which pieces have come, which are to be read next, and what has come that nobody has been told of. Not synchronised;
+/// allocates nothing once it is made.
+class FillProgress {
+ public:
+  explicit FillProgress(std::size_t pieces) : there_(pieces) { again_.reserve(pieces); }
+
+  /// The first piece that is not there; the number of pieces when all are.
+  std::size_t first_missing() const { return first_missing_; }
+  bool all_there() const { return first_missing_ == there_.size(); }
+
+  int in_flight() const { return in_flight_; }
+  bool has_next() const { return !again_.empty() || next_ < there_.size(); }
+
+  /// The next piece, which is in flight from now on: one that failed, or the first that nobody has begun to read.
+  std::size_t begin_next();
+
+  /// It is in flight no more: it is there, and `bytes` of it are to be told; or it failed, and is read again.
+  void end_there(std::size_t piece, std::uint64_t bytes);
+  void end_failed(std::size_t piece);
+
+  /// Bytes are told by one at a time, and by nobody while all have been.
+  bool may_report() const { return unreported_ > 0 && !reporting_; }
+  bool all_reported() const { return unreported_ == 0 && !reporting_; }
+
+  /// How many bytes to tell now; whoever has told them ends the report.
+  std::uint64_t begin_report();
+  void end_report() { reporting_ = false; }
+
+ private:
+  std::vector<bool> there_; // by piece
+  std::size_t first_missing_ = 0;
+  std::size_t next_ = 0;           // that nobody has begun to read
+  std::vector<std::size_t> again_; // failed; has room for all of them
+  int in_flight_ = 0;
+  std::uint64_t unreported_ = 0; // bytes
+  bool reporting_ = false;
+};
+
+/// What went wrong first, until it is forgotten so that it can be tried again, and whether somebody has been told. Not
+/// synchronised.
+class FillFailure {
+ public:
+  bool any() const { return failure_ != nullptr; }
+  bool told() const { return told_; }
+
+  /// True when `failure` is the first, which is kept.
+  bool record(std::exception_ptr failure);
+
+  /// Throws it.
+  [[noreturn]] void tell();
+
+  /// What nobody has been told of, or null: from now on nothing has gone wrong.
+  std::exception_ptr forget();
+
+ private:
+  std::exception_ptr failure_;
+  bool told_ = false;
+};
+
+} // namespace offload
