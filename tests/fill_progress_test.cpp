@@ -69,10 +69,10 @@ TEST(FillFailure, KeepsTheFirstUntilItIsForgotten) {
   EXPECT_TRUE(failure.record(std::make_exception_ptr(Error("first"))));
   EXPECT_FALSE(failure.record(std::make_exception_ptr(ArchiveError("second"))));
   EXPECT_TRUE(failure.any());
-  EXPECT_FALSE(failure.told());
-  EXPECT_THROW(failure.tell(), Error);
-  EXPECT_TRUE(failure.told());
-  EXPECT_EQ(failure.forget(), nullptr) << "it has been told";
+  EXPECT_FALSE(failure.reported());
+  EXPECT_THROW(failure.report(), Error);
+  EXPECT_TRUE(failure.reported());
+  EXPECT_EQ(failure.clear(), nullptr) << "it has been told";
   EXPECT_FALSE(failure.any());
 }
 
@@ -80,10 +80,10 @@ TEST(FillFailure, GivesBackWhatNobodyHasBeenTold) {
   FillFailure failure;
   const auto first = std::make_exception_ptr(Error("first"));
   failure.record(first);
-  EXPECT_EQ(failure.forget(), first);
-  EXPECT_EQ(failure.forget(), nullptr);
+  EXPECT_EQ(failure.clear(), first);
+  EXPECT_EQ(failure.clear(), nullptr);
   EXPECT_TRUE(failure.record(std::make_exception_ptr(Error("another"))));
-  EXPECT_FALSE(failure.told());
+  EXPECT_FALSE(failure.reported());
 }
 
 } // namespace

@@ -2,19 +2,11 @@
 
 #include <offload/bytes.h>
 #include <offload/runtime/observations.h>
-#include <tests/weight_tables.h>
+
+#include "model_of.h"
 
 namespace offload::test {
 namespace {
-
-Model model_of(const std::vector<std::uint64_t>& bytes, c10::Device device) {
-  Model model;
-  model.device = device;
-  model.machine = {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5};
-  model.weights = shared_table(bytes);
-  model.program.uses.resize(bytes.size());
-  return model;
-}
 
 TEST(Observations, AssumeWhatCallsTakeUntilOneHasBeenSeen) {
   const Model model = model_of({1_MiB}, c10::Device(c10::kCUDA, 0));

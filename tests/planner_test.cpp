@@ -220,7 +220,7 @@ TEST(Planner, CountsEachWeightAtTheRateOfWhereItLies) {
   const double bytes_us = 2 * kBytes / costs.link_bytes_per_us + 16 * kBytes / costs.host_copy_bytes_per_us +
                           2 * kBytes / costs.file_bytes_per_us;
   const double copies = 15; // about so many, of one or two weights
-  const Simulated simulated = simulate(pass, {std::vector<bool>(20, false), 8_MiB}, costs);
+  const Simulated simulated = simulate(pass, {std::vector<std::uint64_t>(20), 8_MiB}, costs);
   EXPECT_EQ(simulated.streamed_bytes, 20_MiB);
   EXPECT_NEAR(simulated.time_us, bytes_us + copies * costs.copy_overhead_us, 100);
 }

@@ -39,14 +39,14 @@ bool FillFailure::record(std::exception_ptr failure) {
   return true;
 }
 
-void FillFailure::tell() {
-  told_ = true;
+void FillFailure::report() {
+  reported_ = true;
   std::rethrow_exception(failure_);
 }
 
-std::exception_ptr FillFailure::forget() {
+std::exception_ptr FillFailure::clear() {
   std::exception_ptr failure = std::exchange(failure_, nullptr);
-  return std::exchange(told_, false) ? nullptr : failure;
+  return std::exchange(reported_, false) ? nullptr : failure;
 }
 
 } // namespace offload

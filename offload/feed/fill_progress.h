@@ -46,25 +46,25 @@ class FillProgress {
   bool reporting_ = false;
 };
 
-/// What went wrong first, until it is forgotten so that it can be tried again, and whether somebody has been told. Not
+/// What went wrong first, until it is cleared so that it can be tried again, and whether somebody has been told. Not
 /// synchronised.
 class FillFailure {
  public:
   bool any() const { return failure_ != nullptr; }
-  bool told() const { return told_; }
+  bool reported() const { return reported_; }
 
   /// True when `failure` is the first, which is kept.
   bool record(std::exception_ptr failure);
 
   /// Throws it.
-  [[noreturn]] void tell();
+  [[noreturn]] void report();
 
   /// What nobody has been told of, or null: from now on nothing has gone wrong.
-  std::exception_ptr forget();
+  std::exception_ptr clear();
 
  private:
   std::exception_ptr failure_;
-  bool told_ = false;
+  bool reported_ = false;
 };
 
 } // namespace offload

@@ -65,7 +65,7 @@ void HostFill::await_bytes(const std::byte* end) {
   if (!failure_.any()) {
     throw Error("the weights are not wanted any more");
   }
-  failure_.tell();
+  failure_.report();
 }
 
 void HostFill::retry() {
@@ -75,8 +75,8 @@ void HostFill::retry() {
   std::exception_ptr untold;
   {
     const Lock lock(mutex_);
-    if (failure_.told() || refused_) {
-      untold = failure_.forget();
+    if (failure_.reported() || refused_) {
+      untold = failure_.clear();
       refused_ = false;
       wake_.notify_all();
     }

@@ -48,7 +48,9 @@ class PlanState {
 
   /// `model` outlives this.
   PlanState(const Model& model, std::string planned_method)
-      : model_(model), observed_(model, std::move(planned_method)) {}
+      : model_(model), observed_(model, std::move(planned_method)) {
+    plan_.residency.bytes.resize(model.count()); // nothing stays yet
+  }
 
   GivenBudget given() const;
   void give(const GivenBudget& given);

@@ -110,7 +110,8 @@ void Session::replan() {
   }
   device_promise_.set(promised);
   std::map<std::string, SequencePtr> sequences;
-  for (const auto& [name, steps] : state_.observations().measured()) {
+  const Observations observed = state_.observations();
+  for (const auto& [name, steps] : observed.measured()) {
     sequences[name] = std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency));
   }
   sequences_.reset(std::move(sequences));
