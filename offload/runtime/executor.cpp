@@ -76,7 +76,7 @@ Made Executor::run(int lane, const Request& request, const How& how) {
 //   12  the gradient mode of the model  LoweredMethod::run  for the model alone: copies around it have no gradients
 //
 // The call has its lane from the gate around all of it. 1 to 3 are there already when the caller's own thread computes;
-// 6 to 9 are nothing on the host. CudaWorkspaces::find_handle comes before 8: what it may make is not the lane's. What
+// 6 to 10 are nothing on the host. CudaWorkspaces::find_handle comes before 8: what it may make is not the lane's. What
 // may throw and needs no lane (Engine::retry) comes before 6.
 //
 // Call::end undoes 9, 8 and the call of 7, and may throw. Workspaces go back while 8 holds: asking for their handle may
