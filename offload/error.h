@@ -9,7 +9,7 @@
 namespace offload {
 
 /// What this library throws. Exceptions that a model raises itself, and errors of its operators, pass through
-/// unchanged. Messages name what a file or a model names; what could control a terminal is written as \xNN in them.
+/// unchanged. Messages may contain names from a file or a model: their control characters are written as \xNN.
 class OFFLOAD_API Error : public std::runtime_error {
  public:
   explicit Error(const std::string& what);
@@ -20,8 +20,8 @@ class OFFLOAD_API BudgetError : public Error {
  public:
   BudgetError(const std::string& what, std::uint64_t minimum_bytes) : Error(what), minimum_bytes_(minimum_bytes) {}
 
-  /// The smallest `vram_budget` that would do, as far as it is known: exact for the weights; for activations that have
-  /// not been measured to their end, a lower bound, and the message says so.
+  /// The smallest `vram_budget` that would do. It is a lower bound where activations have not been measured to their
+  /// end; the message says so then.
   std::uint64_t minimum_bytes() const { return minimum_bytes_; }
 
  private:

@@ -13,13 +13,14 @@ namespace offload {
 /// device and as much of the host. The rate of files is left 0.
 OFFLOAD_API MachineProfile measure_machine(c10::Device device);
 
-/// Bytes per microsecond at which a store reads a file that is not cached, measured with one of 64 MiB in `folder`;
-/// 1000 where none can be made: that is no reason to have no plan.
+/// Bytes per microsecond at which a file is read that is not cached, measured with one of 64 MiB in `folder`. 1000
+/// where no file can be made there, so that there is a plan all the same.
 OFFLOAD_API double measure_file_reads(const std::string& folder);
 
-/// Both from the cache of this user ($XDG_CACHE_HOME or ~/.cache, torch-offload/, which nobody else may enter),
-/// measured and kept there when it is not in it. A cache that can not be written is no error. Where neither is set
-/// there is none: each load measures, and takes files to give 1000 bytes per microsecond.
+/// All costs of this machine, those of files too, from the cache of this user: the folder torch-offload/ in
+/// $XDG_CACHE_HOME or ~/.cache, which nobody else may enter. What is not there is measured and kept. That the cache can
+/// not be written is no error. Where neither XDG_CACHE_HOME nor HOME is set there is no cache: each load measures, and
+/// files count as giving 1000 bytes per microsecond.
 OFFLOAD_API MachineProfile machine_profile(c10::Device device);
 
 } // namespace offload

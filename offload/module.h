@@ -22,15 +22,14 @@ namespace offload {
 struct Stats {
   std::uint64_t calls = 0;          ///< that returned; example calls, too
   std::uint64_t calls_repeated = 0; ///< times that a call was stopped for want of memory, to be made again or refused
-  std::uint64_t bytes_streamed =
-      0;                         ///< of streamed weights, counted at the link; those of bytes_in_cache are among them
-  std::uint64_t bytes_ahead = 0; ///< of these, those that no call has used yet: prefetched for the next
+  std::uint64_t bytes_streamed = 0; ///< of streamed weights, counted at the link; bytes_in_cache are among them
+  std::uint64_t bytes_ahead = 0;    ///< of bytes_streamed, those prefetched for a next call, that none has used yet
   std::uint64_t bytes_resident = 0; ///< of weights and buffers that are on the device for good, now
   std::uint64_t copies = 0;         ///< copies the link was asked for
   std::uint64_t misses = 0;         ///< weights that a node wanted and that no prefetch had under way
   std::uint64_t bytes_in_place = 0; ///< of rows that were looked up where they lie in host memory
   std::uint64_t bytes_in_cache = 0; ///< of streamed weights that calls read where the page cache has them, on the host
-  double stall_us = 0;              ///< compute waiting for a copy; on a GPU from a sample of one wait in sixteen
+  double stall_us = 0;              ///< that compute waited for copies; on a GPU estimated from one wait in sixteen
   std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
   /// In use on the device, now, in no budget and not in PyTorch's allocator: CUDA's context, kernels, handles, what the
   /// program has allocated by itself, other processes. The same for all modules of a device; 0 where it is not known.
@@ -49,33 +48,36 @@ class Session;
 /// left beside the weights.
 ///
 /// A handle: copies share weights, ring and statistics. It may be assigned to, copied and moved from while others call
-/// members through it; each works on the module that the handle had when it began. A module ends with its last handle,
-/// which first waits for members that are at work: so a handle may be destroyed while they are, if no other begins
-/// then, and must not be the last that ends within a call of its own module. A handle that was moved from has no
-/// module: its members throw Error.
+/// members through it; each of them works on the module that the handle had when it began. A handle that was moved from
+/// has no module: its members throw Error.
 ///
-/// An operator may ask the module whose call it is part of; a call or a new budget from there throws Error. In a child
-/// of fork() every member of a module of the parent throws Error; the child may load its own: on a GPU only where the
-/// parent has used none, and with one thread (at::set_num_threads) where the parent has computed with more, since those
-/// of OpenMP are not in the child, and operators wait for them. It may not return into a call, or into
-/// Options::progress, of which an operator or the function forked.
+/// A module ends with its last handle, which first waits for members that are at work. So a handle may be destroyed
+/// while they are, if no other member begins then. The last handle must not be destroyed within a call of its module.
+///
+/// An operator may ask the module whose call it is part of. Another call of it, or a new budget, throws Error there.
+///
+/// In a child of fork() every member of a module of the parent throws Error. The child may load modules of its own: on
+/// a GPU only if the parent has used none, and with one thread (at::set_num_threads) if the parent has computed with
+/// more, since operators would wait for threads of OpenMP that the child does not have. If an operator, or
+/// Options::progress, has forked, the child must not return from it.
 class OFFLOAD_API Module {
  public:
   /// Runs `forward`. Tensors in `inputs` are on the device of the module. Outputs are ordinary tensors.
-  /// A call may be larger than any before: it makes room for itself. Throws InputError for arguments that do not fit
-  /// the signature, and where the model differentiates without gradients (Options::gradients), BudgetError when the
-  /// call fits the budget in no way, ArchiveError where a weight comes from a file that has changed or can not be read,
-  /// Error when the device has less than the budget or a copy fails, and whatever the model raises. After any of them
-  /// the module works on, and what is placed stays so.
+  /// A call may be larger than any before: it makes room for itself. Throws
+  ///   InputError    for arguments that do not fit the signature, and where the model differentiates while gradients
+  ///                 are off (Options::gradients);
+  ///   BudgetError   when the call does not fit the budget, whatever else gives way;
+  ///   ArchiveError  when a weight comes from a file that has changed or can not be read;
+  ///   Error         when the device has less than the budget, or a copy fails;
+  /// and whatever the model raises. The module can be called again after any of them, and what is placed stays so.
   c10::IValue forward(std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// The same for any method of the TorchScript module.
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs = {});
 
   /// An attribute, or an element of one, by its qualified name, as in "layers.3.weight". Tensors come as host copies.
-  /// Waits for the calls in flight where these may be writing it: in a model that writes its state.
-  /// Throws InputError when there is no such, and ArchiveError for a weight that lies on a file which has changed or
-  /// can not be read, and is not resident.
+  /// In a model that writes its state it waits for the calls in flight. Throws InputError when there is no such
+  /// attribute, and ArchiveError for a weight that is not resident, on a file that has changed or can not be read.
   c10::IValue attr(const std::string& name) const;
 
   /// The signature of a method, for as long as the module lives. Throws InputError when there is no such method.
@@ -85,9 +87,9 @@ class OFFLOAD_API Module {
   Placement placement() const;
   Stats stats() const;
 
-  /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait.
-  /// Throws BudgetError when it is below the minimum, and ArchiveError when weights are still read from the file and it
-  /// has changed; nothing has changed here then. Error when the device has not so much.
+  /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait. Throws BudgetError when
+  /// it is below the minimum, and ArchiveError when weights are still read from the file and that has changed: the
+  /// module is as it was then. Throws Error when the device has not so much.
   void set_vram_budget(std::uint64_t bytes);
 
   Module(const Module& other);
@@ -108,10 +110,12 @@ class OFFLOAD_API Module {
   std::shared_ptr<Shared> shared_; // null when it was moved from
 };
 
-/// Loads a TorchScript archive. What goes to host memory is read beside the first calls, which wait for what they need,
-/// and throw ArchiveError where it can not be read, and Error where page-locking it is refused. Throws ArchiveError
-/// when `path` is not an archive or cannot be read, BudgetError when no placement fits, InputError for options that
-/// contradict each other or the machine, and for a `forward` that calls torch.autograd.grad though gradients are off.
+/// Loads a TorchScript archive. Throws ArchiveError when `path` is not an archive or cannot be read, BudgetError when
+/// no placement fits, InputError for options that contradict each other or the machine, and for a `forward` that calls
+/// torch.autograd.grad though gradients are off.
+///
+/// Weights that go to host memory are read beside the first calls, which wait for what they need. Those calls throw
+/// ArchiveError where a weight can not be read, and Error where page-locking is refused.
 OFFLOAD_API Module load(const std::string& path, const Options& options = {});
 
 /// Adopts a module that is in memory. It is consumed: other handles to it hold placeholders from then on. Throws as

@@ -44,35 +44,34 @@ enum class Gradients {
 };
 
 struct Options {
-  /// Where the model runs. Default: CUDA 0 where there is one, else the CPU; on the CPU the "VRAM" is the memory that
-  /// weights may take; what does not fit is read from the file, or, after wrap(), from where it lies in memory.
+  /// Where the model runs. Default: CUDA 0 where there is one, else the CPU. On the CPU, `vram_budget` is the memory
+  /// that weights may take; what does not fit is read from the file, or, after wrap(), from where it lies in memory.
   std::optional<c10::Device> device;
 
   /// Bytes on the device for everything of this model: resident weights, ring, buffers, workspaces, activations.
-  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load, less 512 MiB; where so little
-  /// is free that the smallest budget would not be left, as much of it as that takes. On the host what the page cache
-  /// has is free. What modules of this process have been given is not, also before they have taken it: all of a budget
-  /// that was set for a GPU, and else what their plans take.
+  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load except 512 MiB, and of these
+  /// what the smallest budget needs. On the host, what the page cache has counts as free. What other modules of this
+  /// process have been given does not, even before they take it: all of a budget that was set for a GPU, and else what
+  /// their plans take.
   std::optional<std::uint64_t> vram_budget;
 
   /// Bytes of host memory for weights, and for buffers: 8 MiB to read a file, 32 MiB to stage. Default: what is free at
   /// load, as above, less a sixteenth, and at least 512 MiB.
   std::optional<std::uint64_t> host_budget;
 
-  /// On the host, weights that stay on the file are read where the page cache has them, through a mapping; what it does
-  /// not have is read past it. While the module lives, nobody must cut the file short or write into it: a process that
-  /// reads a mapping past the end of its file gets a signal (SIGBUS). Another file may take its name at any time. The
-  /// file's size and time are looked at whenever such a weight is used and when its call ends; where they are others,
-  /// the call throws ArchiveError. Without this, weights are copied at each use, and a file that is cut is an
-  /// ArchiveError.
+  /// On the host, weights that stay on the file are read through a mapping where the page cache has them, and past the
+  /// cache where it does not. While the module lives, nobody must cut the file short or write into it: a process that
+  /// reads a mapping past the end of its file gets a signal (SIGBUS). Another file may take its name at any time. Size
+  /// and time of the file are checked whenever such a weight is used, and when the call ends; if they have changed, the
+  /// call throws ArchiveError. With false, weights are copied at each use, and a file that is cut is an ArchiveError.
   bool map_file = true;
 
   /// Page-locked bytes, staging buffers included. Default: what `host_budget` allows.
   std::optional<std::uint64_t> pinned_budget;
 
-  /// The most calls in flight at once, 1 to 64; more callers wait their turn. A model that writes its state is called
-  /// once at a time in any case. Each has workspaces and activations of its own,
-  /// and begins when there is room for them: on a GPU fewer may be in flight under a small budget.
+  /// The most calls in flight at once, 1 to 64; more callers wait their turn. Each call has workspaces and activations
+  /// of its own, and begins when there is room for them: under a small budget on a GPU, fewer may be in flight. A model
+  /// that writes its state makes one call at a time in any case.
   int concurrency = 1;
 
   std::vector<ExampleCall> example_calls;
@@ -80,18 +79,18 @@ struct Options {
   Numerics numerics = Numerics::exact;
 
   /// A model that was traced on the CPU names the CPU in its graph, where it makes tensors and moves them. By default
-  /// such constants become `device`, except where an operator takes the tensor from the host only, as it does lengths
-  /// of packed sequences; where the device and such an operator both want it, the operator gets a copy. What is made
-  /// without a word about the device is made where it is used. Placement::rewritten lists all changes.
+  /// such constants become `device`. They stay where an operator takes the tensor from the host only, as it does
+  /// lengths of packed sequences; if the device wants the tensor as well, it moves, and that operator gets a copy. A
+  /// tensor that is made without naming a device is made where it is used. Placement::rewritten lists all changes.
   bool rewrite_devices = true;
 
   Gradients gradients = Gradients::off;
 
-  /// Reports, one call at a time, how many bytes are where they stay until a call needs them, and of how many. Weights
-  /// that stay on the file are none of them; where nothing is brought, it reports once, 0 of 0. At load, on the
-  /// thread that loads, and what it throws ends the load; but weights that are read from a file come beside the first
-  /// calls, on threads of the module, and a call that waits for weights throws what it threw, or else the next one
-  /// does. It may ask the module for its statistics, and must not end the module's last handle.
+  /// Told, one call at a time, how many bytes have come to where they stay until a call needs them, and of how many.
+  /// Weights that stay on the file do not count; if none are brought, it is told once, 0 of 0. At load it is called on
+  /// the thread that loads, and what it throws ends the load. For weights that are read from a file beside the first
+  /// calls, it is called on threads of the module; what it throws is thrown by a call that waits for weights, or else
+  /// by the next call. It may ask the module for its statistics, and must not destroy the module's last handle.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;
 };
 

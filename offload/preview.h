@@ -17,7 +17,7 @@ OFFLOAD_API c10::Device device_of(const Options& options);
 /// The placement of `module` under `options`, before anything is placed. Without example calls nothing is moved or
 /// allocated, and shapes and branches are not known: times are those of the weights alone, and both sides of a branch
 /// count. Example calls are made on the device, with a ring of 128 MiB at most. The module is left as it was. `machine`
-/// answers for a machine that is not here, and the budget may be above what there is. Throws as load() does.
+/// has the costs of a machine that is not here. The budget may be above what this one has. Throws as load() does.
 OFFLOAD_API Placement preview(torch::jit::Module module, const Options& options,
                               const std::optional<MachineProfile>& machine = std::nullopt);
 

@@ -223,7 +223,7 @@ def forward(self, x):
   EXPECT_EQ(lowered.steps[4].taken, Taken::leased);
 }
 
-TEST(Lower, AChoiceOfTheRunIsAStepForEachChoice) {
+TEST(Lower, WhatTheRunPicksIsAStepForEachAlternative) {
   const Lowered lowered = lower(make(R"(
 def forward(self, x):
   w = self.a if bool(x.sum() > 0) else self.b

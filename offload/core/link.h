@@ -34,6 +34,34 @@ class Fence {
 };
 using FencePtr = std::shared_ptr<Fence>;
 
+// Note [Late fences]
+//
+// A lane that has enqueued its last read of weight a gets a fence from record_used(). On CUDA no event is recorded for
+// it there: most fences are never waited for, and on a busy device each event delays the lane by microseconds. The
+// event is recorded when somebody first waits. Here lane 1 wants weight c, and the place of a goes to it:
+//
+//   lane 0   read a | U | read b | E | read d | ...     U  record_used() gives a fence
+//   lane 1   read x | .............. wait C | read c    E  the event of that fence, recorded by the copies' wait
+//   copies   ................ wait E | copy c | C       C  record_arrived()
+//
+// E comes at U or after it. So who waits for U may also wait for later reads (b), and never for fewer than it should.
+//
+// Staged copies are enqueued long after the batch was handed to the store, while lanes go on. If E was recorded only
+// then, the copies would wait for all that the lane has done since, and link and compute would take turns. So the store
+// calls record_now() when the batch is handed over (record_readers() in feed/copies.h).
+//
+// A lane must not wait for a copy that waits for a point of that lane whose event is not recorded yet. The event would
+// be recorded behind the wait, and each would wait for the other:
+//
+//   lane 0   read a | U | wait C | E
+//   copies   wait E | copy c | C
+//
+// Streamer::wait_arrived() rules that out: the thread of the lane first waits until the batch is issued. By then the
+// copy stream's waits are enqueued, and their events recorded.
+//
+// Once a call has ended, its stream is the caller's again. A fence without an event stands for the end of the call from
+// then on (CudaCall::record). C is never late: other threads wait for it while more copies are enqueued.
+
 /// What carries bytes from host memory to the device: one copy stream, in order, beside the compute streams of the
 /// lanes.
 ///
@@ -69,25 +97,23 @@ class Link {
   /// What `lane` enqueues from now on starts only after `arrived`.
   virtual void wait_arrived(int lane, const Fence& arrived) = 0;
 
-  /// A point after all that `lane` has enqueued so far: the weight it read is *used*. The event may be recorded only
-  /// by record_now() or when somebody first waits for it, and then stands for all that the lane has enqueued by then.
-  /// Until then the lane must not wait for a copy that itself waits for this point: each would wait for the other.
+  /// A point after all that `lane` has enqueued so far: the weight it read is *used*. It may come to stand for a later
+  /// point, and forbids the lane some waits: see Note [Late fences].
   virtual FencePtr record_used(int lane) = 0;
 
-  /// Records the event of `used` now, where that has not been done. For those who will wait much later than now, while
-  /// the lane goes on.
+  /// From now on `used` stands for no later point than this one. For those who will wait much later.
   virtual void record_now(const Fence& used) = 0;
 
-  /// True when `fence`, of the copy stream, is known to be reached. Does not wait, does not throw.
+  /// True when `arrived` is known to be reached. Does not wait, does not throw.
   virtual bool reached(const Fence& arrived) = 0;
 
   /// Blocks the calling thread until `fence` is reached.
   virtual void synchronize(const Fence& fence) = 0;
 
-  /// The thread of a lane waited so long for the store. On the host, where that thread computes, it is a stall.
+  /// The thread of a lane has waited so long for the store. On the host that is a stall, since the thread computes.
   virtual void note_thread_wait(double /*us*/) {}
 
-  /// Microseconds that compute has waited for copies, as far as it is known by now; a sample where timing costs time.
+  /// Microseconds that compute has waited for copies, as far as known by now; estimated where timing costs time.
   virtual double stall_us() = 0;
 
   std::uint64_t bytes() const { return bytes_; }

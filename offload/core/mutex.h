@@ -44,9 +44,7 @@ class OFFLOAD_THREAD_ATTRIBUTE(scoped_lockable) Lock {
 class OFFLOAD_THREAD_ATTRIBUTE(scoped_lockable) Unlock {
  public:
   explicit Unlock(Mutex& mutex) OFFLOAD_THREAD_ATTRIBUTE(release_capability(mutex)) : mutex_(mutex) { mutex_.unlock(); }
-  ~Unlock() OFFLOAD_THREAD_ATTRIBUTE(release_capability()) {
-    mutex_.lock();
-  } // of what it stands for, which is to unlock
+  ~Unlock() OFFLOAD_THREAD_ATTRIBUTE(release_capability()) { mutex_.lock(); } // for the analysis the unlocking ends
   Unlock(const Unlock&) = delete;
   Unlock& operator=(const Unlock&) = delete;
 
@@ -56,8 +54,8 @@ class OFFLOAD_THREAD_ATTRIBUTE(scoped_lockable) Unlock {
 
 class Condition {
  public:
-  /// Lets go of `mutex`, which the caller holds, until notified and `over()` is true, which is asked with the mutex and
-  /// throws nothing.
+  /// Lets go of `mutex`, which the caller holds, until it is notified and `over()` is true. `over` is called with the
+  /// mutex held, and throws nothing.
   template <typename Over>
   void wait(Mutex& mutex, Over over) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
     std::unique_lock lock(mutex.mutex_, std::adopt_lock);
@@ -65,7 +63,7 @@ class Condition {
     lock.release();
   }
 
-  /// The same until notified, or now and then without.
+  /// The same until it is notified, or, now and then, without that.
   void wait(Mutex& mutex) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
     std::unique_lock lock(mutex.mutex_, std::adopt_lock);
     condition_.wait(lock);

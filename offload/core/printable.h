@@ -7,8 +7,8 @@
 
 namespace offload {
 
-/// `text` as a terminal or a log may have it, whoever wrote it: control characters other than `kept`, and bytes that
-/// are no UTF-8, as \xNN.
+/// `text`, whoever wrote it, as it may go to a terminal or a log: with control characters other than `kept`, and bytes
+/// that are no UTF-8, written as \xNN.
 OFFLOAD_API std::string printable(std::string_view text, std::string_view kept = "");
 
 } // namespace offload

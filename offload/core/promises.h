@@ -5,11 +5,12 @@
 
 namespace offload {
 
-/// Whose memory: that of a CUDA device, by its index, or
+/// A `place` is whose memory is meant: a CUDA device, by its index, or this.
 constexpr int kHost = -1;
 
-/// Memory that a module of this process has been given. Until it takes it, the system says that it is free; whoever is
-/// given what is free gets what is not promised to others. It is given back with the object. Any thread may call.
+/// Memory that a module of this process has been promised. Until the module takes it, the system says that it is free;
+/// so what is free is given out less what others have been promised. The promise ends with the object. Any thread may
+/// call.
 class Promise {
  public:
   explicit Promise(int place) : place_(place) { set(0); }
@@ -20,8 +21,8 @@ class Promise {
   void set(std::uint64_t bytes);
   void raise_to(std::uint64_t bytes);
 
-  /// Sets it to what `decide` returns, who gets how much others have been promised and have not taken. Meanwhile
-  /// nobody else decides, takes memory or gives it back; so `decide` must not wait for anybody who does, nor do it.
+  /// Sets it to what `decide` returns. `outstanding` is what others have been promised and have not taken. Meanwhile
+  /// nobody else decides, takes memory or gives it back: `decide` must not do so, nor wait for anybody who does.
   void set_by(const std::function<std::uint64_t(std::uint64_t outstanding)>& decide);
 
   /// What modules have been promised of the memory at `place`, and have not taken.
@@ -32,10 +33,11 @@ class Promise {
   std::uint64_t bytes_ = 0;
 };
 
-/// What modules of this process have taken of the memory at `place`, by record_taken(); of the host's, its addresses.
+/// What modules of this process have taken of the memory at `place`, by record_taken(); on the host, in addresses.
 std::uint64_t taken_bytes(int place);
 
-/// Memory that modules have taken. On the host it is addresses first, and counts page by page as it is written.
+/// Memory that modules have taken. On the host these are addresses: a page counts as taken once the system has given
+/// it.
 void record_taken(int place, const void* data, std::uint64_t bytes);
 void record_given_back(int place, const void* data) noexcept;
 

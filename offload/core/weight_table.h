@@ -12,18 +12,18 @@ namespace offload {
 /// Where the bytes of a weight are until they are on the device.
 struct Source {
   enum class Kind : std::uint8_t {
-    memory, ///< that the module has on the host for its weights
-    module, ///< the storage that the module came with
+    memory, ///< on the host, taken for the weights of the module
+    module, ///< the storage that the module came with, which is on the host too
     file,
   };
 
   Kind kind = Kind::memory;
-  bool direct = false; ///< link and device read it where it is: page-locked as a whole, or of a host that is the device
+  bool direct = false;      ///< link and device read it where it is: it is all page-locked, or the host is the device
   std::uint64_t offset = 0; ///< in that memory, storage or file
-  std::uint64_t bytes = 0;  ///< of its place; what lies beyond them there has no meaning
+  std::uint64_t bytes = 0;  ///< that come from there; what else its place on the device has is without meaning
 };
 
-/// By what multiplying takes.
+/// Types of elements, by how fast a device multiplies them.
 enum class Arithmetic : std::uint8_t { fp64, fp32, half };
 
 /// A weight that may be resident or streamed. One that always stays on the device has a place of 0 bytes.
@@ -41,7 +41,7 @@ using WeightTablePtr = std::shared_ptr<const WeightTable>;
 
 /// What stays on the device, and what the rest passes through.
 struct Residency {
-  std::vector<std::uint64_t> bytes; ///< by weight: none or all of them
+  std::vector<std::uint64_t> bytes; ///< by weight, those that stay: so far none or all
   std::uint64_t ring_bytes = 0;
 
   bool stays(WeightId weight) const { return bytes[weight] > 0; }

@@ -44,13 +44,12 @@ class Arena {
 
 /// One step of what a call did with an arena.
 struct AllocationEvent {
-  std::uint64_t offset; ///< identifies what is taken at one time
+  std::uint64_t offset; ///< identifies a part for as long as it is taken
   std::int64_t bytes;   ///< taken, or given back when negative
 };
 using AllocationTrace = std::vector<AllocationEvent>;
 
-/// What a call takes that does what `trace` says, when what `trace` never gives back lies in the arena before it
-/// begins.
+/// What a call takes that repeats `trace`, when the arena already holds what `trace` takes and never gives back.
 std::uint64_t bytes_when_repeated(const AllocationTrace& trace);
 
 } // namespace offload

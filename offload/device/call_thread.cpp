@@ -32,7 +32,7 @@ void CallThread::run(c10::Device device, const std::function<void()>& work) {
   const at::ThreadLocalState state; // gradients, inference mode, dispatch, profilers
   const c10::DeviceIndex current = c10::cuda::current_device();
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(device.index());
-  const std::function<void()> with_state = [&] {
+  const std::function<void()> with_state = [&] { // see Note [Guards of a call] in runtime/executor.cpp
     const at::ThreadLocalStateGuard same_state(state);
     const c10::cuda::CUDAStreamGuard same_stream(stream);
     const c10::cuda::CUDAGuard same_device(current);

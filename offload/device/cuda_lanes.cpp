@@ -86,6 +86,7 @@ class CudaLane {
   bool wants_workspaces() const { return wanted_; }
   void want_workspaces() { wanted_ = true; }
 
+  /// See Note [Guards of a call] in runtime/executor.cpp: for the order of members, too.
   class Call final : public Lanes::Call {
    public:
     Call(CudaLane& lane, std::shared_ptr<LaneMemory> state, Lanes::Overflow overflow, bool first)

@@ -35,9 +35,7 @@ class DeviceScope {
   bool changed_ = false;
 };
 
-/// A point in a call, of which an event is recorded when somebody first waits for it: that may be later than the point,
-/// up to the call's end, never earlier, and most points are never waited for. On the lane of a busy device each event
-/// costs microseconds.
+/// A point in a call. Its event is recorded when somebody first asks for it: see Note [Late fences] in core/link.h.
 class EventFence final : public Fence {
  public:
   EventFence(int channel, CudaCallPtr call) : Fence(channel), call_(std::move(call)) {}
@@ -76,7 +74,7 @@ class CudaLink final : public Link {
   FencePtr record_arrived() override {
     const DeviceScope scope(device_);
     auto fence = std::make_shared<EventFence>(Fence::of_link(), all_copies_);
-    fence->event(); // at once: others will wait for it from their own threads, while more copies are enqueued
+    fence->event(); // at once: see Note [Late fences]
     return fence;
   }
 

@@ -18,17 +18,17 @@ class LaneGate {
  public:
   explicit LaneGate(int lanes);
 
-  /// Waits for a lane, and claims `bytes` for the call. One that wants more than there is waits until it is the only
-  /// one, and claims all. The lane that was released last is given first, for what it has prefetched is used; before
-  /// it one that had the same `caller`.
+  /// Waits for a lane, and claims `bytes` for the call. A call that wants more than there is waits until it is the only
+  /// one, and claims all. Of the free lanes it gets one that the same `caller` had last; else the one that was released
+  /// last, since what that has prefetched is then used.
   int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
 
   /// Ends the call and its claim.
   void release(int lane);
 
   /// Waits until no call is in flight, and admits none until release_exclusive(). Lane 0 is the caller's meanwhile.
-  /// Then the call that has waited longest is not overtaken any more: so one of them is made between any two exclusive
-  /// callers, and those wait for no more than that beside the calls in flight.
+  /// After that, the call that has waited longest is not overtaken again: so there is a call between any two exclusive
+  /// callers, and these wait for no more than that one and the calls in flight.
   void acquire_exclusive();
   void release_exclusive();
 

@@ -16,7 +16,7 @@ namespace offload {
 
 /// What one call took of a LaneMemory.
 struct CallMemory {
-  /// That such a call takes when it is made again, in the units of the device; a lower bound when it was stopped.
+  /// What such a call takes when it is made again, in the units of the device; a lower bound when it was stopped.
   std::uint64_t bytes = 0;
   bool overflowed = false; ///< it wanted more than it could have
   bool by_device = false;  ///< it was the device that had no more, though there was room for it
@@ -30,7 +30,7 @@ class LaneOverflow : public Error {
 };
 
 /// Device memory for the calls of one lane, or for what calls put into their module: an arena whose pages come from the
-/// device as they are needed, with the leave of whoever keeps the budget.
+/// device as they are needed, where whoever keeps the budget allows it.
 ///
 /// Any thread may call allocate(), free() and contains(); the others are for whoever makes the call. Nothing that was
 /// given out is used any more when it ends.

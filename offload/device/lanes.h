@@ -25,8 +25,8 @@ class Lanes {
   virtual ~Lanes() = default;
 
   /// A call on a lane, on the thread that makes it: what it allocates is the lane's until it is destroyed. It begins
-  /// after what the caller's current stream holds so far. One at a time for each lane. Besides what is said below,
-  /// whatever allocates on the way throws LaneOverflow.
+  /// after what the caller's current stream holds so far. One at a time for each lane. All that allocates while it
+  /// lives may throw LaneOverflow.
   class Call {
    public:
     virtual ~Call() = default;
@@ -48,8 +48,8 @@ class Lanes {
     virtual CallMemory end() = 0;
   };
 
-  /// With `first`, the call shows what such calls take when they are repeated, though it may be the first to want
-  /// workspaces of libraries.
+  /// With `first`, Call::end() returns what such calls take when they are repeated, even if this one is the first to
+  /// want workspaces of libraries.
   virtual std::unique_ptr<Call> enter(int lane, Overflow overflow, bool first) = 0;
 
   /// Runs `work`, which makes a call on `lane`: on this thread while it is the only one that ever called, and else on a

@@ -26,7 +26,8 @@ bool gives_on_host(const torch::jit::Node* node, std::size_t output);
 /// Its result is a scalar, which other operators take from any device.
 bool gives_scalar(const torch::jit::Node* node);
 
-/// Looks up elements of its first input by the indices in its second: on the host, it takes no others than there.
+/// Looks up elements of its first input by the indices in its second: if the first is on the host, the second has to
+/// be.
 bool looks_up_by_index(const torch::jit::Node* node);
 
 /// The input that names the device of the result. None when there is no such.

@@ -57,7 +57,7 @@ const Product* find_product(const Node* node) {
   return found == kProducts.end() ? nullptr : &*found;
 }
 
-/// What `reader` may take at once, of all that it may take: for a product that takes part by part, for each part.
+/// What `reader` may take at once, whatever the run picks: for a product that takes part by part, for each part.
 std::vector<Choice> choices_of(const Product* product, const Reader& reader, const std::vector<bool>& stays) {
   std::vector<std::vector<std::size_t>> parts = product ? product->parts : std::vector<std::vector<std::size_t>>();
   if (parts.empty()) {
@@ -73,8 +73,8 @@ std::vector<Choice> choices_of(const Product* product, const Reader& reader, con
     for (const Reader::Input& input : reader.inputs) {
       if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
         std::set<WeightId> leased;
-        for (const Step& choice : input.alternatives) {
-          std::copy_if(choice.begin(), choice.end(), std::inserter(leased, leased.end()),
+        for (const Step& alternative : input.alternatives) {
+          std::copy_if(alternative.begin(), alternative.end(), std::inserter(leased, leased.end()),
                        [&](WeightId w) { return !stays[w]; });
         }
         at_once += std::min(input.at_once, leased.size());
@@ -98,8 +98,8 @@ std::vector<Step> parts_of(const Product& product, const Reader& reader, const S
     std::set<WeightId> part;
     for (const Reader::Input& input : reader.inputs) {
       if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
-        for (const Step& choice : input.alternatives) {
-          part.insert(choice.begin(), choice.end());
+        for (const Step& alternative : input.alternatives) {
+          part.insert(alternative.begin(), alternative.end());
         }
       }
     }
@@ -238,13 +238,13 @@ LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<boo
       }
       continue;
     }
-    std::set<Step> choices;
+    Alternatives alternatives; // without what stays
     std::set<WeightId> all;
     for (const Step& weights : reader.alternatives) {
       const Step planned = planned_of(weights);
       all.insert(planned.begin(), planned.end());
       if (!planned.empty()) {
-        choices.insert(planned);
+        alternatives.insert(planned);
       }
     }
     Value* indices = indices_of_lookup(node);
@@ -254,15 +254,15 @@ LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<boo
     const double trips = std::accumulate(loops.begin(), loops.end(), 1.0, [](double so_far, const Loop& loop) {
       return so_far * static_cast<double>(loop.trips);
     });
-    const double times = trips / static_cast<double>(choices.size());
-    for (const Step& weights : choices) {
+    const double times = trips / static_cast<double>(alternatives.size());
+    for (const Step& weights : alternatives) {
       for (Step& part : product ? parts_of(*product, reader, weights) : std::vector<Step>{weights}) {
         lowered.steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken, loops});
       }
     }
-    if (choices.size() > 1 && !looks_up) {
-      const std::vector<Choice> picked = choices_of(product, reader, stays);
-      lowered.choices.insert(lowered.choices.end(), picked.begin(), picked.end());
+    if (alternatives.size() > 1 && !looks_up) {
+      const std::vector<Choice> choices = choices_of(product, reader, stays);
+      lowered.choices.insert(lowered.choices.end(), choices.begin(), choices.end());
     }
     const Step weights(all.begin(), all.end());
     if (product) {

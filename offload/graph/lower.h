@@ -10,17 +10,17 @@
 
 namespace offload {
 
-/// The steps of a method, and what must find room whatever the run picks.
+/// The steps of a method, and what must find room whatever the run picks: see Note [Alternatives] in weight_flow.h.
 struct LoweredSteps {
   std::vector<LoweredStep> steps;
-  std::vector<Choice> choices; ///< of those of which it picks the weights
+  std::vector<Choice> choices; ///< of nodes whose weights the run picks
 };
 
-/// Rewrites the readers of `trace`: products of matrices (`aten::linear`, `matmul`, `mm`, `bmm`, `addmm`), and fused
-/// encoder layers, become the operators of the same name in `offload`, the table of `aten::embedding` and other lookups
-/// of rows comes from an `offload::rows`, and any other node gets its weights from an `offload::acquire` before it.
-/// Weights for which `stays` is true are left as they are. Branches that are decided at run time all count; the steps
-/// are an estimate until a call has shown its order.
+/// Rewrites the readers of `trace`. Products of matrices (`aten::linear`, `matmul`, `mm`, `bmm`, `addmm`) and fused
+/// encoder layers become the operators of the same name in `offload`. The table of `aten::embedding`, and of other
+/// lookups of rows, comes from an `offload::rows`. Any other node gets its weights from an `offload::acquire` before
+/// it. Weights for which `stays` is true are left as they are. All branches count; the steps are an estimate until a
+/// call has shown its order.
 LoweredSteps lower(torch::jit::Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays);
 
 /// A copy of a lowered graph for weights that are `resident` or not. Each product is annotated, attribute `placement`:

@@ -29,7 +29,8 @@ struct Loop {
 };
 
 /// What takes weights in the lowered graph, in the static order of execution: a node, or a part of one that takes them
-/// part by part. Where the run picks the weights, there is a step for each choice.
+/// part by part. Where the run picks the weights, there is a step for each alternative: see Note [Alternatives] in
+/// weight_flow.h.
 struct LoweredStep {
   Step weights;
   std::string op; ///< the operator that reads them, as in "aten::conv2d"

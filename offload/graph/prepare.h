@@ -17,9 +17,9 @@ namespace offload {
 /// first input is the module.
 std::shared_ptr<torch::jit::Graph> prepare_method(const torch::jit::Module& module, const std::string& method);
 
-/// Replaces attributes of simple type (bool, int, float, str, None) that are not `written` by their values,
-/// and, where it is one, the answer that a call always gets when it asks for gradients; then removes the branches that
-/// this decides.
+/// Replaces attributes of simple type (bool, int, float, str, None) that are not `written` by their values, and
+/// questions whether gradients are on by the answer, where that is always the same. Then removes the branches that this
+/// decides.
 void fold_attributes(std::shared_ptr<torch::jit::Graph>& graph, const Holders& holders, const AttributeNames& written,
                      Gradients gradients = Gradients::off);
 

@@ -14,9 +14,8 @@ namespace offload {
 /// Gives a tensor on another device. Where graphs share a constant that is written, it has to give them the same one.
 using Move = std::function<at::Tensor(const at::Tensor&)>;
 
-/// Makes a graph that was traced on the CPU run on `device`. Constant tensors and constants that name the CPU become
-/// ones of `device`: what `torch::jit::load(path, device)` does with the tensors, and leaves undone with the devices.
-/// Tensors become what `move` makes of them.
+/// Makes a graph that was traced on the CPU run on `device`. Constant tensors, and constants that name the CPU, become
+/// ones of `device`; `torch::jit::load(path, device)` does so with the tensors only. `move` moves the tensors.
 ///
 /// Some operators take a tensor from the host only, as `_pack_padded_sequence` does its lengths. Constants that put it
 /// there stay as they are, unless what they put there meets tensors of the device in another operator as well: then

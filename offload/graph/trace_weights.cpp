@@ -77,6 +77,7 @@ class Tracer {
 
   void look_at_reader(Node* node) {
     Reader reader{node, {}, {}};
+    std::vector<Alternatives> parts; // by input
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
       const Alternatives alternatives = flow_.carried(node->inputs()[i]);
       if (alternatives.empty() || moves_input(node, i)) {
@@ -91,16 +92,12 @@ class Tracer {
           keep(ids, std::string("handed to ") + node->kind().toQualString());
         }
       } else {
-        reader.inputs.push_back({i, {alternatives.begin(), alternatives.end()}, flow_.at_once(node->inputs()[i])});
+        reader.inputs.push_back({i, alternatives, flow_.at_once(node->inputs()[i])});
+        parts.push_back(alternatives);
       }
     }
     if (!reader.inputs.empty()) {
-      std::vector<Alternatives> parts;
-      for (const Reader::Input& input : reader.inputs) {
-        parts.emplace_back(input.alternatives.begin(), input.alternatives.end());
-      }
-      const Alternatives combined = combine(parts);
-      reader.alternatives.assign(combined.begin(), combined.end());
+      reader.alternatives = combine(parts);
       trace_.readers.push_back(std::move(reader));
     }
   }

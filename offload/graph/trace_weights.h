@@ -9,22 +9,21 @@
 #include <vector>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/weight_flow.h>
 #include <offload/graph/weights.h>
 
 namespace offload {
 
-/// A node that reads the bytes of weights, and through which of its inputs.
+/// A node that reads the bytes of weights, and through which of its inputs: see Note [Alternatives] in weight_flow.h.
 struct Reader {
   struct Input {
     std::size_t position;
-    std::vector<Step> alternatives; ///< what it may carry: a weight, or the weights of a list
-    std::size_t at_once;            ///< of them all, it carries no more
+    Alternatives alternatives;
+    std::size_t at_once; ///< the most weights that it carries
   };
   torch::jit::Node* node;
   std::vector<Input> inputs; ///< in the order of their positions
-
-  /// What it may read, through all inputs: where the run picks, some combinations, with every weight in one of them.
-  std::vector<Step> alternatives;
+  Alternatives alternatives; ///< through all inputs
 };
 
 /// How the weights of a module travel through a graph.

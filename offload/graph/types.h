@@ -4,10 +4,10 @@
 
 namespace offload {
 
-/// False for a tensor, or none; true for what holds any number of them.
+/// False for a tensor and an optional tensor; true for all others, which may hold any number of them.
 bool is_container(const c10::TypePtr& type);
 
-/// A tensor, a list of tensors, and where either may be None.
+/// True for a tensor, an optional tensor, and a list of either.
 bool can_lease(const c10::TypePtr& type);
 
 /// Of a container: whether its elements can be written themselves.

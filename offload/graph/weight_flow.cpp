@@ -16,8 +16,7 @@ namespace prim = torch::jit::prim;
 
 namespace {
 
-/// Of a container. Lists that are joined in loops may be more than could be distinguished: they count as one that holds
-/// all.
+/// Of a container: see Note [Alternatives].
 constexpr std::size_t kMostAlternatives = 256;
 
 WeightSet united(const Alternatives& alternatives) {

@@ -14,10 +14,30 @@ namespace offload {
 
 using WeightSet = std::set<WeightId>;
 
-/// What a value may carry: one of these, each a weight or the weights of a container.
+// Note [Alternatives]
+//
+// Often only the run knows which weights a node reads: those of `list[i]`, or of the branch that was taken. What it may
+// be is a set of *alternatives*, each a Step: weights that are read together. A tensor has an alternative for each
+// weight that it may be. A container has one for each set of weights that it may hold.
+//
+//   x = list[i] if c else w     {0} {1} {2} {3}     where list holds 0, 1, 2 and w is 3
+//   y = [list[i], w]            {0,3} {1,3} {2,3}
+//
+// Of a node with several inputs, or a container of several elements, combine() takes only so many combinations that
+// each alternative of each part is in one, since all of them could be too many. A container that still gets more than
+// 256, as in loops that join lists, counts as one that holds all.
+//
+// lower() makes a step of each alternative, and takes them to be executed equally often. That is an estimate. A call
+// leases what it then has, and shows its order.
+//
+// What finds room must not be an estimate. So `at_once` says how many weights a value carries at most, and a node
+// becomes a Choice (plan/pass.h): any `at_once` of these weights. [list[i], list[j]] has the alternatives {0} {1} {2},
+// and is any two of 0, 1 and 2. The plan leaves room in the ring for the `at_once` largest that stream.
+
+/// What a value may carry: see Note [Alternatives].
 using Alternatives = std::set<Step>;
 
-/// First with first, second with second: some combinations, with every weight in one of them.
+/// First with first, second with second: some combinations, with every alternative in one of them.
 Alternatives combine(const std::vector<Alternatives>& parts);
 
 /// What the values of a graph carry. Containers, views and branches pass weights on; loops carry them backwards.
@@ -71,7 +91,7 @@ class WeightFlow {
   std::vector<c10::IValue> objects_;
   const Attributes attributes_;
   std::unordered_map<const Value*, Alternatives> carries_;
-  std::unordered_set<const Value*> one_of_many_; // those with all in one alternative, for there were too many
+  std::unordered_set<const Value*> one_of_many_; // those whose alternatives were too many, and are one
   std::unordered_map<const Value*, std::size_t> at_once_;
   std::unordered_map<const Value*, WeightSet> may_alias_;
   std::unordered_set<const Value*> of_module_;

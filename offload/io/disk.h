@@ -10,7 +10,7 @@
 namespace offload {
 
 /// What the system does for reads of one file: the seam at which tests let them fail, come short, or take long.
-/// Any thread may call. Destroying it waits for what was started, also by `done` meanwhile.
+/// Any thread may call. Destroying it waits for what was started, and for what `done` starts meanwhile.
 class Disk {
  public:
   virtual ~Disk() = default;

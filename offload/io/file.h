@@ -31,17 +31,16 @@ class File {
   /// Throws ArchiveError when the file is no longer what it was when it was opened, by size and time.
   void check_unchanged() const;
 
-  /// How many bytes from `offset` on, at most `bytes`, the page cache has; asking brings none there, as trying to read
-  /// would. None where the system does not tell: of files of others that may not be written, for one.
+  /// How many bytes from `offset` on, at most `bytes`, the page cache has. Asking brings none there, unlike a read.
+  /// None where the system does not tell, as of files of others that this user may not write.
   std::optional<std::uint64_t> cached_bytes(std::uint64_t offset, std::uint64_t bytes) const;
 
   /// The share of it that the page cache has, from some samples.
   double cached_share() const;
 
-  /// Where the bytes of a range are mapped, for as long as the file lives; null where they are not in the page cache,
-  /// as far as samples show, or the file is not mapped, as one on a network file system. Whoever reads there gets a
-  /// signal (SIGBUS) when the file has been cut short or its disk fails, and other bytes when somebody has overwritten
-  /// it.
+  /// Where the bytes of a range are mapped, for as long as the file lives. Null where samples show that they are not in
+  /// the page cache, or where the file is not mapped, as on a network file system. Whoever reads there gets a signal
+  /// (SIGBUS) when the file has been cut short or its disk fails, and other bytes when somebody has overwritten it.
   const std::byte* mapped_if_cached(std::uint64_t offset, std::uint64_t bytes) const;
 
   /// True for addresses of the mapping.
@@ -63,8 +62,7 @@ class File {
   bool was_cached_ = false;           // most of it, when it was opened: for where mincore() does not tell
 };
 
-/// With a larger share cached, a host that is its own device takes a file for cached; else its disk is what is waited
-/// for.
+/// With a larger share cached, a host that is its own device counts a file as cached: it does not wait for the disk.
 constexpr double kMostlyCached = 0.5;
 
 /// What is read where it is mapped takes no time beside that of whoever computes with it.

@@ -97,7 +97,6 @@ bool add_tensors(const Records& records, const std::string& pickle, const std::s
       throw ArchiveError(records.path() + ": is damaged: record " + name + " has " + std::to_string(held) +
                          " bytes for " + std::to_string(storage.numel) + " elements of " + storage.type);
     }
-    // The importer compares constants by their values. A record that is named again gives another storage.
     const bool may_be_deferred = folder == "data/" && storage.numel * element >= kSmallBytes;
     if (const auto [record, is_new] = tensors.emplace(*number, may_be_deferred); !is_new) {
       record->second = false;
@@ -111,7 +110,7 @@ bool is_extra(const ZipRecord& record) {
   return lower_case(record.name.substr(record.name.find('/') + 1)).starts_with("extra/");
 }
 
-/// The archive for the importer. Tensors are deferred where nothing may read them during the import.
+/// The archive for the importer: see Note [An archive that imitates an archive].
 std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
   std::uint64_t steps = kMostPickleSteps;

@@ -14,10 +14,12 @@ enum class Weights {
   on_file, ///< a module for offload::wrap only: whoever reads a tensor that is still there gets an error
 };
 
-/// Reads a TorchScript archive as torch::jit::load does; its bytes are not trusted. Tensors stay on the file where
-/// nothing may read them during the import: not in archives with quantised or sparse tensors, or code of their
-/// own that runs then (`__setstate__`). Throws ArchiveError that says what `path` is when it is none, or one from
-/// before PyTorch 1.4, and what is wrong with it.
+/// Reads a TorchScript archive as torch::jit::load does; its bytes are not trusted. Large tensors stay on the file
+/// where nothing reads them during the import: see Note [An archive that imitates an archive] in outline.h. Throws
+/// ArchiveError, which says what `path` is when it is no such archive, or is from before PyTorch 1.4, and what is wrong
+/// with one that is damaged.
+///
+/// It is exported for tests and tools; this header is not installed.
 OFFLOAD_API torch::jit::Module read_archive(const std::string& path, Weights weights = Weights::in_memory);
 
 } // namespace offload

@@ -5,9 +5,9 @@
 
 namespace offload {
 
-/// Throws ArchiveError where the code of an archive nests deeper than PyTorch's parser and compiler bear: they are
-/// recursive, and the stack would end in a crash. What PyTorch writes nests a few dozen deep. Likewise for a subscript
-/// without an index, which they do not bear either.
+/// Throws ArchiveError where the code of an archive would crash PyTorch's parser or compiler: where it nests deeper
+/// than they have stack for, since they are recursive (what PyTorch writes nests a few dozen deep), and where a
+/// subscript has no index.
 void check_code(std::string_view text, const std::string& name);
 
 } // namespace offload

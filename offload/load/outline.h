@@ -13,8 +13,28 @@
 
 namespace offload {
 
-/// An archive for PyTorch's importer in which some records stand for others: it takes everything as it always does,
-/// except that the bytes of tensors may be left out, and a mark says whose they would be.
+// Note [An archive that imitates an archive]
+//
+// torch::jit::load() reads the bytes of every tensor, and can not be told to leave some out. So it is given an outline:
+// a zip archive that is on no disk, with the names of the real one, in which
+//
+//   code, pickles, small tensors, constants   are as they are, from memory or from the real file
+//   a large tensor                            is a mark of 64 bytes: a secret, and the number of its real record
+//
+// For a mark the importer makes a storage that says it has all the bytes of the tensor, and has those of the mark only.
+// Afterwards make_marked_file_backed() (archive.cpp) finds the marks in the module, and takes the memory away: the
+// storage then knows where in the file its bytes are, and reading it is an error.
+//
+// Until then nobody may read such a storage, as it would be read past its end. So a tensor is left out only where
+//   - it is no constant: the importer compares those by their values;
+//   - the pickles are understood to the end, and make plain tensors only (_rebuild_tensor_v2, of a type that is known);
+//   - no code of the archive runs during the import: neither __setstate__ nor classes that are registered in C++;
+//   - the pickles name its record once: each time they do makes another storage.
+// An archive that has fewer bytes in a record than its tensor asks for is refused.
+//
+// Bytes of a tensor that was not left out can not pass for a mark: the secret is drawn at random for each outline.
+
+/// What PyTorch's importer reads instead of a file: see Note [An archive that imitates an archive].
 class Outline final : public caffe2::serialize::ReadAdapterInterface {
  public:
   explicit Outline(std::shared_ptr<const File> file);
@@ -23,8 +43,7 @@ class Outline final : public caffe2::serialize::ReadAdapterInterface {
   void add(const std::string& name, std::string bytes, std::uint32_t crc);
   void add_from_file(const std::string& name, std::uint64_t offset, std::uint64_t bytes, std::uint32_t crc);
 
-  /// A record of which only a mark is there. Memory of kMarkBytes is all that it gets, whatever the size of the tensor:
-  /// for storages that the importer makes and does not read.
+  /// A record of which only a mark is there. Its storage gets kMarkBytes of memory, whatever the size of the tensor.
   void add_mark(const std::string& name, std::uint64_t number);
 
   /// Writes the directory. Nothing is added after it.
@@ -51,7 +70,7 @@ class Outline final : public caffe2::serialize::ReadAdapterInterface {
   void begin_record(const std::string& name, std::uint64_t bytes, std::uint32_t crc);
 
   std::shared_ptr<const File> file_;
-  std::array<std::uint64_t, 2> secret_; // no file can hold it by chance or on purpose
+  std::array<std::uint64_t, 2> secret_; // of marks
   std::vector<Part> parts_;
   std::string directory_;
   std::uint64_t records_ = 0;

@@ -42,10 +42,13 @@ struct PickleSummary {
 /// Steps that the pickles of an archive may take together: each makes a value at most, of a hundred bytes and more.
 constexpr std::uint64_t kMostPickleSteps = 1 << 24;
 
-/// Follows a pickle without making anything of it, by the rules of PyTorch's reader: it is complete, its stack and
-/// marks are never used beyond what was put there, it refers to nothing that was not said before, nests less than 1000
-/// deep, takes no more than `steps`, which are taken off, names types that nest no deeper than code may, and all
-/// tensors, quantised ones, too, lie within their storages. Throws ArchiveError that says what is wrong, and where.
+/// Follows a pickle without making anything of it, by the rules of PyTorch's reader. Throws ArchiveError, which says
+/// what is wrong and where, unless
+///   - it is complete, and never uses more of its stack and marks than was put there;
+///   - it refers only to what came before, and nests less than 1000 deep;
+///   - it takes no more than `steps`, from which those that it takes are subtracted;
+///   - it names types that nest no deeper than code may;
+///   - all tensors, quantised ones too, lie within their storages.
 /// None when it holds what this function does not know, and somebody else has to judge.
 std::optional<PickleSummary> read_pickle(std::string_view bytes, const std::string& name, std::uint64_t& steps);
 

@@ -30,7 +30,7 @@ std::vector<ZipRecord> read_zip_directory(const File& file);
 /// The bytes of a record, unpacked; their checksum is what the directory says. Throws ArchiveError.
 std::string read_zip_record(const File& file, const ZipRecord& record);
 
-/// The name as PyTorch's reader compares it: A to Z are as good as a to z.
+/// The name as PyTorch's reader compares it: A to Z count as a to z.
 std::string lower_case(std::string_view name);
 
 /// CRC-32 as zip archives use it.

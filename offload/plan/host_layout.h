@@ -41,10 +41,11 @@ struct HostLayout {
   std::uint64_t wanted() const { return in_memory - in_module + staging; }
 };
 
-/// Weights in memory lie in the order `by_use`, which has all of them: what is fetched together lies together. On a
-/// host all that can stays in the file, since it is read from there into the budget itself, except tables of which rows
-/// are looked up. For a GPU, what there is no room for: the last in the order.
-/// Throws InputError when a budget is too small.
+/// Weights in memory lie in the order `by_use`, which has all of them: what is fetched together lies together.
+///
+/// On a host that is its own device, all that lies in the file stays there, since the ring is filled from it directly;
+/// except for tables of which rows are looked up. For a GPU only that stays in the file for which host memory has no
+/// room: the last in the order. Throws InputError when a budget is too small.
 HostLayout lay_out_host(const std::vector<HostWeight>& weights, const std::vector<WeightId>& by_use,
                         const HostBudgets& budgets);
 

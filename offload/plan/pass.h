@@ -22,7 +22,8 @@ struct PlanStep {
   double compute_us = 0; ///< on the device, when all its weights are there
 };
 
-/// A node of which only the run knows what it reads: of `weights`, each once, `at_once` or fewer.
+/// A node whose weights the run picks: any of `weights`, each there once, but no more than `at_once` of them. See Note
+/// [Alternatives] in graph/weight_flow.h.
 struct Choice {
   Step weights;
   std::size_t at_once;

@@ -64,7 +64,7 @@ class RingNeeds {
   std::vector<bool> resident_;                       // by weight
   std::vector<std::vector<std::size_t>> choices_of_; // by weight
   std::vector<Choice> choices_;
-  std::vector<std::uint64_t> needs_; // by room
+  std::vector<std::uint64_t> needs_; // by choice
   std::multiset<std::uint64_t> sorted_;
 };
 

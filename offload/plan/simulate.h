@@ -11,10 +11,10 @@ namespace offload {
 /// What it takes on the device: the ring, and resident weights.
 std::uint64_t bytes_of(const Residency& residency);
 
-/// The same on a host that is its own device, where what lies in memory is used there.
+/// The same on a host that is its own device, where weights in memory are used where they lie.
 std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable& weights);
 
-/// One call in a row of calls: the mean of those after which the row repeats itself.
+/// One call in a row of calls: the mean over those that repeat, together, for ever.
 struct Simulated {
   double time_us = 0;
   double stall_us = 0;

@@ -194,7 +194,7 @@ void Streamer::wait_arrived(int lane, const Step& step, const std::vector<Arriva
     const Arrival& arrival = *arrivals[i];
     if (!arrival.issued.load(std::memory_order_acquire)) {
       const auto begin = std::chrono::steady_clock::now();
-      arrival.await_issued();
+      arrival.await_issued(); // before the stream waits: see Note [Late fences] in core/link.h
       const std::chrono::duration<double, std::micro> waited = std::chrono::steady_clock::now() - begin;
       config_.link->note_thread_wait(waited.count());
     }

@@ -26,8 +26,9 @@ struct StreamerConfig {
 /// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.
 ///
 /// A call on a lane is begin(), any number of acquire() and release(), end(). Calls on one lane come one after another;
-/// lanes may run at the same time. No function waits for the device, except that acquire() waits for its own bytes to
-/// be on their way, and for other lanes to give back leases; who brings bytes under way waits for what they come from.
+/// lanes may run at the same time. No function but stop() waits for the device. acquire() waits until copies of its own
+/// weights are enqueued, and for other lanes to give back leases. A thread that hands batches to the store may wait for
+/// the disk.
 class Streamer {
  public:
   explicit Streamer(StreamerConfig config);
@@ -35,8 +36,8 @@ class Streamer {
   /// Stops.
   ~Streamer();
 
-  /// Waits until no copy is under way any more. Only leases may end after it, and their memory is read until then. No
-  /// call is under way.
+  /// Waits until no copy is under way any more. No call is under way. Leases may end afterwards, and nothing else may
+  /// happen; their memory is read until they do.
   void stop() noexcept;
 
   /// Announces a call that is expected to execute `sequence`, and starts to prefetch it.
@@ -62,12 +63,14 @@ class Streamer {
 
   std::uint64_t misses() const;
 
-  /// True when host memory for the lists of what is where ran out while they were changed: every call throws Error from
-  /// then on, and another streamer has to begin anew.
+  /// True when host memory ran out while places changed hands: nobody knows what is where any more. Every call throws
+  /// Error from then on, and another streamer has to begin anew.
   bool lost() const;
 
-  /// Bytes for the link that steps have leased, or that were given up; what else it carries is ahead. See Scheduler.
+  /// See SlotTable.
   std::uint64_t bytes_used() const;
+
+  /// See Scheduler.
   std::vector<std::uint64_t> layout() const;
 
  private:

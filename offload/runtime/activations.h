@@ -13,8 +13,9 @@ class Activations {
   /// A call of `shape` took `bytes`.
   void record(std::size_t shape, std::uint64_t bytes);
 
-  /// A call of `shape` takes `bytes` at least: it was stopped there. What one of that shape is then seen to take counts
-  /// instead: memory that is in pieces stops a call which would fit into the same bytes in one.
+  /// A call of `shape` takes `bytes` at least: it was stopped there. Once one of that shape has been seen to its end,
+  /// what that took counts instead, even if it is less: memory in pieces also stops calls that would fit into it in
+  /// one.
   void record_at_least(std::size_t shape, std::uint64_t bytes);
 
   /// Calls of `shape` are planned for, whether they come or not.
@@ -37,7 +38,7 @@ class Activations {
   /// A call of `shape` was refused: it is as if it had not come.
   void remove(std::size_t shape);
 
-  /// What has been seen is dropped when it has not been seen again in so many calls to twice as many.
+  /// What is not seen again is dropped after so many calls to twice as many.
   static constexpr std::uint64_t kPeriod = 1024;
 
  private:

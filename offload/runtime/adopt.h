@@ -13,7 +13,8 @@
 
 namespace offload {
 
-/// What moves and runs a model whose weights have been adopted. What comes later goes before what it stands on.
+/// What moves and runs a model whose weights have been adopted. Each member uses those before it, and is destroyed
+/// first.
 struct Adopted {
   DeviceMemory fixed; ///< what always stays on the device
   std::unique_ptr<Engine> engine;
@@ -24,10 +25,10 @@ struct Adopted {
 /// Whether others may hold a module of the same type, and run its methods: then constants stay in those.
 enum class Owner { sole, shared };
 
-/// Moves the planned weights into the host store and what stays to the device. A weight is freed where it was as soon
-/// as it has been moved, so that there is never more than one of them twice; a weight that is a part of its storage, or
-/// that others have, when all is done. On the host it is used where it is. The module that was given is left with
-/// placeholders, which `displaced` can undo; calls work on a copy of its objects, in which what stays stands as it is.
+/// Moves the planned weights into host memory, and what always stays to the device. On the host, weights are used where
+/// they are. A weight is freed where it was as soon as it has been moved, so that only one at a time is there twice.
+/// One that is a part of its storage, or that others have too, is freed when all is done. The module that was given is
+/// left with placeholders, which `displaced` can undo. Calls work on a copy of its objects.
 std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> gate, Owner owner,
                                        const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                        Displaced& displaced);

@@ -12,7 +12,7 @@
 
 namespace offload {
 
-/// Throws InputError, which names those there are.
+/// The method of that name. Throws InputError, which lists those there are.
 const LoweredMethod& find_method(const Program& program, const std::string& name);
 
 /// What the graph of a method takes: the module, then its arguments, with defaults for those that are not given. Throws
@@ -20,8 +20,8 @@ const LoweredMethod& find_method(const Program& program, const std::string& name
 std::vector<c10::IValue> make_stack(const Program& program, const LoweredMethod& method, c10::Device device,
                                     std::vector<c10::IValue> inputs, const Kwargs& kwargs);
 
-/// Calls that may take other activations, or go other ways, have other shapes. `stack` begins with the module, which is
-/// the same for all calls.
+/// The shape of a call, as a hash: calls that may take different activations, or different branches, differ in it.
+/// `stack` begins with the module, which is the same for all calls.
 std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack);
 
 } // namespace offload

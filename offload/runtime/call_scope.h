@@ -6,8 +6,8 @@
 
 namespace offload {
 
-/// Says that this thread computes a call of `module`, for as long as this lives. PyTorch hands it on to the threads
-/// that work for the call: those of lanes, of at::launch, and of autograd.
+/// Says that this thread computes a call of `module`, for as long as this lives: see Note [Guards of a call] in
+/// runtime/executor.cpp. PyTorch hands it on to the threads that work for the call: of lanes, at::launch, and autograd.
 class CallScope {
  public:
   explicit CallScope(const void* module);

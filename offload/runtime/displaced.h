@@ -14,8 +14,8 @@
 
 namespace offload {
 
-/// The weights that some modules had before placeholders were put in their place. They are kept until the new owner has
-/// come to stand, and put back if it does not; their bytes meanwhile lie in one place only, theirs or the new one.
+/// The weights that some modules had before placeholders were put in their place. They are kept until the new owner is
+/// complete, and put back if that fails. Meanwhile their bytes lie in one place only, the old or the new one.
 class Displaced {
  public:
   /// Puts `placeholder(tensor)` in the place of each weight, the same wherever the tensor stands.
@@ -24,11 +24,11 @@ class Displaced {
   /// What stood there, each once: placeholder and weight.
   const std::vector<std::pair<at::Tensor, at::Tensor>>& tensors() const { return tensors_; }
 
-  /// Called when the bytes of `storage`, all of them, lie at `place` in `memory` as well: those of the storage are
-  /// freed where nobody else has it, or a tensor on it. The caller has `storage` itself and no other reference.
+  /// To be called when all bytes of `storage` lie at `place` in `memory` as well. Frees those of the storage, unless
+  /// somebody else has it, or a tensor on it. The caller has `storage` itself and no other reference.
   void free_bytes(const c10::Storage& storage, const std::shared_ptr<HostMemory>& memory, std::byte* place);
 
-  /// Puts all back as it was. Bytes that were freed stay where they have come to lie, if that is their device.
+  /// Puts all back as it was. Bytes that were freed stay where they are by now, if that is their device.
   void put_back();
 
  private:

@@ -17,8 +17,8 @@
 
 namespace offload {
 
-/// The weights of one module on the move: host store, device slab, link, streamer, lanes. It executes a residency; what
-/// is a good one is the planner's business.
+/// The weights of one module on the move: host memory, device slab, link, streamer, lanes. It executes a residency that
+/// the planner has chosen.
 ///
 /// place() and clear() come when no call runs, and streamer() and owns() in calls. The rest may be called from any
 /// thread at any time.
@@ -29,7 +29,7 @@ class Engine {
     int lanes = 1;
     std::shared_ptr<LaneGate> gate;      ///< that calls come through
     WeightTablePtr weights;              ///< those of 0 bytes are none of its business
-    std::vector<c10::Storage> storages;  ///< by weight, where the module has it; none for those in `host` or `file`
+    std::vector<c10::Storage> storages;  ///< by weight, where the module has it; null for those in `host` or `file`
     std::shared_ptr<HostMemory> host;    ///< the bytes of weights
     std::uint64_t pinned = 0;            ///< of `host`, the first so many are to be page-locked
     std::shared_ptr<const File> file;    ///< null when nothing comes from one
@@ -60,12 +60,11 @@ class Engine {
   /// True for memory that belongs to weights where they are computed with.
   bool owns(const void* address) const;
 
-  /// Throws ArchiveError where the file that weights are still read from has changed: before what is placed is given up
-  /// for what can not come.
+  /// Throws ArchiveError when the file that weights are still read from has changed. To be called before what is placed
+  /// is given up: what replaces it could not be read then.
   void check_file() const;
 
-  /// What went wrong when weights were read into host memory, and has been reported, is tried again: for each call
-  /// once.
+  /// Reads again into host memory what could not be read, where that has been reported. Each call does so once.
   void retry() const;
 
   /// Copies a weight to host memory of its size, from where it lies there or on the file. Throws ArchiveError when it
@@ -76,8 +75,8 @@ class Engine {
   /// clear() are at work.
   bool copy_resident(WeightId weight, std::byte* to) const;
 
-  /// What is placed takes, in the units that the device gives out. On the host, what lies in memory and is resident
-  /// counts, though it is used where it lies.
+  /// What resident weights and the ring take, in the units that the device gives out. On the host, resident weights
+  /// that are used where they lie count, too.
   std::uint64_t placed_bytes() const { return placed_bytes_; }
   std::uint64_t bytes_streamed() const { return link_->bytes(); }
   std::uint64_t bytes_used() const; ///< of those streamed, without what no call has used yet

@@ -57,6 +57,33 @@ Made Executor::run(int lane, const Request& request, const How& how) {
   return made;
 }
 
+// Note [Guards of a call]
+//
+// What a call sets for its thread and its lane, in the order in which it is set. It is undone in the reverse order.
+//
+//    1  the caller's ThreadLocalState   CallThread::run     replaces the slots that 4 and 8 set: so before them
+//    2  the caller's stream                                 makes the stream's device current: so before 3
+//    3  the caller's current device
+//    4  CallScope                       run_here            a slot of ThreadLocalDebugInfo, as 8: they have to nest
+//    5  NoGradGuard, NoAutocastCache                        after the caller's gradient mode has been read
+//    6  the mutex of the lane           CudaLane::Call      nobody drops workspaces of a lane whose mutex is held
+//    7  the lane's device                                   current for the events that CudaCalls::begin makes
+//       CudaCalls::begin                                    on the device this call comes after the lane's last one
+//    8  MemoryScope                                         allocations of the thread come from the lane
+//    9  workspaces of libraries                             taken from the lane: so after 8
+//   10  Restart                         run_here            its copies lie in the lane: after 8, gone before Call::end
+//   11  WeightLender::Scope                                 leases are given
+//   12  the gradient mode of the model  LoweredMethod::run  for the model alone: copies around it have no gradients
+//
+// The call has its lane from the gate around all of it. 1 to 3 are there already when the caller's own thread computes;
+// 6 to 10 are nothing on the host. CudaWorkspaces::find_handle comes before 8: what it may make is not the lane's. What
+// may throw and needs no lane (Engine::retry) comes before 6.
+//
+// Call::end undoes 9, 8 and the call of 7, and may throw. Workspaces go back while 8 holds: asking for their handle may
+// allocate. The call ends on the device (CudaCall::end) after the last copy of an output. Host memory that it was lent
+// is freed only when the device has come that far.
+
+/// See Note [Guards of a call].
 Made Executor::run_here(int lane, const Request& request, const How& how) {
   const CallScope in_call(this);
   Streamer& streamer = engine_.streamer();

@@ -9,7 +9,8 @@
 namespace offload {
 
 /// What leaves a call that ran with gradients. A tensor that was computed holds the graph that computed it, and with it
-/// the weights that were saved for backward: their leases would never end. What the caller gave keeps his graph.
+/// the weights that were saved for backward: their leases would never end. Tensors that the caller gave keep their
+/// graph.
 class GradientBoundary {
  public:
   /// For a call without gradients nothing has to be cut.

@@ -47,8 +47,8 @@ inline std::uint64_t granularity(c10::Device device) { return device.is_cuda() ?
 /// The method that plans are made for until calls have shown another.
 std::string first_planned_method(const Program& program, const Options& options);
 
-/// Looks at a module without changing it. `machine` answers for one that is not here. `host_promise` is set to what its
-/// weights will take of host memory. Throws InputError for what can not be adopted.
+/// Looks at a module without changing it. `machine` has the costs of a machine that is not here. `host_promise` is set
+/// to what the weights will take of host memory. Throws InputError for what can not be adopted.
 Model examine(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
               Promise& host_promise);
 

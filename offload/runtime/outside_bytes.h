@@ -6,8 +6,8 @@
 
 namespace offload {
 
-/// Has the libraries that models use on `device` take what they take once for a process: kernels, and a handle for the
-/// first thread that calls. What is free before the first module of a process is then what is free before the others.
+/// Makes the libraries that models use on `device` take what they take once for a process: kernels, and a handle for
+/// the first thread that calls. So what is free before the first module of a process does not shrink by that later.
 void prepare_device(c10::Device device);
 
 /// What is in use on `device`, now, and neither in PyTorch's allocator nor in modules of this process: CUDA's context,

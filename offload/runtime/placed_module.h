@@ -46,9 +46,9 @@ class PlacedModule {
   Engine& engine_;
   const WeightTablePtr weights_;
   const std::vector<std::vector<at::Tensor>> placeholders_;
-  mutable std::mutex objects_mutex_; // who looks into the objects meanwhile; and what follows
+  mutable std::mutex objects_mutex_; // the objects of the program, and what follows
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_; // with what each stands in place of
-  mutable std::shared_mutex placing_mutex_; // who reads what is resident, and who exchanges it
+  mutable std::shared_mutex placing_mutex_; // shared by who reads what is resident; of who exchanges it alone
 };
 
 } // namespace offload

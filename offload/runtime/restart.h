@@ -13,9 +13,9 @@
 namespace offload {
 
 /// What a call may write that outlives it, as it was before: so that a call that was stopped can be made again, unseen
-/// by its caller. Containers among the arguments, random generators and the state of the module are put back. The
-/// values of tensors among the arguments are not kept, but known by their versions to be as they were; those of
-/// InferenceMode, which have none, are kept. A generator that others draw from meanwhile gives them some numbers twice.
+/// by its caller. Containers among the arguments, random generators and the state of the module are put back. Tensors
+/// among the arguments are not: their versions show whether they are as they were. Only those of InferenceMode, which
+/// have no versions, are copied and put back. Others who draw from a generator meanwhile may get some numbers twice.
 /// What a call within the call has put into another module is not put back.
 class Restart {
  public:
