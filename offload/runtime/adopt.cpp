@@ -21,20 +21,39 @@ at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::u
       .set_(storage, static_cast<std::int64_t>(begin), {static_cast<std::int64_t>(bytes)}, {1});
 }
 
-} // namespace
+/// Reports what has been moved.
+struct Progress {
+  const std::function<void(std::uint64_t, std::uint64_t)>& report; ///< may be empty
+  std::uint64_t to_move = 0;
+  std::uint64_t moved = 0;
 
-std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> gate, Owner owner,
-                                       const std::function<void(std::uint64_t, std::uint64_t)>& progress,
-                                       Displaced& displaced) {
-  const PlainModes plain;
-  auto adopted = std::make_unique<Adopted>();
-  const auto kind = [&](WeightId id) { return model.weight(id).source.kind; };
-  std::optional<c10::cuda::CUDAGuard> guard;
-  if (model.device.is_cuda()) {
-    guard.emplace(model.device);
-    adopted->fixed = DeviceMemory(model.device.index(), model.ranges_bytes, "small weights and buffers");
+  void add(std::uint64_t bytes) {
+    if (report) {
+      report(moved += bytes, to_move);
+    }
   }
-  auto& weights = model.program.weights.weights;
+};
+
+/// What becomes of the bytes of a weight.
+enum class Fate {
+  filled, ///< read from the file into host memory, beside the first calls
+  copied, ///< to host memory
+  fixed,  ///< they always stay, in memory of their own: that of the device
+  left,   ///< where they are: on the file, or in the module
+};
+
+Fate fate_of(const Model& model, WeightId id) {
+  const WeightEntry& entry = model.weight(id);
+  const bool on_file = file_bytes(model.program.weights.weights[id].storage) != nullptr;
+  if (entry.bytes == 0) {
+    return model.device.is_cuda() || on_file ? Fate::fixed : Fate::left;
+  }
+  return entry.source.kind != Source::Kind::memory ? Fate::left : on_file ? Fate::filled : Fate::copied;
+}
+
+/// What the engine works with, but for the bytes that have to be moved first.
+Engine::Config make_config(const Model& model, std::shared_ptr<LaneGate> gate) {
+  const auto& weights = model.program.weights.weights;
   Engine::Config config;
   config.device = model.device;
   config.lanes = model.lanes;
@@ -42,30 +61,31 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
   config.weights = model.weights;
   config.lender = std::make_shared<WeightLender>(model.device, model.weights);
   config.storages.resize(weights.size());
-  std::uint64_t to_move = 0;
-  std::uint64_t moved = 0;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    if (kind(id) == Source::Kind::file) {
-      config.file = model.file;
-      config.maps_file = model.maps_file;
-    } else {
-      to_move += weights[id].bytes();
-    }
-    if (kind(id) == Source::Kind::module) {
+    const Source::Kind kind = model.weight(id).source.kind;
+    if (kind == Source::Kind::module) {
       config.storages[id] = weights[id].storage;
     }
+    if (kind == Source::Kind::file || fate_of(model, id) == Fate::filled) {
+      config.file = model.file;
+    }
+    config.maps_file = config.maps_file || (kind == Source::Kind::file && model.maps_file);
   }
   config.host = std::make_shared<HostMemory>(model.host.in_memory - model.host.in_module);
   config.pinned = model.host.pinned_weights;
+  return config;
+}
 
-  std::vector<std::vector<at::Tensor>> placeholders(weights.size());
-  std::vector<c10::Storage> placeholder_storages;
+/// Puts placeholders in the place of all weights; those of planned ones, by weight.
+std::vector<std::vector<at::Tensor>> put_placeholders(Model& model, const std::shared_ptr<WeightLender>& lender,
+                                                      Owner owner, Displaced& displaced) {
+  const auto& weights = model.program.weights.weights;
+  std::vector<c10::Storage> storages;
   for (WeightId id = 0; id < weights.size(); ++id) {
-    placeholder_storages.push_back(
-        make_placeholder(config.lender, id, weights[id].name, weights[id].bytes(), model.device));
+    storages.push_back(make_placeholder(lender, id, weights[id].name, weights[id].bytes(), model.device));
   }
   const auto placeholder_for = [&](WeightId id, const at::Tensor& tensor) {
-    return tensor_on(placeholder_storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
+    return tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin));
   };
   if (owner == Owner::sole) {
     model.program.replace_constants([&](const at::Tensor& constant) {
@@ -73,6 +93,7 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
       return id ? placeholder_for(*id, constant) : constant;
     });
   }
+  std::vector<std::vector<at::Tensor>> placeholders(weights.size());
   displaced.replace(model.program.holders, [&](const at::Tensor& tensor) {
     const WeightId id = model.program.weights.id_of(tensor);
     at::Tensor placeholder = placeholder_for(id, tensor);
@@ -81,7 +102,15 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
     }
     return placeholder;
   });
-  std::vector<c10::Storage> storages(weights.size()); // of what stays
+  return placeholders;
+}
+
+/// Moves all bytes to where they are to be, or notes what is to be filled. The storages of those that are fixed, by
+/// weight.
+std::vector<c10::Storage> move_bytes(Model& model, Engine::Config& config, DeviceMemory& fixed, Displaced& displaced,
+                                     Progress& progress) {
+  auto& weights = model.program.weights.weights;
+  std::vector<c10::Storage> storages(weights.size());
   std::uint64_t fixed_end = 0;
   std::optional<FileReader> reader;
   if (model.file) {
@@ -90,7 +119,6 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
   for (WeightId id = 0; id < weights.size(); ++id) {
     Weight& weight = weights[id];
     const std::uint64_t bytes = weight.bytes();
-    const std::uint64_t place_bytes = model.weight(id).bytes;
     const FileBytes* on_file = file_bytes(weight.storage);
     const auto read_into = [&](std::byte* to) {
       if (on_file) {
@@ -100,39 +128,52 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
             .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
       }
     };
-    const bool goes_to_memory = place_bytes > 0 && kind(id) == Source::Kind::memory;
-    std::byte* place = goes_to_memory ? config.host->data() + model.weight(id).source.offset : nullptr;
-    if (goes_to_memory && on_file) {
-      config.file = model.file;
-      config.to_fill.push_back({place, on_file->offset + weight.begin, bytes});
-    } else if (goes_to_memory) {
-      read_into(place);
-      if (bytes == weight.storage.nbytes()) {
-        displaced.free_bytes(weight.storage, config.host, place);
+    const auto place = [&] { return config.host->data() + model.weight(id).source.offset; };
+    const Fate fate = fate_of(model, id);
+    switch (fate) {
+      case Fate::filled:
+        config.to_fill.push_back({place(), on_file->offset + weight.begin, bytes});
+        break;
+      case Fate::copied:
+        read_into(place());
+        if (bytes == weight.storage.nbytes()) {
+          displaced.free_bytes(weight.storage, config.host, place());
+        }
+        break;
+      case Fate::fixed: {
+        at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
+        read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
+        storages[id] = own.storage();
+        if (model.device.is_cuda()) {
+          storages[id] =
+              c10::Storage(c10::Storage::use_byte_size_t(), bytes, at::DataPtr(fixed.data() + fixed_end, model.device));
+          bytes_tensor(storages[id], 0, bytes).copy_(own);
+          fixed_end += align_up(bytes, kAlignment);
+        }
+        break;
       }
-    } else if (place_bytes == 0 && (model.device.is_cuda() || on_file)) {
-      at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
-      read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
-      storages[id] = own.storage();
-      if (model.device.is_cuda()) {
-        storages[id] = c10::Storage(c10::Storage::use_byte_size_t(), bytes,
-                                    at::DataPtr(adopted->fixed.data() + fixed_end, model.device));
-        bytes_tensor(storages[id], 0, bytes).copy_(own);
-        fixed_end += align_up(bytes, kAlignment);
-      }
+      case Fate::left:
+        break;
     }
-    const bool from_file = on_file && place_bytes > 0;
+    const bool comes_later = on_file && fate != Fate::fixed; // and is reported then
     weight.storage = c10::Storage();
-    if (progress && !from_file) { // what comes from the file is reported when it has come
-      progress(moved += bytes, to_move);
+    if (!comes_later) {
+      progress.add(bytes);
     }
   }
+  std::sort(config.to_fill.begin(), config.to_fill.end(),
+            [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
+  return storages;
+}
+
+/// Makes the objects that calls work on: copies, in which what is no planned weight stands as it is, on the device.
+void copy_holders(Model& model, const std::vector<c10::Storage>& fixed, const Displaced& displaced) {
   std::unordered_map<const void*, at::Tensor> staying; // by placeholder
   for (const auto& [placeholder, tensor] : displaced.tensors()) {
     const WeightId id = placeholder_record(placeholder)->weight;
     if (model.weight(id).bytes == 0) {
-      staying[placeholder.unsafeGetTensorImpl()] =
-          storages[id] ? tensor_on(storages[id], tensor, static_cast<std::int64_t>(weights[id].begin)) : tensor;
+      const auto begin = static_cast<std::int64_t>(model.program.weights.weights[id].begin);
+      staying[placeholder.unsafeGetTensorImpl()] = fixed[id] ? tensor_on(fixed[id], tensor, begin) : tensor;
     }
   }
   for (c10::IValue& holder : model.program.holders) {
@@ -144,14 +185,36 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
         },
         [](const c10::IValue&) { return false; });
   }
+}
 
-  std::sort(config.to_fill.begin(), config.to_fill.end(),
-            [](const HostFill::Part& a, const HostFill::Part& b) { return a.place < b.place; });
-  if (progress && to_move == 0) {
-    progress(0, 0);
+} // namespace
+
+std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> gate, Owner owner,
+                                       const std::function<void(std::uint64_t, std::uint64_t)>& report,
+                                       Displaced& displaced) {
+  const PlainModes plain;
+  auto adopted = std::make_unique<Adopted>();
+  std::optional<c10::cuda::CUDAGuard> guard;
+  if (model.device.is_cuda()) {
+    guard.emplace(model.device);
+    adopted->fixed = DeviceMemory(model.device.index(), model.ranges_bytes, "small weights and buffers");
   }
-  if (progress) {
-    config.on_progress = [progress, moved, to_move](std::uint64_t bytes) mutable { progress(moved += bytes, to_move); };
+  Engine::Config config = make_config(model, std::move(gate));
+  auto placeholders = put_placeholders(model, config.lender, owner, displaced);
+  Progress progress{report};
+  for (WeightId id = 0; id < model.count(); ++id) {
+    const bool stays_on_file = model.weight(id).source.kind == Source::Kind::file;
+    progress.to_move += stays_on_file ? 0 : model.program.weights.weights[id].bytes();
+  }
+  const auto fixed = move_bytes(model, config, adopted->fixed, displaced, progress);
+  copy_holders(model, fixed, displaced);
+  if (progress.to_move == 0) {
+    progress.add(0);
+  }
+  if (report) {
+    config.on_progress = [report, moved = progress.moved, to_move = progress.to_move](std::uint64_t bytes) mutable {
+      report(moved += bytes, to_move);
+    };
   }
   if (model.host.staging > 0) {
     config.staging = HostMemory(model.host.staging);
