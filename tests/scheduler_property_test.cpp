@@ -24,15 +24,18 @@ class Ledger {
 
   void begin(int lane, const SequencePtr& sequence) {
     std::vector<Batch> batches;
-    scheduler.set_active(lane, true);
-    scheduler.expect(lane, sequence);
+    scheduler.begin(lane, sequence);
     scheduler.prefetch(lane, batches);
     copy(batches);
   }
 
-  bool acquire(int lane, const Step& step) {
+  bool acquire(int lane, const Step& step, bool at_once = false) {
     std::vector<Batch> batches;
-    const bool leased = scheduler.acquire(lane, step, batches);
+    scheduler.prefetch(lane, batches);
+    const bool leased = scheduler.acquire(lane, step, batches, at_once);
+    if (leased && scheduler.starved(lane)) {
+      scheduler.prefetch(lane, batches);
+    }
     copy(batches);
     for (const WeightId weight : leased ? step : Step{}) {
       ++leases_[weight];
@@ -159,7 +162,7 @@ TEST(SchedulerProperty, LeasesThatOverlapNeverLoseTheirPlace) {
       } else if (dice.chance(55)) {
         const Step& step = steps[dice.from(0, steps.size() - 1)];
         const auto before = ledger.scheduler.slots().leased();
-        if (ledger.acquire(lane, step)) {
+        if (ledger.acquire(lane, step) || ledger.acquire(lane, step, /*at_once=*/true)) {
           held.emplace_back(lane, step);
         } else {
           ASSERT_EQ(ledger.scheduler.slots().leased(), before);
@@ -171,6 +174,124 @@ TEST(SchedulerProperty, LeasesThatOverlapNeverLoseTheirPlace) {
         held.pop_back();
       }
     }
+  }
+}
+
+/// Lanes that go on in any order, each as far as it may: what they do until all have ended `calls` calls. Where
+/// nobody can go on, one does at once; how often that was.
+class Callers {
+ public:
+  Callers(Ledger& ledger, Dice& dice, std::vector<SequencePtr> sequences, int calls)
+      : ledger_(ledger), dice_(dice), sequences_(std::move(sequences)), left_(sequences_.size(), calls) {}
+
+  void begin(int lane) {
+    ledger_.begin(lane, sequences_[lane]);
+    at_[lane] = 0;
+  }
+
+  int run() {
+    int at_once = 0;
+    std::vector<int> stuck;
+    while (!at_.empty()) {
+      auto next = at_.begin();
+      std::advance(next, dice_.from(0, at_.size() - 1));
+      const auto [lane, step] = *next;
+      const bool all_stuck = stuck.size() == at_.size();
+      if (!all_stuck && std::find(stuck.begin(), stuck.end(), lane) != stuck.end()) {
+        continue;
+      }
+      at_once += all_stuck ? 1 : 0;
+      if (!ledger_.acquire(lane, (*sequences_[lane])[step], all_stuck)) {
+        stuck.push_back(lane);
+        EXPECT_FALSE(all_stuck) << "it has no lease, and nobody has";
+        continue;
+      }
+      ledger_.release(lane, (*sequences_[lane])[step]);
+      stuck.clear();
+      if (++next->second == sequences_[lane]->size()) {
+        ledger_.scheduler.end(lane);
+        at_.erase(next);
+        if (--left_[lane] > 0) {
+          begin(lane);
+        }
+      }
+    }
+    return at_once;
+  }
+
+ private:
+  Ledger& ledger_;
+  Dice& dice_;
+  std::vector<SequencePtr> sequences_;
+  std::vector<int> left_;
+  std::map<int, std::size_t> at_; // by lane that is in a call: its next step
+};
+
+TEST(SchedulerProperty, CallsThatBeginTogetherBringEachWeightOnce) {
+  for (std::uint32_t seed = 0; seed < 300; ++seed) {
+    SCOPED_TRACE(seed);
+    Dice dice(seed);
+    const int lanes = static_cast<int>(dice.from(2, 6));
+    const auto sizes = dice.sizes(dice.from(3, 20), 9);
+    const SequencePtr sequence = each_once(sizes.size());
+    const std::uint64_t all = total(sizes, *sequence);
+    const std::uint64_t ring = std::max(largest(sizes, *sequence), dice.from(1, all));
+    Ledger ledger(sizes, ring, dice.from(0, ring), lanes);
+    Callers callers(ledger, dice, std::vector<SequencePtr>(lanes, sequence), 1);
+    for (int lane = 0; lane < lanes; ++lane) {
+      callers.begin(lane);
+    }
+    EXPECT_EQ(callers.run(), 0) << "somebody can always go on";
+    EXPECT_EQ(ledger.copied() - ledger.scheduler.slots().bytes_ahead(), all);
+  }
+}
+
+TEST(SchedulerProperty, CallsThatComeOneAfterTheOtherTakeTwoPassesAtMost) {
+  std::uint64_t shared = 0;
+  std::uint64_t alone = 0;
+  for (std::uint32_t seed = 0; seed < 300; ++seed) {
+    SCOPED_TRACE(seed);
+    Dice dice(seed);
+    const int lanes = static_cast<int>(dice.from(2, 6));
+    const auto sizes = dice.sizes(dice.from(3, 20), 9);
+    const SequencePtr sequence = each_once(sizes.size());
+    const std::uint64_t all = total(sizes, *sequence);
+    const std::uint64_t ring = std::max(largest(sizes, *sequence), dice.from(1, all));
+    Ledger ledger(sizes, ring, dice.from(0, ring), lanes);
+    const int calls = 5;
+    Callers callers(ledger, dice, std::vector<SequencePtr>(lanes, sequence), calls);
+    for (int lane = 0; lane < lanes; ++lane) {
+      callers.begin(lane);
+    }
+    EXPECT_EQ(callers.run(), 0);
+    const std::uint64_t used = ledger.copied() - ledger.scheduler.slots().bytes_ahead();
+    EXPECT_LE(used, all * lanes * calls);
+    shared += used;
+    alone += all * lanes * calls;
+  }
+  EXPECT_LT(shared * 2, alone) << "in steps of any order, too, most is brought for several calls";
+}
+
+TEST(SchedulerProperty, CallsThatDifferAreAllServed) {
+  for (std::uint32_t seed = 0; seed < 300; ++seed) {
+    SCOPED_TRACE(seed);
+    Dice dice(seed);
+    const int lanes = static_cast<int>(dice.from(2, 5));
+    const auto sizes = dice.sizes(dice.from(3, 20), 9);
+    std::vector<SequencePtr> sequences;
+    std::uint64_t ring = 0;
+    for (int lane = 0; lane < lanes; ++lane) {
+      const bool as_before = lane > 0 && dice.chance(40);
+      sequences.push_back(as_before ? sequences[lane - 1] : share(dice.sequence(dice.from(1, 20), sizes.size(), 3)));
+      ring = std::max(ring, largest(sizes, *sequences.back()));
+    }
+    Ledger ledger(sizes, ring * dice.from(1, 4), dice.from(0, ring), lanes);
+    Callers callers(ledger, dice, sequences, 4);
+    for (int lane = 0; lane < lanes; ++lane) {
+      callers.begin(lane);
+    }
+    callers.run();
+    EXPECT_TRUE(ledger.scheduler.slots().leased().empty());
   }
 }
 

@@ -19,8 +19,7 @@ class Desk {
       : scheduler(std::move(bytes), ring, batch, lanes) {}
 
   void begin(int lane, const SequencePtr& sequence) {
-    scheduler.set_active(lane, true);
-    scheduler.expect(lane, sequence);
+    scheduler.begin(lane, sequence);
     scheduler.prefetch(lane, batches_);
   }
   bool acquire(int lane, const Step& step) { return scheduler.acquire(lane, step, batches_); }

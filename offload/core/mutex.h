@@ -4,6 +4,7 @@
 // it). What is OFFLOAD_GUARDED_BY a mutex is touched only by who holds it; a function that OFFLOAD_REQUIRES one is
 // called only by who does.
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -68,6 +69,15 @@ class Condition {
     std::unique_lock lock(mutex.mutex_, std::adopt_lock);
     condition_.wait(lock);
     lock.release();
+  }
+
+  /// The same for `most` at the longest. False when that is over.
+  template <typename Rep, typename Period>
+  bool wait_for(Mutex& mutex, std::chrono::duration<Rep, Period> most) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
+    std::unique_lock lock(mutex.mutex_, std::adopt_lock);
+    const bool in_time = condition_.wait_for(lock, most) == std::cv_status::no_timeout;
+    lock.release();
+    return in_time;
   }
 
   void notify_one() { condition_.notify_one(); }

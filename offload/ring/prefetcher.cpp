@@ -6,10 +6,16 @@
 
 namespace offload {
 
-/// Bytes that one lane may look ahead.
+/// Bytes that one lane may look ahead: calls of one kind look at the same.
 std::uint64_t Prefetcher::share() const {
-  const auto active = std::count_if(windows_.begin(), windows_.end(), [](const Window& w) { return w.active; });
-  return slots_.ring().bytes() / std::max<std::uint64_t>(active, 1);
+  std::uint64_t kinds = 0;
+  for (auto window = windows_.begin(); window != windows_.end(); ++window) {
+    const bool is_new = std::none_of(windows_.begin(), window, [&](const Window& earlier) {
+      return earlier.active && earlier.kind == window->kind;
+    });
+    kinds += window->active && is_new ? 1 : 0;
+  }
+  return slots_.ring().bytes() / std::max<std::uint64_t>(kinds, 1);
 }
 
 void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
@@ -20,15 +26,92 @@ void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   // The new claims are made before the old ones go, so that what is on its way for both is not copied twice.
   Window before = std::exchange(window, Window{});
   window.active = before.active;
+  window.pass = before.pass;
   window.sequence = std::move(sequence);
   if (window.sequence) {
     for (const Step& step : *window.sequence) {
       window.total += slots_.bytes(step);
+      for (const WeightId weight : step) {
+        window.kind = window.kind * 31 + weight + 1;
+      }
     }
   }
   claim_placed(lane);
   while (!before.claims_nothing()) {
     drop_last_claim(before);
+  }
+}
+
+void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence) {
+  Window& window = windows_[lane];
+  expect(lane, std::move(sequence));
+  window.active = true;
+  window.first = window.cursor;
+  window.need = 0;
+  bool open = true;
+  for (std::uint64_t at = window.cursor; at < window.limit(); ++at) {
+    for (const WeightId weight : window.at(at)) {
+      open = open && (had_[weight] != newest_ || slots_.has_place(weight));
+    }
+  }
+  newest_ += open ? 0 : 1;
+  window.pass = newest_;
+  note_had(window, window.first);
+}
+
+void Prefetcher::end(int lane) {
+  windows_[lane].active = false;
+  windows_[lane].need = 0;
+}
+
+/// What is claimed from step `from` on has been had in its pass.
+void Prefetcher::note_had(const Window& window, std::uint64_t from) {
+  if (!window.active) {
+    return;
+  }
+  for (std::uint64_t at = from; !window.empty() && at <= window.head; ++at) {
+    const std::uint64_t pass = window.pass + (at - window.first) / window.sequence->size();
+    const Step& step = window.at(at);
+    const auto end = at < window.head ? step.end() : step.begin() + static_cast<std::ptrdiff_t>(window.part);
+    std::for_each(step.begin(), end, [&](WeightId weight) {
+      had_[weight] = std::max(had_[weight], pass);
+      newest_ = std::max(newest_, pass);
+    });
+  }
+}
+
+bool Prefetcher::has_others(int lane) const {
+  for (int other = 0; other < static_cast<int>(windows_.size()); ++other) {
+    if (other != lane && windows_[other].active) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Prefetcher::may_fetch(int lane) const {
+  const Window& window = windows_[lane];
+  for (const Window& other : windows_) {
+    if (&other == &window || !other.active) {
+      continue;
+    }
+    const bool other_needs = other.need > 0 && (window.need == 0 || other.need < window.need);
+    if (!window.active || (other.fetches() && other.pass < window.pass_of_head()) ||
+        (other_needs && other.pass <= window.pass)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Prefetcher::note_no_room(int lane, bool expected) {
+  Window& window = windows_[lane];
+  const bool comes_with_others =
+      expected && std::any_of(windows_.begin(), windows_.end(), [&](const Window& other) {
+        return &other != &window && other.active && other.pass <= window.pass && other.kind == window.kind;
+      });
+  if (!comes_with_others && window.need == 0) {
+    window.need = ++needs_;
   }
 }
 
@@ -51,11 +134,20 @@ void Prefetcher::drop_last_claim(Window& window) {
   slots_.drop_claim(window.next());
 }
 
-bool Prefetcher::drop_farthest_claim() {
-  const auto longest = std::max_element(windows_.begin(), windows_.end(), [](const Window& a, const Window& b) {
-    return std::pair(a.head - a.cursor, a.part) < std::pair(b.head - b.cursor, b.part);
-  });
-  if (longest == windows_.end() || longest->claims_nothing()) {
+bool Prefetcher::drop_farthest_claim(int lane, bool any) {
+  const Window& window = windows_[lane];
+  Window* longest = nullptr;
+  for (Window& other : windows_) {
+    const bool has_more_than_its_share = other.kind != window.kind && other.ahead > share();
+    const bool may_go =
+        any || &other == &window || !other.active || other.pass > window.pass || has_more_than_its_share;
+    if (may_go && !other.claims_nothing() &&
+        (!longest || std::pair(longest->head - longest->cursor, longest->part) <
+                         std::pair(other.head - other.cursor, other.part))) {
+      longest = &other;
+    }
+  }
+  if (!longest) {
     return false;
   }
   drop_last_claim(*longest);
@@ -72,9 +164,19 @@ void Prefetcher::drop_all_claims() {
 
 void Prefetcher::claim_placed(int lane) {
   Window& window = windows_[lane];
+  const std::uint64_t from = window.head;
   while (window.head < window.limit() && slots_.has_place(window.next())) {
     slots_.claim(window.next());
     extend(window);
+  }
+  note_had(window, from);
+}
+
+void Prefetcher::claim_placed_for_all() {
+  for (int lane = 0; lane < static_cast<int>(windows_.size()); ++lane) {
+    if (windows_[lane].active) {
+      claim_placed(lane);
+    }
   }
 }
 
@@ -127,6 +229,9 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
   Window& window = windows_[lane];
   while (true) {
     claim_placed(lane);
+    if (!may_fetch(lane)) {
+      return;
+    }
     // A lane with nothing ahead gets its next step at once; otherwise copies wait until they can travel together.
     const bool in_need = starved(lane);
     const std::uint64_t wanted = in_need ? 1 : slots_.batch_bytes();
@@ -142,6 +247,8 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
     }
     const bool nothing_left = attempt.bytes() == 0;
     attempt.commit(out);
+    note_had(window, before.head);
+    claim_placed_for_all();
     if (nothing_left) {
       return;
     }
@@ -174,13 +281,6 @@ void Prefetcher::step_on(int lane) {
     window.part = 0;
   }
   ++window.cursor;
-}
-
-void Prefetcher::step_back(int lane) {
-  Window& window = windows_[lane];
-  --window.cursor;
-  window.head = window.cursor;
-  window.part = 0;
 }
 
 void Prefetcher::append_layout(std::vector<std::uint64_t>& layout) const {

@@ -7,7 +7,7 @@ void Scheduler::abandon() {
   slots_.mark_failed();
 }
 
-bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
+bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once) {
   const bool expected = prefetcher_.follow(lane, step);
   SlotTable::Transaction transaction(slots_);
   Step missing;
@@ -18,14 +18,16 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
       missing.push_back(weight);
     }
   }
+  if (!make_room(lane, step, missing, transaction, at_once)) {
+    prefetcher_.note_no_room(lane, expected);
+    return false;
+  }
+  prefetcher_.note_room(lane);
+  if (!missing.empty()) {
+    prefetcher_.claim_placed_for_all(); // of this pass, before the place is given up again
+  }
   if (expected) {
     prefetcher_.step_on(lane);
-  }
-  if (!make_room(step, missing, transaction)) {
-    if (expected) {
-      prefetcher_.step_back(lane);
-    }
-    return false;
   }
   transaction.commit(out);
   misses_ += missing.size() + slots_.refetch(step, out);
@@ -33,16 +35,22 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out) {
 }
 
 /// Gives what is `missing` of `step` places and leases, for which other claims have to go.
-bool Scheduler::make_room(const Step& step, Step missing, SlotTable::Transaction& transaction) {
+bool Scheduler::make_room(int lane, const Step& step, Step missing, SlotTable::Transaction& transaction, bool at_once) {
+  if (!missing.empty() && !at_once && !prefetcher_.may_fetch(lane)) {
+    return false;
+  }
   const auto place = [&] {
     while (!transaction.place(missing)) {
-      if (!prefetcher_.drop_farthest_claim()) {
+      if (!prefetcher_.drop_farthest_claim(lane, at_once)) {
         return false;
       }
     }
     return true;
   };
   if (!place()) {
+    if (!at_once && prefetcher_.has_others(lane)) {
+      return false;
+    }
     // Only leases are left. Those of this very step may lie in the way of the rest: it is placed anew as a whole.
     const std::size_t before = missing.size();
     for (const WeightId weight : step) {

@@ -26,7 +26,8 @@ class Scheduler {
 
   /// See Prefetcher.
   void expect(int lane, std::shared_ptr<const Sequence> sequence) { prefetcher_.expect(lane, std::move(sequence)); }
-  void set_active(int lane, bool active) { prefetcher_.set_active(lane, active); }
+  void begin(int lane, std::shared_ptr<const Sequence> sequence) { prefetcher_.begin(lane, std::move(sequence)); }
+  void end(int lane) { prefetcher_.end(lane); }
   void prefetch(int lane, std::vector<Batch>& out) { prefetcher_.prefetch(lane, out); }
   bool starved(int lane) const { return prefetcher_.starved(lane); }
 
@@ -35,8 +36,9 @@ class Scheduler {
   void abandon();
 
   /// Leases every weight of `step` to `lane`, or none. What is not on its way yet is appended to `out`, and counted as
-  /// a miss. False when leases hold too much of the ring; nothing is leased then.
-  bool acquire(int lane, const Step& step, std::vector<Batch>& out);
+  /// a miss. False when leases hold too much of the ring, or other calls come first; nothing is leased then. `at_once`
+  /// lets nobody come first: for a lane that has waited while nobody went on.
+  bool acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once = false);
 
   /// Ends one lease. After `used`, the bytes may be overwritten.
   void release(int lane, WeightId weight, FencePtr used);
@@ -50,7 +52,7 @@ class Scheduler {
   std::vector<std::uint64_t> layout() const;
 
  private:
-  bool make_room(const Step& step, Step missing, SlotTable::Transaction& transaction);
+  bool make_room(int lane, const Step& step, Step missing, SlotTable::Transaction& transaction, bool at_once);
 
   SlotTable slots_;
   Prefetcher prefetcher_;

@@ -77,6 +77,7 @@ class SlotTable {
     bool committed_ = false;
   };
 
+  std::size_t size() const { return bytes_.size(); } ///< weights
   std::uint64_t bytes(WeightId weight) const { return bytes_[weight]; }
   std::uint64_t bytes(const Step& step) const;
   std::uint64_t batch_bytes() const { return gatherer_.batch_bytes(); }

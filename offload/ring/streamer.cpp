@@ -12,6 +12,10 @@ namespace offload {
 
 namespace {
 
+/// How long a call waits for others that do not go on: one may compute on the host for long, or wait for this one in a
+/// way that nobody here can see.
+constexpr std::chrono::milliseconds kPatience(500);
+
 std::vector<std::uint64_t> bytes_of(const WeightTable& weights) {
   std::vector<std::uint64_t> bytes;
   bytes.reserve(weights.size());
@@ -77,7 +81,10 @@ void Streamer::change(Change change) {
   } catch (const std::bad_alloc&) {
     lost_ = true;
     batches_.resize(decided);
-    released_.notify_all();
+    wake();
+  }
+  if (batches_.size() > decided) {
+    wake(); // what others wait for may have a place now
   }
   issue();
 }
@@ -104,9 +111,9 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   const Lock lock(mutex_);
   check();
   lanes_[lane].executed.clear();
-  scheduler_.set_active(lane, true);
+  lanes_[lane].in_call = true;
   change([&]() OFFLOAD_REQUIRES(mutex_) {
-    scheduler_.expect(lane, std::move(sequence));
+    scheduler_.begin(lane, std::move(sequence));
     scheduler_.prefetch(lane, batches_);
   });
   check();
@@ -114,7 +121,9 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
 
 Sequence Streamer::end(int lane) {
   const Lock lock(mutex_);
-  scheduler_.set_active(lane, false);
+  scheduler_.end(lane);
+  lanes_[lane].in_call = false;
+  wake();
   return std::move(lanes_[lane].executed);
 }
 
@@ -126,9 +135,38 @@ void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   });
 }
 
+/// What has changed may let those go on who wait.
+void Streamer::wake() {
+  for (Lane& lane : lanes_) {
+    lane.blocked = false;
+  }
+  released_.notify_all();
+}
+
+/// True when every lane in a call waits for others.
+bool Streamer::nobody_goes_on() const {
+  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return !lane.in_call || lane.blocked; });
+}
+
 /// True when every lane that holds leases waits for others to give theirs back.
 bool Streamer::nobody_will_release() const {
   return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.leases == 0 || lane.blocked; });
+}
+
+void Streamer::refuse(const Step& step) const {
+  std::string wanted;
+  std::uint64_t bytes = 0;
+  for (const WeightId weight : step) {
+    wanted += (wanted.empty() ? "" : ", ") + (*config_.weights)[weight].name;
+    bytes += (*config_.weights)[weight].bytes;
+  }
+  std::string held;
+  for (const WeightId weight : scheduler_.slots().leased()) {
+    held += (held.empty() ? "" : ", ") + (*config_.weights)[weight].name;
+  }
+  throw Error("no place for " + wanted + " (" + format_bytes(bytes) + ") in a ring of " +
+              format_bytes(config_.ring_bytes) + (held.empty() ? "" : " while these are in use: " + held) +
+              ": raise vram_budget");
 }
 
 void Streamer::acquire(int lane, const Step& step) {
@@ -137,10 +175,10 @@ void Streamer::acquire(int lane, const Step& step) {
     const Lock lock(mutex_);
     check();
     Lane& self = lanes_[lane];
-    const auto lease = [&]() OFFLOAD_REQUIRES(mutex_) {
+    const auto lease = [&](bool at_once) OFFLOAD_REQUIRES(mutex_) {
       bool leased = false;
       change([&]() OFFLOAD_REQUIRES(mutex_) {
-        if (!scheduler_.acquire(lane, step, batches_)) {
+        if (!scheduler_.acquire(lane, step, batches_, at_once)) {
           return;
         }
         if (scheduler_.starved(lane)) {
@@ -155,29 +193,24 @@ void Streamer::acquire(int lane, const Step& step) {
       });
       return leased;
     };
-    while (!lease()) {
+    bool in_time = true;
+    while (!lease(!in_time)) {
       check();
       self.blocked = true;
-      if (nobody_will_release()) {
-        self.blocked = false;
-        std::string wanted;
-        std::uint64_t bytes = 0;
-        for (const WeightId weight : step) {
-          wanted += (wanted.empty() ? "" : ", ") + (*config_.weights)[weight].name;
-          bytes += (*config_.weights)[weight].bytes;
+      if (nobody_goes_on()) {
+        if (lease(true)) {
+          break;
         }
-        std::string held;
-        for (const WeightId weight : scheduler_.slots().leased()) {
-          held += (held.empty() ? "" : ", ") + (*config_.weights)[weight].name;
+        check();
+        if (nobody_will_release()) {
+          self.blocked = false;
+          refuse(step);
         }
-        throw Error("no place for " + wanted + " (" + format_bytes(bytes) + ") in a ring of " +
-                    format_bytes(config_.ring_bytes) + (held.empty() ? "" : " while these are in use: " + held) +
-                    ": raise vram_budget");
       }
-      released_.wait(mutex_);
-      self.blocked = false;
+      in_time = released_.wait_for(mutex_, kPatience);
       check();
     }
+    self.blocked = false;
   }
   try {
     wait_arrived(lane, step, arrivals);
@@ -220,10 +253,7 @@ void Streamer::release(int lane, const Step& step) noexcept {
     return;
   }
   lanes_[lane].leases -= static_cast<int>(step.size());
-  for (Lane& other : lanes_) {
-    other.blocked = false; // until it has woken up and found that this was not enough
-  }
-  released_.notify_all();
+  wake();
   change([&]() OFFLOAD_REQUIRES(mutex_) {
     FencePtr used;
     try {

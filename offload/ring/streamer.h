@@ -77,13 +77,17 @@ class Streamer {
   struct Lane {
     Sequence executed;
     int leases = 0;
-    bool blocked = false;
+    bool in_call = false;
+    bool blocked = false; // waits in acquire(), and has looked since anything changed
   };
 
   template <typename Change>
   void change(Change change) OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
+  void wake() OFFLOAD_REQUIRES(mutex_);
+  bool nobody_goes_on() const OFFLOAD_REQUIRES(mutex_);
   bool nobody_will_release() const OFFLOAD_REQUIRES(mutex_);
+  [[noreturn]] void refuse(const Step& step) const OFFLOAD_REQUIRES(mutex_);
   void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
   void check() const OFFLOAD_REQUIRES(mutex_);
 
