@@ -49,14 +49,14 @@ struct Options {
   std::optional<c10::Device> device;
 
   /// Bytes on the device for everything of this model: resident weights, ring, buffers, workspaces, activations.
-  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load except 512 MiB, and of these
-  /// what the smallest budget needs. On the host, what the page cache has counts as free. What other modules of this
-  /// process have been given does not, even before they take it: all of a budget that was set for a GPU, and else what
-  /// their plans take.
+  /// The CUDA context, inputs and outputs are outside it. Default: what is free at load less 512 MiB; where that is
+  /// below the smallest budget, the smallest budget, as far as it is free. On the host, what the page cache has counts
+  /// as free. What other modules of this process have been given does not, even before they take it: all of a budget
+  /// that was set for a GPU, and else what their plans take.
   std::optional<std::uint64_t> vram_budget;
 
   /// Bytes of host memory for weights, and for buffers: 8 MiB to read a file, 32 MiB to stage. Default: what is free at
-  /// load, as above, less a sixteenth, and at least 512 MiB.
+  /// load, as above, less a sixteenth of it or 512 MiB, whichever is more.
   std::optional<std::uint64_t> host_budget;
 
   /// On the host, weights that stay on the file are read through a mapping where the page cache has them, and past the

@@ -12,7 +12,7 @@ namespace offload {
 /// How the bytes of a segment reach the operator that reads them.
 enum class Mode {
   resident, ///< they stay on the device
-  streamed, ///< they cross the link at each use, into a place in the ring
+  streamed, ///< they are brought for each use: over the link, into the ring; or read from a mapping of the file
   in_place, ///< they stay in host memory; the operator reads the rows that it looks up from there
 };
 

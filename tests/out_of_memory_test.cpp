@@ -13,9 +13,10 @@ namespace {
 
 constexpr std::size_t kNoStep = ~std::size_t{0};
 
-/// Two calls, of which `allocations` are granted to the streamer in the step with this number. True when they were
-/// enough.
-bool runs(Streaming& device, const SequencePtr& sequence, std::size_t scarce_step, int allocations) {
+/// Two calls, of which `allocations` are granted to the streamer in the step with this number; with `once`, only the
+/// next one is refused. True when they were enough.
+bool runs(Streaming& device, const SequencePtr& expected, const SequencePtr& sequence,
+          std::size_t scarce_step = kNoStep, int allocations = 0, bool once = false) {
   std::size_t number = 0;
   bool enough = true;
   const auto streamer_does = [&](auto work) {
@@ -23,7 +24,7 @@ bool runs(Streaming& device, const SequencePtr& sequence, std::size_t scarce_ste
       work();
       return;
     }
-    const Scarce scarce(allocations);
+    const Scarce scarce(allocations, once);
     try {
       work();
     } catch (...) {
@@ -33,7 +34,7 @@ bool runs(Streaming& device, const SequencePtr& sequence, std::size_t scarce_ste
     enough = !Scarce::ran_out();
   };
   for (int pass = 0; pass < 2; ++pass) {
-    streamer_does([&] { device.begin(0, sequence); });
+    streamer_does([&] { device.begin(0, expected); });
     for (const Step& step : *sequence) {
       streamer_does([&] { device.acquire(0, step); });
       device.read(0, step);
@@ -44,41 +45,56 @@ bool runs(Streaming& device, const SequencePtr& sequence, std::size_t scarce_ste
   return enough;
 }
 
-TEST(OutOfMemory, WhileWeightsAreScheduledIsToldFromThenOn) {
-  const SequencePtr sequence = each_once(6);
-  int refused = 0;
-  for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
-    for (std::size_t step = 0; step < 2 * (1 + 2 * sequence->size()); ++step) {
-      for (int allocations = 0;; ++allocations) {
-        SCOPED_TRACE("step " + std::to_string(step) + ", " + std::to_string(allocations) + " allocations");
-        Shape shape;
-        shape.units = {2, 3, 1, 2, 3, 1};
-        shape.ring_units = 6;
-        shape.batch_units = 2;
-        shape.host = host;
-        shape.order = Order::compute_late; // what does not wait for its readers is seen
-        Streaming device(shape);
-        bool enough = false;
-        const int before = refused;
-        try {
-          enough = runs(device, sequence, step, allocations);
-        } catch (const Error&) {
-          ++refused;
-        } catch (const std::bad_alloc&) { // no memory to say so, either
-          ++refused;
-        }
-        if (device.streamer().lost()) {
-          EXPECT_THROW(device.begin(0, sequence), Error);
-          EXPECT_THROW(device.acquire(0, {0}), Error);
-        } else if (refused > before) {
-          EXPECT_TRUE(runs(device, sequence, kNoStep, 0)) << "what failed is copied again";
-        }
-        EXPECT_EQ(device.finish(), "");
-        if (enough) {
-          break;
-        }
+/// Each allocation of each step is refused, in calls that go as expected and in calls that do not.
+void expect_told(Host host, const Shape& sizes, const SequencePtr& expected, bool once, int& refused) {
+  const SequencePtr sequence = each_once(sizes.units.size());
+  for (std::size_t step = 0; step < 2 * (1 + 2 * sequence->size()); ++step) {
+    for (int allocations = 0;; ++allocations) {
+      SCOPED_TRACE("step " + std::to_string(step) + ", " + std::to_string(allocations) + " allocations" +
+                   (once ? ", one refused" : ""));
+      Shape shape = sizes;
+      shape.host = host;
+      shape.order = Order::compute_late; // what does not wait for its readers is seen
+      Streaming device(shape);
+      bool enough = false;
+      const int before = refused;
+      try {
+        enough = runs(device, expected, sequence, step, allocations, once);
+      } catch (const Error&) {
+        ++refused;
+      } catch (const std::bad_alloc&) { // no memory to say so, either
+        ++refused;
+      }
+      if (device.streamer().lost()) {
+        EXPECT_THROW(device.begin(0, sequence), Error);
+        EXPECT_THROW(device.acquire(0, {0}), Error);
+      } else if (refused > before) {
+        EXPECT_TRUE(runs(device, expected, sequence)) << "what failed is copied again";
+      }
+      EXPECT_EQ(device.finish(), "");
+      if (enough) {
+        break;
       }
     }
+  }
+}
+
+TEST(OutOfMemory, WhileWeightsAreScheduledIsToldFromThenOn) {
+  int refused = 0;
+  for (const bool once : {false, true}) {
+    for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
+      Shape shape;
+      shape.units = {2, 3, 1, 2, 3, 1};
+      shape.ring_units = 6;
+      shape.batch_units = 2;
+      expect_told(host, shape, each_once(6), once, refused);
+    }
+    Shape shape;
+    shape.units = {3, 3, 2, 5};
+    shape.ring_units = 12;
+    shape.batch_units = 3;
+    expect_told(Host::direct, shape, share({{3}, {1}, {2}, {0}}), once, refused); // each step is a miss
+    expect_told(Host::direct, shape, share({{1}, {2}, {3}}), once, refused);
   }
   EXPECT_GT(refused, 100);
 }

@@ -18,7 +18,7 @@ struct Source {
   };
 
   Kind kind = Kind::memory;
-  bool direct = false;      ///< link and device read it where it is: it is all page-locked, or the host is the device
+  bool direct = false; ///< on a GPU, page-locked as a whole: link and device read it where it is. On the host, always
   std::uint64_t offset = 0; ///< in that memory, storage or file
   std::uint64_t bytes = 0;  ///< that come from there; what else its place on the device has is without meaning
 };

@@ -16,7 +16,8 @@ class DeviceMemory {
  public:
   DeviceMemory() = default;
 
-  /// Throws Error, saying what `purpose` it was for, when there is not so much.
+  /// On `device`, which is the current one; -1 for the host. Throws Error, saying what `purpose` it was for, when there
+  /// is not so much.
   DeviceMemory(int device, std::uint64_t bytes, const char* purpose);
   ~DeviceMemory();
   DeviceMemory(DeviceMemory&& other) noexcept;

@@ -13,7 +13,7 @@ TransferFillers::TransferFillers(FillSources sources, std::function<void(Transfe
     : sources_(sources), on_filled_(std::move(on_filled)) {
   try {
     for (int i = 0; i < sources.threads; ++i) {
-      threads_.push_back(start_thread("staging", [this] { run(); }));
+      threads_.push_back(start_thread("filling buffers", [this] { run(); }));
     }
   } catch (...) {
     stop();

@@ -36,7 +36,7 @@ struct Transfer {
   std::uint64_t bytes = 0;
   bool last = false; ///< of its batch
   std::vector<Piece> pieces;
-  std::atomic<std::size_t> taken = 0;    ///< pieces that threads have begun with, or found that there are no more
+  std::atomic<std::size_t> taken = 0;    ///< the next piece to fill; runs past the last, since each thread looks
   std::atomic<std::size_t> unfilled = 0; ///< pieces
   std::exception_ptr failure;            ///< of a piece
   std::atomic<bool> filled = false;      ///< all pieces are there, or have failed: see TransferFillers

@@ -136,11 +136,12 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
       }
     }
     program.methods.emplace(
-        name, LoweredMethod{module.get_method(name).function().getSchema(),
-                            std::make_shared<LoweredMethod::Code>(method.graph), std::move(steps), std::move(choices),
-                            method.graph->inputs().back()->type() == constants.type(), method.gradients,
-                            differentiates(*method.graph),
-                            method.gradients == Gradients::callers || enables_gradients(*method.graph)});
+        name,
+        LoweredMethod{module.get_method(name).function().getSchema(),
+                      std::make_shared<LoweredMethod::Code>(LoweredMethod::Code{method.graph, {}}), std::move(steps),
+                      std::move(choices), method.graph->inputs().back()->type() == constants.type(), method.gradients,
+                      differentiates(*method.graph),
+                      method.gradients == Gradients::callers || enables_gradients(*method.graph)});
   }
   return program;
 }

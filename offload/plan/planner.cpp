@@ -159,8 +159,8 @@ Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machi
   return {std::move(residency), predicted};
 }
 
-/// The best of `first` and `candidates`: these are followed for a few calls, and the best of them, and the one that is
-/// fastest by then, until calls repeat themselves.
+/// The best of `first` and `candidates`. These are simulated for eight calls; the fastest of them, and the best by
+/// better(), until calls repeat themselves.
 Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candidates, const MachineProfile& machine) {
   constexpr std::size_t kFewCalls = 8;
   constexpr std::size_t kFinalists = 5;

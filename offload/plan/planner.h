@@ -16,8 +16,9 @@ struct Plan {
 /// weights on the device at once, resident or streamed.
 std::uint64_t minimum_capacity(const Pass& pass);
 
-/// Chooses what stays on the device so that a simulated call is shortest. Among equals it takes the longest ring, up to
-/// a few batches, as room for what is not simulated; then the one that streams least. While anything streams, all of
+/// Chooses what stays on the device so that a simulated call is shortest. Among equals it takes one that
+/// streams nothing; then the longest ring, up to a few batches, as room for what is not simulated; then what streams
+/// least. While anything streams, all of
 /// `capacity` is used: where no other weight fits, the ring gets the rest. `capacity` is at least
 /// minimum_capacity(pass). Never worse than plan_larger_first().
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine);

@@ -26,7 +26,8 @@ class Ring {
   std::optional<std::uint64_t> allocate(std::uint64_t bytes);
 
   /// Gives back what `allocate(bytes)` gave. `readers` are the points after which it may be overwritten; empty when
-  /// nothing has been written there since, and what was remembered before still holds.
+  /// no lane has read there since: what was remembered before still holds, and copies that nobody read come before
+  /// those that will be enqueued.
   void free(std::uint64_t offset, std::uint64_t bytes, const std::vector<FencePtr>& readers);
 
   /// Appends the fences that a writer of this range must wait for. They stay until `drop_readers`.

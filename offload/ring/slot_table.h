@@ -84,8 +84,8 @@ class SlotTable {
   const Ring& ring() const { return ring_; }
   std::vector<WeightId> leased() const;
 
-  /// Of the bytes that have been fetched, those of weights that are there and were not leased yet; and all others. What
-  /// was fetched again, since its copy had failed, counts once.
+  /// Bytes that have been fetched and not leased yet; and all others that have been fetched. What was fetched again,
+  /// since its copy had failed, counts once.
   std::uint64_t bytes_ahead() const;
   std::uint64_t bytes_used() const { return fetched_ - bytes_ahead(); }
 

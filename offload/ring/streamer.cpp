@@ -191,7 +191,7 @@ void Streamer::acquire(int lane, const Step& step) {
         self.leases += static_cast<int>(step.size());
         leased = true;
       });
-      return leased;
+      return leased && !lost_; // what it waits for may be among what has been dropped
     };
     bool in_time = true;
     while (!lease(!in_time)) {

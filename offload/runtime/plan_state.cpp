@@ -5,7 +5,6 @@
 
 #include <offload/bytes.h>
 #include <offload/error.h>
-#include <offload/runtime/outside_bytes.h>
 
 namespace offload {
 
@@ -90,12 +89,16 @@ Plan PlanState::make_plan() const {
 }
 
 void PlanState::set_plan(Plan plan, Readiness readiness) {
-  const std::uint64_t outside = outside_bytes(model_.device);
   const std::lock_guard lock(mutex_);
   plan_ = std::move(plan);
-  outside_ = outside;
   planned_call_ = observed_.activations.largest();
   readiness_ = readiness;
+  change();
+}
+
+void PlanState::set_outside(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  outside_ = bytes;
   change();
 }
 

@@ -74,6 +74,9 @@ class PlanState {
   Plan make_plan() const;
   void set_plan(Plan plan, Readiness readiness);
 
+  /// Bytes of the device in no budget, for readers.
+  void set_outside(std::uint64_t bytes);
+
   /// What is placed, though it is not as planned: for a call that is measured.
   void set_residency(Residency residency);
   Residency residency() const;

@@ -45,6 +45,7 @@ Session::Session(const torch::jit::Module& module, const Options& options, const
     prepare_device(model_.device); // what a run would take of the device, the plan names
   }
   choose_budget(options);
+  state_.set_outside(outside_bytes(model_.device));
   const std::uint64_t vram = state_.given().vram;
   const DeviceBudget known = state_.budget();
   if (options.example_calls.empty() ||

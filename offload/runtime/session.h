@@ -31,7 +31,7 @@ class Session {
   /// What is made of the module.
   enum class Purpose {
     run,
-    plan, ///< nothing is moved or allocated; the session answers placement() only
+    plan, ///< it answers placement() only; with example calls it is adopted, called, and put back, else left as it is
   };
 
   Session(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,

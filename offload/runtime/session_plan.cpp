@@ -6,6 +6,7 @@
 
 #include <offload/error.h>
 #include <offload/runtime/arguments.h>
+#include <offload/runtime/outside_bytes.h>
 #include <offload/runtime/session.h>
 #include <offload/runtime/state.h>
 
@@ -115,6 +116,7 @@ void Session::replan() {
     sequences[name] = std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency));
   }
   sequences_.reset(std::move(sequences));
+  state_.set_outside(outside_bytes(model_.device));
   state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
 }
 

@@ -1,0 +1,203 @@
+// Passes that calls share, on threads, over a fake device with real bytes: every kernel checks every byte that it
+// reads.
+
+#include <gtest/gtest.h>
+
+#include <latch>
+#include <optional>
+
+#include "streaming.h"
+#include "threads.h"
+
+namespace offload::test {
+namespace {
+
+Shape uniform(std::size_t weights, std::uint64_t ring_units, int lanes) {
+  Shape shape;
+  shape.units.assign(weights, 1);
+  shape.ring_units = ring_units;
+  shape.batch_units = 1;
+  shape.lanes = lanes;
+  return shape;
+}
+
+TEST(SharedPass, CallsThatBeginTogetherBringEachWeightOnce) {
+  for (const Order order : kOrders) {
+    for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
+      Shape shape = uniform(24, 6, 4);
+      shape.order = order;
+      shape.host = host;
+      Streaming device(shape);
+      const SequencePtr sequence = each_once(24);
+      std::latch begun(shape.lanes);
+      in_parallel(shape.lanes, [&](int lane) {
+        device.begin(lane, sequence);
+        begun.arrive_and_wait();
+        for (const Step& step : *sequence) {
+          device.visit(lane, step);
+        }
+        device.end(lane);
+      });
+      EXPECT_EQ(device.streamer().bytes_used(), 24 * kUnit);
+      EXPECT_EQ(device.streamer().misses(), 0U);
+      EXPECT_EQ(device.finish(), "");
+    }
+  }
+}
+
+/// Whoever is ahead waits for the others; each weight is there until all have read it.
+TEST(SharedPass, NobodyIsFurtherAheadThanTheRing) {
+  Streaming device(uniform(8, 3, 2));
+  const SequencePtr sequence = each_once(8);
+  device.begin(0, sequence);
+  device.begin(1, sequence);
+  std::atomic<int> read = 0;
+  BlockedThread ahead([&] {
+    for (const Step& step : *sequence) {
+      device.visit(0, step);
+      ++read;
+    }
+    device.end(0);
+  });
+  ahead.await_blocked();
+  EXPECT_EQ(read, 3);
+  for (const Step& step : *sequence) {
+    device.visit(1, step);
+  }
+  device.end(1);
+  ahead.join();
+  EXPECT_EQ(device.streamer().bytes_used(), 8 * kUnit);
+  EXPECT_EQ(device.finish(), "");
+}
+
+TEST(SharedPass, ACallMayJoinWhileAllIsThere) {
+  Streaming device(uniform(8, 4, 2));
+  const SequencePtr sequence = each_once(8);
+  device.begin(0, sequence);
+  device.acquire(0, {0}); // it is read, and has not gone
+  device.begin(1, sequence);
+  in_parallel(2, [&](int lane) {
+    if (lane == 0) {
+      device.read(0, {0});
+      device.release(0, {0});
+    } else {
+      device.visit(1, {0});
+    }
+    for (WeightId weight = 1; weight < 8; ++weight) {
+      device.visit(lane, {weight});
+    }
+    device.end(lane);
+  });
+  EXPECT_EQ(device.streamer().bytes_used(), 8 * kUnit);
+  EXPECT_EQ(device.finish(), "");
+}
+
+/// It takes nothing from the pass that is under way, and brings nothing twice for itself.
+TEST(SharedPass, ACallThatComesLateWaitsForTheNext) {
+  Streaming device(uniform(8, 3, 3));
+  const SequencePtr sequence = each_once(8);
+  device.begin(0, sequence);
+  device.visit(0, {0});
+  device.visit(0, {1});
+  std::atomic<int> late_reads = 0;
+  std::latch begun(2);
+  const auto late = [&](int lane) {
+    return [&, lane] {
+      device.begin(lane, sequence);
+      begun.arrive_and_wait();
+      for (const Step& step : *sequence) {
+        device.visit(lane, step);
+        ++late_reads;
+      }
+      device.end(lane);
+    };
+  };
+  BlockedThread first(late(1));
+  BlockedThread second(late(2));
+  first.await_blocked();
+  second.await_blocked();
+  EXPECT_EQ(late_reads, 0);
+  for (WeightId weight = 2; weight < 8; ++weight) {
+    device.visit(0, {weight});
+  }
+  EXPECT_EQ(device.streamer().misses(), 0U) << "nobody took a place from it";
+  device.end(0);
+  first.join();
+  second.join();
+  EXPECT_EQ(device.streamer().bytes_used(), 2 * 8 * kUnit) << "one pass for the first, one for the others";
+  EXPECT_EQ(device.finish(), "");
+}
+
+TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {
+  Streaming device(uniform(12, 3, 2));
+  const SequencePtr sequence = each_once(12);
+  device.begin(0, sequence);
+  device.begin(1, sequence);
+  BlockedThread other([&] {
+    for (const Step& step : *sequence) {
+      device.visit(1, step);
+    }
+    device.end(1);
+  });
+  other.await_blocked();
+  device.visit(0, {0});
+  device.end(0); // as when the model raises
+  other.join();
+  EXPECT_EQ(device.streamer().bytes_used(), 12 * kUnit);
+  EXPECT_EQ(device.finish(), "");
+}
+
+TEST(SharedPass, ACallThatStandsStillIsLeftBehind) {
+  Streaming device(uniform(12, 3, 2));
+  const SequencePtr sequence = each_once(12);
+  device.begin(0, sequence);
+  device.begin(1, sequence);
+  device.visit(0, {0});
+  for (const Step& step : *sequence) {
+    device.visit(1, step); // without end, if it waited for the other
+  }
+  device.end(1);
+  for (WeightId weight = 1; weight < 12; ++weight) {
+    device.visit(0, {weight});
+  }
+  device.end(0);
+  EXPECT_EQ(device.finish(), "");
+}
+
+/// Branches, early exits, other orders, other weights.
+TEST(SharedPass, CallsThatDifferAreAllServed) {
+  for (std::uint32_t seed = 0; seed < 30; ++seed) {
+    SCOPED_TRACE(seed);
+    Dice dice(seed);
+    Shape shape = uniform(0, 0, static_cast<int>(dice.from(2, 5)));
+    shape.units = dice.sizes(dice.from(4, 16), 3);
+    shape.order = kOrders[seed % kOrders.size()];
+    shape.seed = seed;
+    shape.batch_units = dice.from(0, 6);
+    const SequencePtr common = each_once(shape.units.size());
+    std::vector<Sequence> own;
+    for (int lane = 0; lane < shape.lanes; ++lane) {
+      own.push_back(dice.chance(50) ? *common : dice.sequence(12, shape.units.size(), 2));
+      shape.ring_units = std::max(shape.ring_units, largest(shape.units, own.back()));
+    }
+    shape.ring_units += dice.from(0, 12);
+    Streaming device(shape);
+    in_parallel(shape.lanes, [&](int lane) {
+      Dice choices(seed * 16 + static_cast<std::uint32_t>(lane));
+      for (int call = 0; call < 6; ++call) {
+        device.begin(lane, choices.chance(70) ? share(own[lane]) : common); // not always what comes
+        for (const Step& step : own[lane]) {
+          if (choices.chance(3)) {
+            break;
+          }
+          device.visit(lane, step);
+        }
+        device.end(lane);
+      }
+    });
+    ASSERT_EQ(device.finish(), "");
+  }
+}
+
+} // namespace
+} // namespace offload::test
