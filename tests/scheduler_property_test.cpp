@@ -31,6 +31,9 @@ class Ledger {
 
   bool acquire(int lane, const Step& step, bool at_once = false) {
     std::vector<Batch> batches;
+    if (const ArrivalPtr last = scheduler.awaited(lane)) {
+      scheduler.note_arrived(last);
+    }
     scheduler.prefetch(lane, batches);
     const bool leased = scheduler.acquire(lane, step, batches, at_once);
     if (leased && scheduler.starved(lane)) {

@@ -22,7 +22,12 @@ class Desk {
     scheduler.begin(lane, sequence);
     scheduler.prefetch(lane, batches_);
   }
-  bool acquire(int lane, const Step& step) { return scheduler.acquire(lane, step, batches_); }
+  bool acquire(int lane, const Step& step) {
+    if (const ArrivalPtr last = scheduler.awaited(lane)) {
+      scheduler.note_arrived(last);
+    }
+    return scheduler.acquire(lane, step, batches_);
+  }
   void release(int lane, const Step& step) {
     const FencePtr used = std::make_shared<Point>(lane);
     for (const WeightId weight : step) {

@@ -8,6 +8,7 @@
 
 #include "streaming.h"
 #include "threads.h"
+#include "waits_device.h"
 
 namespace offload::test {
 namespace {
@@ -126,6 +127,42 @@ TEST(SharedPass, ACallThatComesLateWaitsForTheNext) {
   second.join();
   EXPECT_EQ(device.streamer().bytes_used(), 2 * 8 * kUnit) << "one pass for the first, one for the others";
   EXPECT_EQ(device.finish(), "");
+}
+
+/// On the host a call is through long before its first weight has arrived.
+TEST(SharedPass, APassIsOpenUntilTheOneBeforeHasArrived) {
+  const Deadline deadline;
+  Device device(8, 3, 0, Order::copies_late, 3);
+  device.use_direct_store();
+  device.use_streamer();
+  const SequencePtr sequence = each_once(8);
+  const auto call = [&](int lane) {
+    device.streamer->begin(lane, sequence);
+    for (WeightId weight = 0; weight < 8; ++weight) {
+      device.visit(lane, weight);
+    }
+    device.streamer->end(lane);
+  };
+  call(0);
+  device.slow.hold(Call::synchronize);
+  BlockedThread first([&] { call(1); });
+  device.slow.await_caller();
+  BlockedThread second([&] { call(2); });
+  second.await_blocked();
+  device.slow.release();
+  first.join();
+  second.join();
+  EXPECT_EQ(device.streamer->bytes_used(), 2 * 8 * kUnit) << "one pass for the first, one for the others";
+  device.expect_no_problems();
+}
+
+/// A lane alone does not wait for that, nor for anything else of the device.
+TEST(SharedPass, ACallAloneWaitsForNoPassOfItsOwn) {
+  Streaming device(uniform(8, 3, 2));
+  for (int call = 0; call < 3; ++call) {
+    device.call(1, each_once(8));
+  }
+  EXPECT_EQ(device.link().calls(Call::synchronize), 0U);
 }
 
 TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {

@@ -30,6 +30,7 @@ struct Arguments {
   std::string tables;
   std::string rows;
   bool staged = false;
+  std::string callers;
   std::vector<std::string> models;
   std::string against = "auto,gpu,cpu";
   std::string format = "table";
@@ -40,11 +41,12 @@ struct Arguments {
   std::string output_dir;
 
   void add_to(CLI::App& app) {
-    app.add_option(
-        "--table", tables,
-        "tables of the record, as in 1,2; or all. Without --table, --rows, --staged and --model: all but models");
+    app.add_option("--table", tables,
+                   "tables of the record, as in 1,2; or all. Without --table, --rows, --staged, --callers and --model: "
+                   "all but callers and models");
     app.add_option("--rows", rows, "stacks of 64 layers of 4096 x 4096 with so many rows of input, as in 1,16,64");
     app.add_flag("--staged", staged, "the first table, all streamed, with 256 MiB page-locked");
+    app.add_option("--callers", callers, "so many at the same time, as in 1,2,4,8,16, with stacks of --rows");
     app.add_option("--model", models, "an archive with NAME.inputs.pt beside it, at a tenth of its size; once for each")
         ->take_all()
         ->allow_extra_args(false);
@@ -98,6 +100,10 @@ Report measure(const Selection& selection, const std::vector<std::string>& model
     if (host_only) {
       stack = reduce(stack, free_bytes(c10::kCPU));
     }
+    if (!selection.callers.empty()) {
+      report.callers.push_back(measure_callers(stack, selection.callers, options));
+      continue;
+    }
     const auto same = std::find_if(report.tables.begin(), report.tables.end(),
                                    [&](const TableResult& table) { return table.stack.same_work(stack); });
     if (same == report.tables.end()) {
@@ -134,10 +140,11 @@ int main(int argc, char** argv) {
   Arguments arguments;
   arguments.add_to(app);
   return run_command(app, argc, argv, [&] {
-    const bool only_models =
-        !arguments.models.empty() && arguments.tables.empty() && arguments.rows.empty() && !arguments.staged;
+    const bool only_models = !arguments.models.empty() && arguments.tables.empty() && arguments.rows.empty() &&
+                             !arguments.staged && arguments.callers.empty();
     const Selection selection =
-        only_models ? Selection() : parse_selection(arguments.tables, arguments.rows, arguments.staged);
+        only_models ? Selection()
+                    : parse_selection(arguments.tables, arguments.rows, arguments.staged, arguments.callers);
     MeasureOptions options = arguments.options();
     if (arguments.profile) {
       offload::MachineProfile profile = offload::measure_machine(options.device);

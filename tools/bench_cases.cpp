@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kTables = 5;
 constexpr std::int64_t kMostRows = 1 << 16;
+constexpr std::int64_t kMostCallers = 64;
 
 std::vector<std::int64_t> parse_numbers(const std::string& option, const std::string& text, std::int64_t most) {
   std::vector<std::int64_t> numbers;
@@ -61,9 +62,18 @@ const RecordRow* Case::find_record(Residence residence, std::int64_t on_gpu) con
   return nullptr;
 }
 
-Selection parse_selection(const std::string& tables, const std::string& rows, bool staged) {
-  const bool everything = tables.empty() && rows.empty() && !staged;
+Selection parse_selection(const std::string& tables, const std::string& rows, bool staged, const std::string& callers) {
   Selection selection;
+  if (!callers.empty()) {
+    if (!tables.empty() || staged) {
+      throw InputError("--callers is for the stacks with few rows: leave --table and --staged out");
+    }
+    const auto counts = parse_numbers("--callers", callers, kMostCallers);
+    selection.callers.assign(counts.begin(), counts.end());
+    selection.rows = parse_numbers("--rows", rows.empty() ? "1,16,64" : rows, kMostRows);
+    return selection;
+  }
+  const bool everything = tables.empty() && rows.empty() && !staged;
   selection.staged = staged || everything;
   const auto numbers = parse_numbers("--table", everything || tables == "all" ? "1,2,3,4,5" : tables, kTables);
   selection.tables.assign(numbers.begin(), numbers.end());

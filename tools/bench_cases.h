@@ -34,11 +34,12 @@ struct Selection {
   std::vector<int> tables;        ///< of the record, 1 to 5
   std::vector<std::int64_t> rows; ///< of the input, for the stacks with few rows
   bool staged = false;            ///< the first table, all streamed, from ordinary memory
+  std::vector<int> callers;       ///< at the same time, for the stacks with few rows; else empty
 };
 
-/// Reads `--table` ("1,2", "all"), `--rows` ("1,16,64") and `--staged`; empty texts are options that were not given.
-/// None of the three means everything. Throws InputError that names the token.
-Selection parse_selection(const std::string& tables, const std::string& rows, bool staged);
+/// Reads `--table` ("1,2", "all"), `--rows` ("1,16,64"), `--staged` and `--callers` ("1,8"); empty texts are options
+/// that were not given. None of them means everything but callers. Throws InputError that names the token.
+Selection parse_selection(const std::string& tables, const std::string& rows, bool staged, const std::string& callers);
 
 std::vector<Case> make_cases(const Selection& selection);
 

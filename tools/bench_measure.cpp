@@ -7,15 +7,21 @@
 #include <ATen/ops/randn.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #include <torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <chrono>
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include <offload/bytes.h>
@@ -219,7 +225,87 @@ Prepared prepare(const Case& stack, const MeasureOptions& options, bool against)
   return prepared;
 }
 
+/// Makes `calls` calls on each of as many threads as the row has callers, each on a stream of its own.
+void measure_callers_row(Module& model, const at::Tensor& input, const at::Tensor& expected, int calls,
+                         CallersRow& row) {
+  const c10::Device device = model.device();
+  std::barrier together(row.callers + 1);
+  std::atomic<bool> identical = true;
+  std::vector<std::thread> threads;
+  for (int caller = 0; caller < row.callers; ++caller) {
+    threads.emplace_back([&] {
+      const at::NoGradGuard no_grad;
+      std::optional<c10::Stream> stream;
+      if (device.is_cuda()) {
+        stream = c10::cuda::getStreamFromPool(false, device.index());
+      }
+      const c10::cuda::OptionalCUDAStreamGuard guard(stream);
+      const auto call = [&] { identical = model.forward({input}).toTensor().equal(expected) && identical; };
+      for (int i = 0; i < 3; ++i) {
+        call();
+      }
+      together.arrive_and_wait();
+      together.arrive_and_wait();
+      for (int i = 0; i < calls; ++i) {
+        call();
+      }
+      together.arrive_and_wait();
+    });
+  }
+  together.arrive_and_wait();
+  wait_until_idle(device);
+  const Stats before = model.stats();
+  const auto begin = std::chrono::steady_clock::now();
+  together.arrive_and_wait();
+  together.arrive_and_wait();
+  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - begin;
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  row.round_us = took.count() / calls;
+  row.bytes_a_call = static_cast<double>(model.stats().bytes_streamed - before.bytes_streamed) /
+                     (static_cast<double>(calls) * row.callers);
+  row.identical = identical;
+}
+
 } // namespace
+
+CallersResult measure_callers(const Case& stack, const std::vector<int>& callers, const MeasureOptions& options) {
+  const at::NoGradGuard no_grad;
+  const c10::OptionalDeviceGuard guard(options.device);
+  CallersResult result;
+  result.stack = stack;
+  Prepared prepared = prepare(stack, options, false);
+  result.plain_us = median(prepared.plain_us);
+  std::vector<int> counts = callers;
+  counts.insert(counts.begin(), 1); // what the others are compared with
+  std::sort(counts.begin(), counts.end());
+  counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
+  const torch::jit::Module host = prepared.host;
+  for (const std::int64_t on_gpu : {std::int64_t{0}, stack.layers / 2}) {
+    double alone_us = 0;
+    for (const int count : counts) {
+      options.report(stack, std::to_string(count) + " callers, " + std::to_string(on_gpu) + " layers on the device");
+      CallersRow row;
+      row.layers_on_gpu = on_gpu;
+      row.callers = count;
+      const RowResult one = row_of(stack, on_gpu, prepared.ring);
+      prepared.host = host.deepcopy();
+      prepared.options.concurrency = count;
+      Module model = prepared.load(one);
+      const Budget budget = model.placement().budget;
+      const std::uint64_t for_calls = prepared.activations * static_cast<std::uint64_t>(count);
+      model.set_vram_budget(std::max(
+          budget.minimum, align_up(one.share_bytes + one.spare_bytes, kDeviceGranularity) + for_calls + budget.fixed));
+      row.planned_bytes = model.placement().predicted.streamed_bytes;
+      measure_callers_row(model, prepared.input, prepared.expected, options.calls, row);
+      alone_us = count == 1 ? row.round_us : alone_us;
+      row.alone_us = alone_us;
+      result.rows.push_back(row);
+    }
+  }
+  return result;
+}
 
 Setup describe_setup(c10::Device device) {
   const c10::OptionalDeviceGuard guard(device);

@@ -207,6 +207,23 @@ void write_staged(const StagedResult& staged, std::ostream& out) {
       << (failure.empty() ? "bits and bytes right" : "**" + failure + "**") << " |\n";
 }
 
+void write_callers(const CallersResult& result, std::ostream& out) {
+  out << "\n## Callers at the same time: " << result.stack.title
+      << "\n\nEach makes one call after the other, on a stream of its own. In a round each makes one; it takes at the "
+         "least "
+         "one\ncall alone, or the plain time of all.\n\n"
+      << "| layers on the GPU | callers | round ms | of the least | calls/s | MiB a call | planned MiB alone | check "
+         "|\n"
+      << "|---:|---:|---:|---:|---:|---:|---:|---|\n";
+  for (const CallersRow& row : result.rows) {
+    out << "| " << row.layers_on_gpu << " | " << row.callers << " | " << ms(row.round_us) << " | "
+        << format("%.3f", row.round_us / row.limit_us(result.plain_us)) << " | "
+        << format("%.1f", row.callers * 1e6 / row.round_us) << " | " << format("%.1f", row.bytes_a_call / (1 << 20))
+        << " | " << format("%.1f", static_cast<double>(row.planned_bytes) / (1 << 20)) << " | "
+        << (row.identical ? "bits right" : "**other bits**") << " |\n";
+  }
+}
+
 using Json = nlohmann::ordered_json;
 
 Json row_json(const RowResult& row) {
@@ -248,6 +265,22 @@ Json case_json(const Case& stack) {
           {"weight_bytes", stack.weight_bytes()}};
 }
 
+Json callers_json(const CallersResult& result) {
+  Json json = case_json(result.stack);
+  json["plain_us"] = result.plain_us;
+  json["rows"] = Json::array();
+  for (const CallersRow& row : result.rows) {
+    json["rows"].push_back({{"layers_on_gpu", row.layers_on_gpu},
+                            {"callers", row.callers},
+                            {"round_us", row.round_us},
+                            {"ratio_to_limit", row.round_us / row.limit_us(result.plain_us)},
+                            {"bytes_a_call", row.bytes_a_call},
+                            {"planned_bytes", row.planned_bytes},
+                            {"identical", row.identical}});
+  }
+  return json;
+}
+
 } // namespace
 
 std::string Report::first_failure() const {
@@ -267,6 +300,13 @@ std::string Report::first_failure() const {
                                : ": the output is not that of the reference");
     }
   }
+  for (const CallersResult& result : callers) {
+    for (const CallersRow& row : result.rows) {
+      if (!row.identical) {
+        return result.stack.title + ", " + std::to_string(row.callers) + " callers: other bits than the reference";
+      }
+    }
+  }
   return staged && !staged->row.right() ? "staged: " + failure_of(staged->row) : "";
 }
 
@@ -278,6 +318,9 @@ std::string to_markdown(const Report& report) {
   }
   if (report.staged) {
     write_staged(*report.staged, out);
+  }
+  for (const CallersResult& result : report.callers) {
+    write_callers(result, out);
   }
   if (!report.models.empty()) {
     write_models(report.models, out);
@@ -334,6 +377,10 @@ std::string to_json(const Report& report) {
     json["staged"]["limit_us"] = row.blocks.limit_us(row.planned_bytes);
     json["staged"]["rate_over_limit"] = 1 / row.blocks.ratio_to_limit(row.planned_bytes);
     json["staged"]["row"] = row_json(row);
+  }
+  json["callers"] = Json::array();
+  for (const CallersResult& result : report.callers) {
+    json["callers"].push_back(callers_json(result));
   }
   json["models"] = models_json(report.models);
   return json.dump(1) + "\n";

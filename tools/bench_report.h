@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -94,10 +95,31 @@ struct StagedResult {
   RowResult row; ///< bounded by the planned bytes on the slower of link and host copy
 };
 
+/// Some callers at the same time, each with one call after the other.
+struct CallersRow {
+  std::int64_t layers_on_gpu = 0;
+  int callers = 1;
+  double round_us = 0;             ///< in which each of them makes a call
+  double alone_us = 0;             ///< of one caller, at the same share
+  double bytes_a_call = 0;         ///< over the link
+  std::uint64_t planned_bytes = 0; ///< for one caller's call
+  bool identical = false;
+
+  /// What a round takes at the least: one call, or the computations of all.
+  double limit_us(double plain_us) const { return std::max(alone_us, callers * plain_us); }
+};
+
+struct CallersResult {
+  Case stack;
+  double plain_us = 0;
+  std::vector<CallersRow> rows;
+};
+
 struct Report {
   Setup setup;
   std::vector<TableResult> tables;
   std::optional<StagedResult> staged;
+  std::vector<CallersResult> callers;
   std::vector<ModelResult> models;
 
   /// "TABLE, N layers on the GPU: what is wrong", for the first row that is not what it must be; empty when all are.

@@ -91,6 +91,9 @@ bool Prefetcher::has_others(int lane) const {
 
 bool Prefetcher::may_fetch(int lane) const {
   const Window& window = windows_[lane];
+  if (awaited(lane)) {
+    return false;
+  }
   for (const Window& other : windows_) {
     if (&other == &window || !other.active) {
       continue;
@@ -102,6 +105,37 @@ bool Prefetcher::may_fetch(int lane) const {
     }
   }
   return true;
+}
+
+ArrivalPtr Prefetcher::awaited(int lane) const {
+  for (const Brought& brought : under_way_) {
+    if (brought.lane != lane && brought.pass < windows_[lane].pass_of_head()) {
+      return brought.last;
+    }
+  }
+  return nullptr;
+}
+
+void Prefetcher::note_arrived(const ArrivalPtr& last) {
+  std::erase_if(under_way_, [&](const Brought& brought) { return brought.last == last; });
+}
+
+void Prefetcher::note_handed_out(int lane, std::uint64_t pass, const std::vector<Batch>& batches, std::size_t first) {
+  if (batches.size() == first) {
+    return;
+  }
+  const auto same =
+      std::find_if(under_way_.begin(), under_way_.end(), [&](const Brought& brought) { return brought.pass == pass; });
+  if (same != under_way_.end()) {
+    same->lane = same->lane == lane ? lane : kSeveral;
+    same->last = batches.back().arrival;
+    return;
+  }
+  under_way_.push_back({pass, lane, batches.back().arrival});
+  if (under_way_.size() > 2) {
+    under_way_.erase(std::min_element(under_way_.begin(), under_way_.end(),
+                                      [](const Brought& a, const Brought& b) { return a.pass < b.pass; }));
+  }
 }
 
 void Prefetcher::note_no_room(int lane, bool expected) {
@@ -246,7 +280,9 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
       return;
     }
     const bool nothing_left = attempt.bytes() == 0;
+    const std::size_t handed_out = out.size();
     attempt.commit(out);
+    note_handed_out(lane, before.pass_of_head(), out, handed_out);
     note_had(window, before.head);
     claim_placed_for_all();
     if (nothing_left) {

@@ -26,6 +26,10 @@ namespace offload {
 //        ring           1   2   3   4   5   6   7                 full: A waits at 8 until B has read 1
 //        call C begins                                            0 has gone: the next pass, after 9
 //
+// A call runs far ahead of the device: it has had its whole pass long before the first weight has arrived. So that
+// others can still join, a pass is not brought before the copies of the one before it, which other calls made, have
+// arrived: until then its door is open. A lane alone never waits for that.
+//
 // Calls that read other weights, or in another order, are in the same pass as far as the ring has room for all; each
 // kind of them looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
 // *need*: until it is met, nothing more is brought ahead for others.
@@ -54,6 +58,15 @@ class Prefetcher {
 
   /// Whether something may be brought for `lane` now, or others come first.
   bool may_fetch(int lane) const;
+
+  /// The last copies of an earlier pass, which have to arrive before something is brought for `lane`; null when there
+  /// are none. note_arrived() says that they have.
+  ArrivalPtr awaited(int lane) const;
+  void note_arrived(const ArrivalPtr& last);
+
+  /// `batches`, from `first` on, have been handed out for `lane`.
+  void note_handed_out(int lane, std::uint64_t pass, const std::vector<Batch>& batches, std::size_t first);
+  std::uint64_t pass_of(int lane) const { return windows_[lane].pass; }
 
   /// True when other lanes are in a call, for which `lane` may have to wait.
   bool has_others(int lane) const;
@@ -119,8 +132,17 @@ class Prefetcher {
   void drop_last_claim(Window& window);
   std::uint64_t share() const;
 
+  /// Copies of one pass.
+  struct Brought {
+    std::uint64_t pass;
+    int lane; // that had all of them made; kSeveral
+    ArrivalPtr last;
+  };
+  static constexpr int kSeveral = -1;
+
   SlotTable& slots_;
   std::vector<Window> windows_;    // by lane
+  std::vector<Brought> under_way_; // the two newest, as far as they are not known to have arrived
   std::vector<std::uint64_t> had_; // by weight: the newest pass that it was claimed in
   std::uint64_t newest_ = 0;       // pass
   std::uint64_t needs_ = 0;        // that there have been

@@ -29,7 +29,9 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, boo
   if (expected) {
     prefetcher_.step_on(lane);
   }
+  const std::size_t handed_out = out.size();
   transaction.commit(out);
+  prefetcher_.note_handed_out(lane, prefetcher_.pass_of(lane), out, handed_out);
   misses_ += missing.size() + slots_.refetch(step, out);
   return true;
 }

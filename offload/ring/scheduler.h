@@ -30,6 +30,8 @@ class Scheduler {
   void end(int lane) { prefetcher_.end(lane); }
   void prefetch(int lane, std::vector<Batch>& out) { prefetcher_.prefetch(lane, out); }
   bool starved(int lane) const { return prefetcher_.starved(lane); }
+  ArrivalPtr awaited(int lane) const { return prefetcher_.awaited(lane); }
+  void note_arrived(const ArrivalPtr& last) { prefetcher_.note_arrived(last); }
 
   /// Drops all claims of all lanes, after a copy that failed has been reported: what a lease still holds of it is
   /// copied anew when it is acquired again.

@@ -67,11 +67,13 @@ bool Streamer::lost() const {
 /// Changes what the scheduler knows, under the mutex, and has issued what it decides on. It does not undo what is half
 /// done when memory runs out: nothing of that is issued, nothing is changed any more, and those who wait for others get
 /// an error.
+/// False when memory ran out, now or before.
 template <typename Change>
-void Streamer::change(Change change) {
+bool Streamer::change(Change change) {
   if (lost_) {
-    return;
+    return false;
   }
+  bool enough = true;
   const std::size_t decided = batches_.size();
   try {
     change();
@@ -79,6 +81,7 @@ void Streamer::change(Change change) {
       throw std::bad_alloc(); // which nothing could be thrown for there
     }
   } catch (const std::bad_alloc&) {
+    enough = false;
     lost_ = true;
     batches_.resize(decided);
     wake();
@@ -87,6 +90,7 @@ void Streamer::change(Change change) {
     wake(); // what others wait for may have a place now
   }
   issue();
+  return enough;
 }
 
 /// Gives the store what the scheduler has decided on, in its order, and without the mutex, since the store may have to
@@ -143,6 +147,17 @@ void Streamer::wake() {
   released_.notify_all();
 }
 
+/// Until the copies of an earlier pass have arrived.
+void Streamer::await_pass(const Arrival& last) {
+  last.await_issued();
+  try {
+    if (last.fence) {
+      config_.link->synchronize(*last.fence);
+    }
+  } catch (const std::exception&) { // the next command tells; a device that is gone brings nothing
+  }
+}
+
 /// True when every lane in a call waits for others.
 bool Streamer::nobody_goes_on() const {
   return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return !lane.in_call || lane.blocked; });
@@ -177,7 +192,7 @@ void Streamer::acquire(int lane, const Step& step) {
     Lane& self = lanes_[lane];
     const auto lease = [&](bool at_once) OFFLOAD_REQUIRES(mutex_) {
       bool leased = false;
-      change([&]() OFFLOAD_REQUIRES(mutex_) {
+      const bool enough = change([&]() OFFLOAD_REQUIRES(mutex_) {
         if (!scheduler_.acquire(lane, step, batches_, at_once)) {
           return;
         }
@@ -191,11 +206,22 @@ void Streamer::acquire(int lane, const Step& step) {
         self.leases += static_cast<int>(step.size());
         leased = true;
       });
-      return leased && !lost_; // what it waits for may be among what has been dropped
+      return enough && leased; // else what it would wait for has been dropped
     };
     bool in_time = true;
     while (!lease(!in_time)) {
       check();
+      if (const ArrivalPtr last = scheduler_.awaited(lane)) {
+        {
+          const Unlock unlocked(mutex_);
+          await_pass(*last);
+        }
+        change([&]() OFFLOAD_REQUIRES(mutex_) {
+          scheduler_.note_arrived(last);
+          scheduler_.prefetch(lane, batches_);
+        });
+        continue;
+      }
       self.blocked = true;
       if (nobody_goes_on()) {
         if (lease(true)) {

@@ -82,9 +82,10 @@ class Streamer {
   };
 
   template <typename Change>
-  void change(Change change) OFFLOAD_REQUIRES(mutex_);
+  bool change(Change change) OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
   void wake() OFFLOAD_REQUIRES(mutex_);
+  void await_pass(const Arrival& last);
   bool nobody_goes_on() const OFFLOAD_REQUIRES(mutex_);
   bool nobody_will_release() const OFFLOAD_REQUIRES(mutex_);
   [[noreturn]] void refuse(const Step& step) const OFFLOAD_REQUIRES(mutex_);
