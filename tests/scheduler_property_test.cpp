@@ -31,11 +31,11 @@ class Ledger {
 
   bool acquire(int lane, const Step& step, bool at_once = false) {
     std::vector<Batch> batches;
-    if (const ArrivalPtr last = scheduler.awaited(lane)) {
+    while (const ArrivalPtr last = scheduler.awaited(lane, step)) {
       scheduler.note_arrived(last);
     }
     scheduler.prefetch(lane, batches);
-    const bool leased = scheduler.acquire(lane, step, batches, at_once);
+    const bool leased = scheduler.acquire(lane, step, batches, at_once) == Scheduler::Outcome::leased;
     if (leased && scheduler.starved(lane)) {
       scheduler.prefetch(lane, batches);
     }

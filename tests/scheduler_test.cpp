@@ -21,12 +21,12 @@ class Desk {
   void begin(int lane, const SequencePtr& sequence) {
     scheduler.begin(lane, sequence);
     scheduler.prefetch(lane, batches_);
+    arrive();
   }
   bool acquire(int lane, const Step& step) {
-    if (const ArrivalPtr last = scheduler.awaited(lane)) {
-      scheduler.note_arrived(last);
-    }
-    return scheduler.acquire(lane, step, batches_);
+    const auto outcome = scheduler.acquire(lane, step, batches_);
+    arrive();
+    return outcome == Scheduler::Outcome::leased;
   }
   void release(int lane, const Step& step) {
     const FencePtr used = std::make_shared<Point>(lane);
@@ -34,6 +34,7 @@ class Desk {
       scheduler.release(lane, weight, used);
     }
     scheduler.prefetch(lane, batches_);
+    arrive();
   }
   void visit(int lane, const Step& step) {
     ASSERT_TRUE(acquire(lane, step));
@@ -68,6 +69,13 @@ class Desk {
   Scheduler scheduler;
 
  private:
+  /// All that is asked for is there at once.
+  void arrive() {
+    if (!batches_.empty()) {
+      scheduler.note_arrived(batches_.back().arrival);
+    }
+  }
+
   std::vector<Batch> batches_;
 };
 

@@ -89,11 +89,8 @@ bool Prefetcher::has_others(int lane) const {
   return false;
 }
 
-bool Prefetcher::may_fetch(int lane) const {
+bool Prefetcher::comes_after_others(int lane) const {
   const Window& window = windows_[lane];
-  if (awaited(lane)) {
-    return false;
-  }
   for (const Window& other : windows_) {
     if (&other == &window || !other.active) {
       continue;
@@ -101,41 +98,14 @@ bool Prefetcher::may_fetch(int lane) const {
     const bool other_needs = other.need > 0 && (window.need == 0 || other.need < window.need);
     if (!window.active || (other.fetches() && other.pass < window.pass_of_head()) ||
         (other_needs && other.pass <= window.pass)) {
-      return false;
+      return true;
     }
   }
-  return true;
+  return false;
 }
 
-ArrivalPtr Prefetcher::awaited(int lane) const {
-  for (const Brought& brought : under_way_) {
-    if (brought.lane != lane && brought.pass < windows_[lane].pass_of_head()) {
-      return brought.last;
-    }
-  }
-  return nullptr;
-}
-
-void Prefetcher::note_arrived(const ArrivalPtr& last) {
-  std::erase_if(under_way_, [&](const Brought& brought) { return brought.last == last; });
-}
-
-void Prefetcher::note_handed_out(int lane, std::uint64_t pass, const std::vector<Batch>& batches, std::size_t first) {
-  if (batches.size() == first) {
-    return;
-  }
-  const auto same =
-      std::find_if(under_way_.begin(), under_way_.end(), [&](const Brought& brought) { return brought.pass == pass; });
-  if (same != under_way_.end()) {
-    same->lane = same->lane == lane ? lane : kSeveral;
-    same->last = batches.back().arrival;
-    return;
-  }
-  under_way_.push_back({pass, lane, batches.back().arrival});
-  if (under_way_.size() > 2) {
-    under_way_.erase(std::min_element(under_way_.begin(), under_way_.end(),
-                                      [](const Brought& a, const Brought& b) { return a.pass < b.pass; }));
-  }
+ArrivalPtr Prefetcher::awaited(int lane, std::uint64_t bytes) const {
+  return !has_others(lane) && under_way_.is_of(lane) ? nullptr : under_way_.before(bytes);
 }
 
 void Prefetcher::note_no_room(int lane, bool expected) {
@@ -173,8 +143,8 @@ bool Prefetcher::drop_farthest_claim(int lane, bool any) {
   Window* longest = nullptr;
   for (Window& other : windows_) {
     const bool has_more_than_its_share = other.kind != window.kind && other.ahead > share();
-    const bool may_go =
-        any || &other == &window || !other.active || other.pass > window.pass || has_more_than_its_share;
+    const bool may_go = any || (&other == &window && (window.head > window.cursor || !has_others(lane))) ||
+                        !other.active || other.pass > window.pass || has_more_than_its_share;
     if (may_go && !other.claims_nothing() &&
         (!longest || std::pair(longest->head - longest->cursor, longest->part) <
                          std::pair(other.head - other.cursor, other.part))) {
@@ -263,15 +233,16 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
   Window& window = windows_[lane];
   while (true) {
     claim_placed(lane);
-    if (!may_fetch(lane)) {
-      return;
-    }
     // A lane with nothing ahead gets its next step at once; otherwise copies wait until they can travel together.
     const bool in_need = starved(lane);
     const std::uint64_t wanted = in_need ? 1 : slots_.batch_bytes();
     const std::uint64_t rest = window.total - std::min(window.total, window.ahead);
     if (!in_need && rest > wanted && (slots_.ring().bytes_free() < wanted || window.ahead + wanted > share())) {
       return; // as the attempt would find, step by step
+    }
+    if (comes_after_others(lane) ||
+        awaited(lane, std::min(rest, in_need ? slots_.bytes(window.at(window.head)) : wanted))) {
+      return;
     }
     const Window before = window;
     SlotTable::Transaction attempt(slots_);
@@ -282,7 +253,7 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
     const bool nothing_left = attempt.bytes() == 0;
     const std::size_t handed_out = out.size();
     attempt.commit(out);
-    note_handed_out(lane, before.pass_of_head(), out, handed_out);
+    note_handed_out(lane, out, handed_out);
     note_had(window, before.head);
     claim_placed_for_all();
     if (nothing_left) {

@@ -6,6 +6,7 @@
 
 #include <offload/core/batch.h>
 #include <offload/ring/slot_table.h>
+#include <offload/ring/under_way.h>
 
 namespace offload {
 
@@ -26,9 +27,9 @@ namespace offload {
 //        ring           1   2   3   4   5   6   7                 full: A waits at 8 until B has read 1
 //        call C begins                                            0 has gone: the next pass, after 9
 //
-// A call runs far ahead of the device: it has had its whole pass long before the first weight has arrived. So that
-// others can still join, a pass is not brought before the copies of the one before it, which other calls made, have
-// arrived: until then its door is open. A lane alone never waits for that.
+// On the host a call is through long before its first weight has arrived, and would leave its pass behind. So while
+// calls share, no more is handed out than the ring holds before the oldest of it has arrived: whoever wants more waits
+// on the host for that. A lane that is alone, and has been for a ring's length, never does.
 //
 // Calls that read other weights, or in another order, are in the same pass as far as the ring has room for all; each
 // kind of them looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
@@ -39,7 +40,8 @@ namespace offload {
 /// What is in a window is claimed. See Note [Shared passes].
 class Prefetcher {
  public:
-  Prefetcher(SlotTable& slots, int lanes) : slots_(slots), windows_(lanes), had_(slots.size()) {}
+  Prefetcher(SlotTable& slots, int lanes)
+      : slots_(slots), windows_(lanes), had_(slots.size()), under_way_(slots.ring().bytes()) {}
 
   /// A call begins on `lane`, which is expected to execute `sequence`. It joins the newest pass whose door is open.
   void begin(int lane, std::shared_ptr<const Sequence> sequence);
@@ -56,17 +58,18 @@ class Prefetcher {
   /// is in use, as many of its weights as do. A lane that rests looks ahead only while no other is in a call.
   void prefetch(int lane, std::vector<Batch>& out);
 
-  /// Whether something may be brought for `lane` now, or others come first.
-  bool may_fetch(int lane) const;
+  /// True when nothing may be brought for `lane` now, since others come first.
+  bool comes_after_others(int lane) const;
 
-  /// The last copies of an earlier pass, which have to arrive before something is brought for `lane`; null when there
-  /// are none. note_arrived() says that they have.
-  ArrivalPtr awaited(int lane) const;
-  void note_arrived(const ArrivalPtr& last);
+  /// The copies that have to arrive before `bytes` more are brought for `lane`; null when there are none.
+  /// note_arrived() says that they have.
+  ArrivalPtr awaited(int lane, std::uint64_t bytes) const;
+  void note_arrived(const ArrivalPtr& last) { under_way_.note_arrived(last); }
 
   /// `batches`, from `first` on, have been handed out for `lane`.
-  void note_handed_out(int lane, std::uint64_t pass, const std::vector<Batch>& batches, std::size_t first);
-  std::uint64_t pass_of(int lane) const { return windows_[lane].pass; }
+  void note_handed_out(int lane, const std::vector<Batch>& batches, std::size_t first) {
+    under_way_.add(lane, batches, first);
+  }
 
   /// True when other lanes are in a call, for which `lane` may have to wait.
   bool has_others(int lane) const;
@@ -132,20 +135,12 @@ class Prefetcher {
   void drop_last_claim(Window& window);
   std::uint64_t share() const;
 
-  /// Copies of one pass.
-  struct Brought {
-    std::uint64_t pass;
-    int lane; // that had all of them made; kSeveral
-    ArrivalPtr last;
-  };
-  static constexpr int kSeveral = -1;
-
   SlotTable& slots_;
   std::vector<Window> windows_;    // by lane
-  std::vector<Brought> under_way_; // the two newest, as far as they are not known to have arrived
   std::vector<std::uint64_t> had_; // by weight: the newest pass that it was claimed in
-  std::uint64_t newest_ = 0;       // pass
-  std::uint64_t needs_ = 0;        // that there have been
+  UnderWay under_way_;
+  std::uint64_t newest_ = 0; // pass
+  std::uint64_t needs_ = 0;  // that there have been
 };
 
 } // namespace offload

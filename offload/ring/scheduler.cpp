@@ -7,7 +7,7 @@ void Scheduler::abandon() {
   slots_.mark_failed();
 }
 
-bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once) {
+Scheduler::Outcome Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once) {
   const bool expected = prefetcher_.follow(lane, step);
   SlotTable::Transaction transaction(slots_);
   Step missing;
@@ -18,9 +18,11 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, boo
       missing.push_back(weight);
     }
   }
-  if (!make_room(lane, step, missing, transaction, at_once)) {
-    prefetcher_.note_no_room(lane, expected);
-    return false;
+  if (const Outcome outcome = make_room(lane, step, missing, transaction, at_once); outcome != Outcome::leased) {
+    if (outcome == Outcome::waits_for_calls) {
+      prefetcher_.note_no_room(lane, expected);
+    }
+    return outcome;
   }
   prefetcher_.note_room(lane);
   if (!missing.empty()) {
@@ -31,15 +33,22 @@ bool Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, boo
   }
   const std::size_t handed_out = out.size();
   transaction.commit(out);
-  prefetcher_.note_handed_out(lane, prefetcher_.pass_of(lane), out, handed_out);
+  prefetcher_.note_handed_out(lane, out, handed_out);
   misses_ += missing.size() + slots_.refetch(step, out);
-  return true;
+  return Outcome::leased;
 }
 
 /// Gives what is `missing` of `step` places and leases, for which other claims have to go.
-bool Scheduler::make_room(int lane, const Step& step, Step missing, SlotTable::Transaction& transaction, bool at_once) {
-  if (!missing.empty() && !at_once && !prefetcher_.may_fetch(lane)) {
-    return false;
+Scheduler::Outcome Scheduler::make_room(int lane, const Step& step, Step missing, SlotTable::Transaction& transaction,
+                                        bool at_once) {
+  if (!missing.empty() && !at_once) {
+    const std::uint64_t bytes = slots_.bytes(missing);
+    if (prefetcher_.comes_after_others(lane)) {
+      return Outcome::waits_for_calls;
+    }
+    if (prefetcher_.awaited(lane, bytes)) {
+      return Outcome::waits_for_copies;
+    }
   }
   const auto place = [&] {
     while (!transaction.place(missing)) {
@@ -51,7 +60,7 @@ bool Scheduler::make_room(int lane, const Step& step, Step missing, SlotTable::T
   };
   if (!place()) {
     if (!at_once && prefetcher_.has_others(lane)) {
-      return false;
+      return Outcome::waits_for_calls;
     }
     // Only leases are left. Those of this very step may lie in the way of the rest: it is placed anew as a whole.
     const std::size_t before = missing.size();
@@ -61,13 +70,21 @@ bool Scheduler::make_room(int lane, const Step& step, Step missing, SlotTable::T
       }
     }
     if (missing.size() == before || !place()) {
-      return false;
+      return Outcome::waits_for_calls;
     }
   }
   for (const WeightId weight : missing) {
     transaction.lease(weight);
   }
-  return true;
+  return Outcome::leased;
+}
+
+ArrivalPtr Scheduler::awaited(int lane, const Step& step) const {
+  std::uint64_t bytes = 0;
+  for (const WeightId weight : step) {
+    bytes += slots_.has_place(weight) ? 0 : slots_.bytes(weight);
+  }
+  return bytes == 0 ? nullptr : prefetcher_.awaited(lane, bytes);
 }
 
 void Scheduler::release(int lane, WeightId weight, FencePtr used) {

@@ -30,17 +30,24 @@ class Scheduler {
   void end(int lane) { prefetcher_.end(lane); }
   void prefetch(int lane, std::vector<Batch>& out) { prefetcher_.prefetch(lane, out); }
   bool starved(int lane) const { return prefetcher_.starved(lane); }
-  ArrivalPtr awaited(int lane) const { return prefetcher_.awaited(lane); }
   void note_arrived(const ArrivalPtr& last) { prefetcher_.note_arrived(last); }
 
   /// Drops all claims of all lanes, after a copy that failed has been reported: what a lease still holds of it is
   /// copied anew when it is acquired again.
   void abandon();
 
+  enum class Outcome {
+    leased,
+    waits_for_calls,  ///< their leases hold too much of the ring, or they come first; nothing is leased
+    waits_for_copies, ///< for awaited() to arrive; nothing is leased
+  };
+
   /// Leases every weight of `step` to `lane`, or none. What is not on its way yet is appended to `out`, and counted as
-  /// a miss. False when leases hold too much of the ring, or other calls come first; nothing is leased then. `at_once`
-  /// lets nobody come first: for a lane that has waited while nobody went on.
-  bool acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once = false);
+  /// a miss. `at_once` lets nobody come first: for a lane that has waited while nobody went on.
+  Outcome acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once = false);
+
+  /// After `waits_for_copies`: what has to arrive before acquire() can bring what is missing of `step`.
+  ArrivalPtr awaited(int lane, const Step& step) const;
 
   /// Ends one lease. After `used`, the bytes may be overwritten.
   void release(int lane, WeightId weight, FencePtr used);
@@ -54,7 +61,7 @@ class Scheduler {
   std::vector<std::uint64_t> layout() const;
 
  private:
-  bool make_room(int lane, const Step& step, Step missing, SlotTable::Transaction& transaction, bool at_once);
+  Outcome make_room(int lane, const Step& step, Step missing, SlotTable::Transaction& transaction, bool at_once);
 
   SlotTable slots_;
   Prefetcher prefetcher_;

@@ -147,15 +147,26 @@ void Streamer::wake() {
   released_.notify_all();
 }
 
-/// Until the copies of an earlier pass have arrived.
-void Streamer::await_pass(const Arrival& last) {
-  last.await_issued();
-  try {
-    if (last.fence) {
-      config_.link->synchronize(*last.fence);
+/// Until the copies that `step` comes after have arrived: one lane for all, which it then wakes.
+void Streamer::await_copies(int lane, const Step& step) {
+  const ArrivalPtr last = scheduler_.awaited(lane, step);
+  awaiting_ = true;
+  if (last) {
+    const Unlock unlocked(mutex_);
+    last->await_issued();
+    try {
+      if (last->fence) {
+        config_.link->synchronize(*last->fence);
+      }
+    } catch (const std::exception&) { // the next command tells; a device that is gone brings nothing
     }
-  } catch (const std::exception&) { // the next command tells; a device that is gone brings nothing
   }
+  awaiting_ = false;
+  change([&]() OFFLOAD_REQUIRES(mutex_) {
+    scheduler_.note_arrived(last);
+    scheduler_.prefetch(lane, batches_);
+  });
+  wake();
 }
 
 /// True when every lane in a call waits for others.
@@ -191,9 +202,10 @@ void Streamer::acquire(int lane, const Step& step) {
     check();
     Lane& self = lanes_[lane];
     const auto lease = [&](bool at_once) OFFLOAD_REQUIRES(mutex_) {
-      bool leased = false;
+      auto outcome = Scheduler::Outcome::waits_for_calls;
       const bool enough = change([&]() OFFLOAD_REQUIRES(mutex_) {
-        if (!scheduler_.acquire(lane, step, batches_, at_once)) {
+        outcome = scheduler_.acquire(lane, step, batches_, at_once);
+        if (outcome != Scheduler::Outcome::leased) {
           return;
         }
         if (scheduler_.starved(lane)) {
@@ -204,30 +216,23 @@ void Streamer::acquire(int lane, const Step& step) {
           arrivals.push_back(scheduler_.slots().arrival(weight));
         }
         self.leases += static_cast<int>(step.size());
-        leased = true;
       });
-      return enough && leased; // else what it would wait for has been dropped
+      if (!enough) { // what it would wait for has been dropped
+        check();
+      }
+      return outcome;
     };
     bool in_time = true;
-    while (!lease(!in_time)) {
-      check();
-      if (const ArrivalPtr last = scheduler_.awaited(lane)) {
-        {
-          const Unlock unlocked(mutex_);
-          await_pass(*last);
-        }
-        change([&]() OFFLOAD_REQUIRES(mutex_) {
-          scheduler_.note_arrived(last);
-          scheduler_.prefetch(lane, batches_);
-        });
+    for (auto outcome = lease(false); outcome != Scheduler::Outcome::leased; outcome = lease(!in_time)) {
+      if (outcome == Scheduler::Outcome::waits_for_copies && !awaiting_) {
+        await_copies(lane, step);
         continue;
       }
-      self.blocked = true;
+      self.blocked = outcome == Scheduler::Outcome::waits_for_calls;
       if (nobody_goes_on()) {
-        if (lease(true)) {
+        if (lease(true) == Scheduler::Outcome::leased) {
           break;
         }
-        check();
         if (nobody_will_release()) {
           self.blocked = false;
           refuse(step);

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include <offload/core/batch.h>
+
+namespace offload {
+
+/// The newest copies that have been handed out, as far as they are not known to have arrived, in their order. Not
+/// synchronised.
+class UnderWay {
+ public:
+  /// More than `most` bytes are not remembered: copies arrive in their order, so the others need not be asked for.
+  explicit UnderWay(std::uint64_t most) : most_(most) {}
+
+  /// What `batches` hold from `first` on has been handed out for `lane`.
+  void add(int lane, const std::vector<Batch>& batches, std::size_t first) {
+    for (std::size_t i = first; i < batches.size(); ++i) {
+      std::uint64_t bytes = 0;
+      for (const Fetch& fetch : batches[i].fetches) {
+        bytes += fetch.bytes;
+      }
+      copies_.push_back({batches[i].arrival, bytes, lane});
+      bytes_ += bytes;
+    }
+    while (!copies_.empty() && bytes_ - copies_.front().bytes >= most_) {
+      drop_oldest();
+    }
+  }
+
+  /// What has to arrive before `wanted` bytes more are no more than `most` together; null when that is so.
+  ArrivalPtr before(std::uint64_t wanted) const {
+    std::uint64_t rest = bytes_;
+    ArrivalPtr last;
+    for (auto copy = copies_.begin(); copy != copies_.end() && rest + wanted > most_; ++copy) {
+      rest -= copy->bytes;
+      last = copy->arrival;
+    }
+    return last;
+  }
+
+  /// `last` has arrived, and what was handed out before it.
+  void note_arrived(const ArrivalPtr& last) {
+    const auto found =
+        std::find_if(copies_.begin(), copies_.end(), [&](const Copies& copies) { return copies.arrival == last; });
+    for (auto left = found == copies_.end() ? 0 : found - copies_.begin() + 1; left > 0; --left) {
+      drop_oldest();
+    }
+  }
+
+  /// True when all was handed out for `lane`.
+  bool is_of(int lane) const {
+    return std::all_of(copies_.begin(), copies_.end(), [&](const Copies& copies) { return copies.lane == lane; });
+  }
+
+ private:
+  struct Copies {
+    ArrivalPtr arrival;
+    std::uint64_t bytes;
+    int lane;
+  };
+
+  void drop_oldest() {
+    bytes_ -= copies_.front().bytes;
+    copies_.pop_front();
+  }
+
+  const std::uint64_t most_;
+  std::deque<Copies> copies_;
+  std::uint64_t bytes_ = 0;
+};
+
+} // namespace offload
