@@ -26,7 +26,6 @@ void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   // The new claims are made before the old ones go, so that what is on its way for both is not copied twice.
   Window before = std::exchange(window, Window{});
   window.active = before.active;
-  window.expected_back = before.expected_back;
   window.pass = before.pass;
   window.sequence = std::move(sequence);
   if (window.sequence) {
@@ -47,7 +46,6 @@ void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   Window& window = windows_[lane];
   expect(lane, std::move(sequence));
   window.active = true;
-  window.expected_back = false;
   window.first = window.cursor;
   window.need = 0;
   bool open = true;
@@ -61,9 +59,8 @@ void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   note_had(window, window.first);
 }
 
-void Prefetcher::end(int lane, bool expected_back) {
+void Prefetcher::end(int lane) {
   windows_[lane].active = false;
-  windows_[lane].expected_back = expected_back;
   windows_[lane].need = 0;
 }
 
@@ -85,7 +82,7 @@ void Prefetcher::note_had(const Window& window, std::uint64_t from) {
 
 bool Prefetcher::has_others(int lane) const {
   for (int other = 0; other < static_cast<int>(windows_.size()); ++other) {
-    if (other != lane && windows_[other].is_waited_for()) {
+    if (other != lane && windows_[other].active) {
       return true;
     }
   }
@@ -115,7 +112,7 @@ void Prefetcher::note_no_room(int lane, bool expected) {
   Window& window = windows_[lane];
   const bool comes_with_others =
       expected && std::any_of(windows_.begin(), windows_.end(), [&](const Window& other) {
-        return &other != &window && other.is_waited_for() && other.pass <= window.pass && other.kind == window.kind;
+        return &other != &window && other.active && other.pass <= window.pass && other.kind == window.kind;
       });
   if (!comes_with_others && window.need == 0) {
     window.need = ++needs_;
@@ -147,7 +144,7 @@ bool Prefetcher::drop_farthest_claim(int lane, bool any) {
   for (Window& other : windows_) {
     const bool has_more_than_its_share = other.kind != window.kind && other.ahead > share();
     const bool may_go = any || (&other == &window && (window.head > window.cursor || !has_others(lane))) ||
-                        !other.is_waited_for() || other.pass > window.pass || has_more_than_its_share;
+                        !other.active || other.pass > window.pass || has_more_than_its_share;
     if (may_go && !other.claims_nothing() &&
         (!longest || std::pair(longest->head - longest->cursor, longest->part) <
                          std::pair(other.head - other.cursor, other.part))) {
@@ -181,7 +178,7 @@ void Prefetcher::claim_placed(int lane) {
 
 void Prefetcher::claim_placed_for_all() {
   for (int lane = 0; lane < static_cast<int>(windows_.size()); ++lane) {
-    if (windows_[lane].is_waited_for()) {
+    if (windows_[lane].active) {
       claim_placed(lane);
     }
   }

@@ -31,9 +31,6 @@ namespace offload {
 // calls share, no more is handed out than the ring holds before the oldest of it has arrived: whoever wants more waits
 // on the host for that. A lane that is alone, and has been for a ring's length, never does.
 //
-// A pass ends for all of its calls at about the same time, and some of their callers come back at once. Whoever is
-// first would leave the others behind; so a lane that is expected back keeps its place in the pass for a moment.
-//
 // Calls that read other weights, or in another order, are in the same pass as far as the ring has room for all; each
 // kind of them looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
 // *need*: until it is met, nothing more is brought ahead for others.
@@ -49,9 +46,8 @@ class Prefetcher {
   /// A call begins on `lane`, which is expected to execute `sequence`. It joins the newest pass whose door is open.
   void begin(int lane, std::shared_ptr<const Sequence> sequence);
 
-  /// It has ended: from now on its lane rests. While it is `expected_back`, others wait for it as for a call.
-  void end(int lane, bool expected_back);
-  void give_up(int lane) { windows_[lane].expected_back = false; }
+  /// It has ended: from now on its lane rests.
+  void end(int lane);
 
   /// Expects `lane` to execute `sequence` from its first step, over and over. What it claimed so far keeps its place as
   /// far as the new window goes without a gap.
@@ -114,12 +110,10 @@ class Prefetcher {
     std::uint64_t total = 0;  // bytes of all steps of the sequence
     std::size_t kind = 0;     // equal for equal sequences
     bool active = false;      // in a call
-    bool expected_back = false;
-    std::uint64_t first = 0; // step of the call, since `expect`
-    std::uint64_t pass = 0;  // of the call
-    std::uint64_t need = 0;  // for room: lower ones came before; 0 when there is none
+    std::uint64_t first = 0;  // step of the call, since `expect`
+    std::uint64_t pass = 0;   // of the call
+    std::uint64_t need = 0;   // for room: lower ones came before; 0 when there is none
 
-    bool is_waited_for() const { return active || expected_back; }
     bool empty() const { return !sequence || sequence->empty(); }
     const Step& at(std::uint64_t step) const { return (*sequence)[step % sequence->size()]; }
     WeightId next() const { return at(head)[part]; }

@@ -27,8 +27,7 @@ class Scheduler {
   /// See Prefetcher.
   void expect(int lane, std::shared_ptr<const Sequence> sequence) { prefetcher_.expect(lane, std::move(sequence)); }
   void begin(int lane, std::shared_ptr<const Sequence> sequence) { prefetcher_.begin(lane, std::move(sequence)); }
-  void end(int lane, bool expected_back = false) { prefetcher_.end(lane, expected_back); }
-  void give_up(int lane) { prefetcher_.give_up(lane); }
+  void end(int lane) { prefetcher_.end(lane); }
   void prefetch(int lane, std::vector<Batch>& out) { prefetcher_.prefetch(lane, out); }
   bool starved(int lane) const { return prefetcher_.starved(lane); }
   void note_arrived(const ArrivalPtr& last) { prefetcher_.note_arrived(last); }

@@ -16,9 +16,6 @@ namespace {
 /// way that nobody here can see.
 constexpr std::chrono::milliseconds kPatience(500);
 
-/// A caller that came back within this part of a call's time is expected to do so again.
-constexpr int kRestToCall = 4;
-
 std::vector<std::uint64_t> bytes_of(const WeightTable& weights) {
   std::vector<std::uint64_t> bytes;
   bytes.reserve(weights.size());
@@ -118,12 +115,7 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   const Lock lock(mutex_);
   check();
   lanes_[lane].executed.clear();
-  Lane& self = lanes_[lane];
-  self.in_call = true;
-  self.expected_back = false;
-  const Clock::time_point now = Clock::now();
-  self.rest = self.since == Clock::time_point() ? self.rest : now - self.since;
-  self.since = now;
+  lanes_[lane].in_call = true;
   change([&]() OFFLOAD_REQUIRES(mutex_) {
     scheduler_.begin(lane, std::move(sequence));
     scheduler_.prefetch(lane, batches_);
@@ -133,12 +125,8 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
 
 Sequence Streamer::end(int lane) {
   const Lock lock(mutex_);
-  Lane& self = lanes_[lane];
-  const Clock::time_point now = Clock::now();
-  self.in_call = false;
-  self.expected_back = self.rest < (now - self.since) / kRestToCall;
-  self.since = now;
-  scheduler_.end(lane, self.expected_back);
+  scheduler_.end(lane);
+  lanes_[lane].in_call = false;
   wake();
   return std::move(lanes_[lane].executed);
 }
@@ -181,31 +169,9 @@ void Streamer::await_copies(int lane, const Step& step) {
   wake();
 }
 
-/// Lanes that were expected back and have not come are waited for no longer.
-void Streamer::give_up_lanes() {
-  for (std::size_t lane = 0; lane < lanes_.size(); ++lane) {
-    Lane& other = lanes_[lane];
-    if (other.expected_back && Clock::now() > other.since + 2 * other.rest) {
-      other.expected_back = false;
-      other.rest = Clock::duration::max();
-      scheduler_.give_up(static_cast<int>(lane));
-    }
-  }
-}
-
-/// How long nothing need be looked at.
-Streamer::Clock::duration Streamer::patience() const {
-  Clock::duration most = kPatience;
-  for (const Lane& lane : lanes_) {
-    most = lane.expected_back ? std::min(most, 2 * lane.rest) : most;
-  }
-  return most;
-}
-
-/// True when every lane in a call waits for others, and none is expected back.
+/// True when every lane in a call waits for others.
 bool Streamer::nobody_goes_on() const {
-  return std::all_of(lanes_.begin(), lanes_.end(),
-                     [](const Lane& lane) { return lane.in_call ? lane.blocked : !lane.expected_back; });
+  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return !lane.in_call || lane.blocked; });
 }
 
 /// True when every lane that holds leases waits for others to give theirs back.
@@ -272,10 +238,8 @@ void Streamer::acquire(int lane, const Step& step) {
           refuse(step);
         }
       }
-      const Clock::duration most = patience();
-      in_time = released_.wait_for(mutex_, most) || most < kPatience;
+      in_time = released_.wait_for(mutex_, kPatience);
       check();
-      give_up_lanes();
     }
     self.blocked = false;
   }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -75,16 +74,11 @@ class Streamer {
   std::vector<std::uint64_t> layout() const;
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   struct Lane {
     Sequence executed;
     int leases = 0;
     bool in_call = false;
-    bool expected_back = false;
-    Clock::time_point since;                       // it began or ended a call
-    Clock::duration rest = Clock::duration::max(); // between its last two calls
-    bool blocked = false;                          // waits in acquire(), and has looked since anything changed
+    bool blocked = false; // waits in acquire(), and has looked since anything changed
   };
 
   template <typename Change>
@@ -92,8 +86,6 @@ class Streamer {
   void issue() OFFLOAD_REQUIRES(mutex_);
   void wake() OFFLOAD_REQUIRES(mutex_);
   void await_copies(int lane, const Step& step) OFFLOAD_REQUIRES(mutex_);
-  void give_up_lanes() OFFLOAD_REQUIRES(mutex_);
-  Clock::duration patience() const OFFLOAD_REQUIRES(mutex_);
   bool nobody_goes_on() const OFFLOAD_REQUIRES(mutex_);
   bool nobody_will_release() const OFFLOAD_REQUIRES(mutex_);
   [[noreturn]] void refuse(const Step& step) const OFFLOAD_REQUIRES(mutex_);
