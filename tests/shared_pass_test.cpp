@@ -6,6 +6,8 @@
 #include <latch>
 #include <optional>
 
+#include <offload/ring/under_way.h>
+
 #include "streaming.h"
 #include "threads.h"
 #include "waits_device.h"
@@ -163,6 +165,38 @@ TEST(SharedPass, ACallAloneWaitsForNoPassOfItsOwn) {
     device.call(1, each_once(8));
   }
   EXPECT_EQ(device.link().calls(Call::synchronize), 0U);
+}
+
+std::vector<Batch> batches_of(const std::vector<std::uint64_t>& bytes) {
+  std::vector<Batch> batches;
+  for (const std::uint64_t each : bytes) {
+    batches.push_back({{{0, 0, each}}, {}, std::make_shared<Arrival>()});
+  }
+  return batches;
+}
+
+TEST(UnderWay, WaitsForNoMoreThanHasToArrive) {
+  UnderWay under_way(10);
+  const std::vector<Batch> batches = batches_of({4, 3, 2});
+  under_way.add(0, batches, 0);
+  EXPECT_EQ(under_way.before(1), nullptr);
+  EXPECT_EQ(under_way.before(2), batches[0].arrival);
+  EXPECT_EQ(under_way.before(6), batches[1].arrival);
+  EXPECT_EQ(under_way.before(10), batches[2].arrival);
+  under_way.note_arrived(batches[1].arrival);
+  EXPECT_EQ(under_way.before(8), nullptr) << "what came before it has arrived, too";
+  EXPECT_EQ(under_way.before(9), batches[2].arrival);
+  under_way.note_arrived(batches[0].arrival); // again: nothing
+  EXPECT_EQ(under_way.before(9), batches[2].arrival);
+}
+
+TEST(UnderWay, ForgetsWhatIsFartherBackThanTheRingIsLong) {
+  UnderWay under_way(10);
+  const std::vector<Batch> batches = batches_of({5, 5, 5, 5});
+  under_way.add(1, batches, 3);
+  under_way.add(0, batches, 0);
+  EXPECT_TRUE(under_way.is_of(0)) << "that of lane 1 is long past";
+  EXPECT_EQ(under_way.before(1), batches[2].arrival);
 }
 
 TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {
