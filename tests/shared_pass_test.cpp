@@ -158,6 +158,28 @@ TEST(SharedPass, APassIsOpenUntilTheOneBeforeHasArrived) {
   device.expect_no_problems();
 }
 
+TEST(SharedPass, WhoWaitsForCopiesWaitsUntilTheyAreEnqueued) {
+  const Deadline deadline;
+  Device device(8, 3, 2, Order::copies_late, 2);
+  device.use_staged_store();
+  device.use_streamer();
+  device.slow.hold(Call::copy);
+  device.streamer->begin(0, each_once(8));
+  device.slow.await_caller();
+  device.streamer->begin(1, share({{7}}));
+  BlockedThread other([&] { device.visit(1, 7); });
+  other.await_blocked();
+  EXPECT_FALSE(other.done());
+  device.slow.release();
+  other.join();
+  device.streamer->end(1);
+  for (WeightId weight = 0; weight < 8; ++weight) {
+    device.visit(0, weight);
+  }
+  device.streamer->end(0);
+  device.expect_no_problems();
+}
+
 /// A lane alone does not wait for that, nor for anything else of the device.
 TEST(SharedPass, ACallAloneWaitsForNoPassOfItsOwn) {
   Streaming device(uniform(8, 3, 2));

@@ -52,7 +52,7 @@ WAIT = re.compile(r"(?:(?:\.|->)(?:wait|wait_for|wait_until|join)|\b(?:a?wait_\w
 OBJECT = re.compile(r"(?:[\w.]|->|\[\w+\])*$")
 
 # Tests of what the streamer does with bytes, ...
-LOOK = ["WaitsBytes*", "Streamer.*", "StagedStore.*", "FileReader.*", "FileStore.*", "HostFillTest.*", "Failure.*", "*Failures.*", "HostLink.*", "LaneGate.*"]
+LOOK = ["WaitsBytes*", "Streamer.*", "SharedPass.*", "StagedStore.*", "FileReader.*", "FileStore.*", "HostFillTest.*", "Failure.*", "*Failures.*", "HostLink.*", "LaneGate.*"]
 # ... without those that only compare which calls were made, how many, or in which order. (StreamerWaits and the tests
 # of scheduler, planner and fake link are not among those above: they do that, or test the tests.)
 LEAVE_OUT = [

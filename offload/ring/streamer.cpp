@@ -155,7 +155,7 @@ void Streamer::await_copies(int lane, const Step& step) {
     const Unlock unlocked(mutex_);
     last->await_issued();
     try {
-      if (last->fence) {
+      if (last->failure.empty()) {
         config_.link->synchronize(*last->fence);
       }
     } catch (const std::exception&) { // the next command tells; a device that is gone brings nothing
