@@ -64,20 +64,11 @@ class Condition {
     lock.release();
   }
 
-  /// The same until it is notified, or, now and then, without that.
-  void wait(Mutex& mutex) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
+  /// Lets go of it until it is notified or `most` is over, or, now and then, before either.
+  void wait_for(Mutex& mutex, std::chrono::milliseconds most) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
     std::unique_lock lock(mutex.mutex_, std::adopt_lock);
-    condition_.wait(lock);
+    condition_.wait_for(lock, most);
     lock.release();
-  }
-
-  /// The same for `most` at the longest. False when that is over.
-  template <typename Rep, typename Period>
-  bool wait_for(Mutex& mutex, std::chrono::duration<Rep, Period> most) OFFLOAD_REQUIRES(mutex) OFFLOAD_UNCHECKED {
-    std::unique_lock lock(mutex.mutex_, std::adopt_lock);
-    const bool in_time = condition_.wait_for(lock, most) == std::cv_status::no_timeout;
-    lock.release();
-    return in_time;
   }
 
   void notify_one() { condition_.notify_one(); }

@@ -238,7 +238,9 @@ void Streamer::acquire(int lane, const Step& step) {
           refuse(step);
         }
       }
-      in_time = released_.wait_for(mutex_, kPatience);
+      const auto begin = std::chrono::steady_clock::now();
+      released_.wait_for(mutex_, kPatience);
+      in_time = std::chrono::steady_clock::now() - begin < kPatience;
       check();
     }
     self.blocked = false;
