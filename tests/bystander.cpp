@@ -156,7 +156,9 @@ std::string Bystander::come_and_go(Module&) {
     verdict.report(std::string("another load: ") + error.what());
   }
   moved = true;
-  { const Module last = std::move(module); } // which waits for the calls
+  {
+    const Module last = std::move(module);
+  } // which waits for the calls
   for (std::thread& caller : callers) {
     caller.join();
   }

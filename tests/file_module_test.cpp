@@ -336,8 +336,8 @@ std::atomic<int> bus_errors = 0;
 
 /// Without a mapping of the file, which would end the program here, or call the handler that it has for such signals.
 TEST_F(FileModule, TellsAFileThatIsCutAtAnyMoment) {
-  struct sigaction handler {};
-  struct sigaction before {};
+  struct sigaction handler{};
+  struct sigaction before{};
   handler.sa_handler = [](int) { ++bus_errors; };
   ASSERT_EQ(sigaction(SIGBUS, &handler, &before), 0);
   std::mt19937 dice(7);

@@ -33,7 +33,7 @@ double median_of(const std::vector<Block>& blocks, Of of) {
   return median(std::move(values));
 }
 
-Times all_of(const std::vector<Block>& blocks, Times Block::*times) {
+Times all_of(const std::vector<Block>& blocks, Times Block::* times) {
   Times all;
   for (const Block& block : blocks) {
     all.insert(all.end(), (block.*times).begin(), (block.*times).end());

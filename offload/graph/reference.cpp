@@ -41,8 +41,7 @@ c10::IValue Reference::run(const std::string& method, std::vector<c10::IValue> i
     const auto graph = prepare_method(module_, method);
     if (constants_ == DeviceConstants::rewrite) {
       std::vector<std::string> rewritten;
-      rewrite_devices(
-          graph, device_, [&](const at::Tensor& tensor) { return moved(tensor); }, rewritten);
+      rewrite_devices(graph, device_, [&](const at::Tensor& tensor) { return moved(tensor); }, rewritten);
     }
     const Gradients mode = gradients_of(*graph, gradients_);
     code = codes_.emplace(method, std::pair(torch::jit::Code(graph, method), mode)).first;

@@ -20,8 +20,8 @@ namespace offload {
 /// The weights of one module on the move: host memory, device slab, link, streamer, lanes. It executes a residency that
 /// the planner has chosen.
 ///
-/// place() and clear() come when no call runs; placed(), streamer() and owns() in calls, or when none runs. The rest may
-/// be called from any thread at any time.
+/// place() and clear() come when no call runs; placed(), streamer() and owns() in calls, or when none runs. The rest
+/// may be called from any thread at any time.
 class Engine {
  public:
   struct Config {

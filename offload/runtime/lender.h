@@ -45,7 +45,8 @@ class WeightLender final : public Lender {
   /// Bytes of streamed weights that were leased where the page cache has them.
   std::uint64_t bytes_in_cache() const { return bytes_in_cache_; }
 
-  /// The weight on the device as `placeholder` describes it; the weight is resident. It keeps its memory, also after detach().
+  /// The weight on the device as `placeholder` describes it; the weight is resident. It keeps its memory, also after
+  /// detach().
   at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
 
   /// Marks the current thread as running a call on `lane`. With `trace`, the steps of the call are appended to it. The

@@ -67,8 +67,7 @@ double flops_per_us(c10::Device device, at::ScalarType dtype, std::int64_t size,
                     const std::function<void()>& synchronize) {
   const at::Tensor a = at::randn({size, size}, at::TensorOptions(device)).to(dtype);
   const at::Tensor b = at::randn({size, size}, at::TensorOptions(device)).to(dtype);
-  const double us = median_us(
-      3, [&] { static_cast<void>(at::linear(a, b)); }, synchronize);
+  const double us = median_us(3, [&] { static_cast<void>(at::linear(a, b)); }, synchronize);
   return 2.0 * static_cast<double>(size * size * size) / us;
 }
 
@@ -166,8 +165,7 @@ MachineProfile measure_here(c10::Device device) {
   const auto floats = at::TensorOptions(device).dtype(at::kFloat);
   const at::Tensor matrix = at::randn({wide, wide}, floats);
   const at::Tensor row = at::randn({1, wide}, floats);
-  const double read_us = median_us(
-      5, [&] { static_cast<void>(at::linear(row, matrix)); }, synchronize);
+  const double read_us = median_us(5, [&] { static_cast<void>(at::linear(row, matrix)); }, synchronize);
   profile.memory_bytes_per_us = static_cast<double>(matrix.nbytes()) / read_us;
   const at::Tensor little = at::randn({8, 8}, floats);
   constexpr int kNodes = 64;
@@ -337,8 +335,7 @@ MachineProfile machine_profile(c10::Device device) {
     return profile;
   }
   std::string name = device.is_cuda() ? at::cuda::getDeviceProperties(device.index())->name : processor_name();
-  std::replace_if(
-      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '-');
+  std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '-');
   const fs::path file = *folder / (name + ".json");
   if (std::ifstream stored(file); stored) {
     std::stringstream text;
