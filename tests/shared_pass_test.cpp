@@ -24,6 +24,14 @@ Shape uniform(std::size_t weights, std::uint64_t ring_units, int lanes) {
   return shape;
 }
 
+/// Executes `sequence` from step `first` on, and ends the call.
+void finish(Streaming& device, int lane, const Sequence& sequence, std::size_t first = 0) {
+  for (std::size_t step = first; step < sequence.size(); ++step) {
+    device.visit(lane, sequence[step]);
+  }
+  device.end(lane);
+}
+
 TEST(SharedPass, CallsThatBeginTogetherBringEachWeightOnce) {
   for (const Order order : kOrders) {
     for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
@@ -36,10 +44,7 @@ TEST(SharedPass, CallsThatBeginTogetherBringEachWeightOnce) {
       in_parallel(shape.lanes, [&](int lane) {
         device.begin(lane, sequence);
         begun.arrive_and_wait();
-        for (const Step& step : *sequence) {
-          device.visit(lane, step);
-        }
-        device.end(lane);
+        finish(device, lane, *sequence);
       });
       EXPECT_EQ(device.streamer().bytes_used(), 24 * kUnit);
       EXPECT_EQ(device.streamer().misses(), 0U);
@@ -64,10 +69,7 @@ TEST(SharedPass, NobodyIsFurtherAheadThanTheRing) {
   });
   ahead.await_blocked();
   EXPECT_EQ(read, 3);
-  for (const Step& step : *sequence) {
-    device.visit(1, step);
-  }
-  device.end(1);
+  finish(device, 1, *sequence);
   ahead.join();
   EXPECT_EQ(device.streamer().bytes_used(), 8 * kUnit);
   EXPECT_EQ(device.finish(), "");
@@ -86,10 +88,7 @@ TEST(SharedPass, ACallMayJoinWhileAllIsThere) {
     } else {
       device.visit(1, {0});
     }
-    for (WeightId weight = 1; weight < 8; ++weight) {
-      device.visit(lane, {weight});
-    }
-    device.end(lane);
+    finish(device, lane, *sequence, 1);
   });
   EXPECT_EQ(device.streamer().bytes_used(), 8 * kUnit);
   EXPECT_EQ(device.finish(), "");
@@ -226,12 +225,7 @@ TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {
   const SequencePtr sequence = each_once(12);
   device.begin(0, sequence);
   device.begin(1, sequence);
-  BlockedThread other([&] {
-    for (const Step& step : *sequence) {
-      device.visit(1, step);
-    }
-    device.end(1);
-  });
+  BlockedThread other([&] { finish(device, 1, *sequence); });
   other.await_blocked();
   device.visit(0, {0});
   device.end(0); // as when the model raises
@@ -246,14 +240,8 @@ TEST(SharedPass, ACallThatStandsStillIsLeftBehind) {
   device.begin(0, sequence);
   device.begin(1, sequence);
   device.visit(0, {0});
-  for (const Step& step : *sequence) {
-    device.visit(1, step); // without end, if it waited for the other
-  }
-  device.end(1);
-  for (WeightId weight = 1; weight < 12; ++weight) {
-    device.visit(0, {weight});
-  }
-  device.end(0);
+  finish(device, 1, *sequence); // without end, if it waited for the other
+  finish(device, 0, *sequence, 1);
   EXPECT_EQ(device.finish(), "");
 }
 
