@@ -126,7 +126,7 @@ TEST(SharedPass, ACallThatComesLateWaitsForTheNext) {
   device.end(0);
   first.join();
   second.join();
-  EXPECT_EQ(device.streamer().bytes_used(), 2 * 8 * kUnit) << "one pass for the first, one for the others";
+  EXPECT_EQ(device.streamer().bytes_used(), 16 * kUnit) << "one pass for the first, one for the others";
   EXPECT_EQ(device.finish(), "");
 }
 
@@ -153,7 +153,7 @@ TEST(SharedPass, APassIsOpenUntilTheOneBeforeHasArrived) {
   device.slow.release();
   first.join();
   second.join();
-  EXPECT_EQ(device.streamer->bytes_used(), 2 * 8 * kUnit) << "one pass for the first, one for the others";
+  EXPECT_EQ(device.streamer->bytes_used(), 16 * kUnit) << "one pass for the first, one for the others";
   device.expect_no_problems();
 }
 
