@@ -308,6 +308,19 @@ TEST(Scheduler, LanesShareTheCopyOfAWeight) {
   EXPECT_EQ(desk.scheduler.slots().leased(), Weights({0})) << "the other lane reads it";
 }
 
+TEST(Scheduler, ACallThatComesLateTakesNothingFromAPassThatBeganWithAMiss) {
+  Desk desk(std::vector<std::uint64_t>(12, 1), 4, 1, 2);
+  const SequencePtr sequence = each_once(12);
+  desk.scheduler.begin(0, sequence);
+  desk.visit(0, {0}); // nothing was ahead
+  desk.begin(1, sequence);
+  for (WeightId weight = 1; weight < 7; ++weight) {
+    EXPECT_FALSE(desk.acquire(1, {0})) << "the next pass is its own";
+    desk.visit(0, {weight});
+  }
+  EXPECT_EQ(desk.scheduler.misses(), 1U);
+}
+
 TEST(Scheduler, ExpectingOtherStepsKeepsWhatBothNeed) {
   Desk desk({4, 4, 4}, 12, 1);
   desk.begin(0, share({{0}, {1}}));

@@ -108,12 +108,6 @@ ArrivalPtr Prefetcher::awaited(int lane, std::uint64_t bytes) const {
   return !has_others(lane) && under_way_.is_of(lane) ? nullptr : under_way_.before(bytes);
 }
 
-void Prefetcher::note_missed(int lane, const Step& missed) {
-  for (const WeightId weight : missed) {
-    had_[weight] = std::max(had_[weight], windows_[lane].pass);
-  }
-}
-
 /// Others bring what it wants if they have not come so far yet.
 void Prefetcher::note_no_room(int lane, bool expected) {
   Window& window = windows_[lane];

@@ -66,9 +66,6 @@ class Prefetcher {
   ArrivalPtr awaited(int lane, std::uint64_t bytes) const;
   void note_arrived(const ArrivalPtr& last) { under_way_.note_arrived(last); }
 
-  /// `missed` is brought for the call on `lane`, which had not claimed it.
-  void note_missed(int lane, const Step& missed);
-
   /// `batches`, from `first` on, have been handed out for `lane`.
   void note_handed_out(int lane, const std::vector<Batch>& batches, std::size_t first) {
     under_way_.add(lane, batches, first);

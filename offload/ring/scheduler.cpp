@@ -26,7 +26,6 @@ Scheduler::Outcome Scheduler::acquire(int lane, const Step& step, std::vector<Ba
   }
   prefetcher_.note_room(lane);
   if (!missing.empty()) {
-    prefetcher_.note_missed(lane, missing);
     prefetcher_.claim_placed_for_all(); // of this pass, before the place is given up again
   }
   if (expected) {
