@@ -24,21 +24,18 @@ class Ledger {
 
   void begin(int lane, const SequencePtr& sequence) {
     std::vector<Batch> batches;
-    scheduler.begin(lane, sequence);
-    scheduler.prefetch(lane, batches);
+    scheduler.begin(lane, sequence, batches);
     copy(batches);
   }
 
   bool acquire(int lane, const Step& step, bool at_once = false) {
     std::vector<Batch> batches;
-    while (const ArrivalPtr last = scheduler.awaited(lane, step)) {
-      scheduler.note_arrived(last);
+    auto outcome = scheduler.acquire(lane, step, batches, at_once);
+    while (outcome == Scheduler::Outcome::waits_for_copies) {
+      scheduler.arrive(lane, scheduler.awaited(lane, step), batches);
+      outcome = scheduler.acquire(lane, step, batches, at_once);
     }
-    scheduler.prefetch(lane, batches);
-    const bool leased = scheduler.acquire(lane, step, batches, at_once) == Scheduler::Outcome::leased;
-    if (leased && scheduler.starved(lane)) {
-      scheduler.prefetch(lane, batches);
-    }
+    const bool leased = outcome == Scheduler::Outcome::leased;
     copy(batches);
     for (const WeightId weight : leased ? step : Step{}) {
       ++leases_[weight];
@@ -54,12 +51,17 @@ class Ledger {
         cells_[scheduler.slots().place(weight) + at].used[lane] = used->order();
       }
       --leases_[weight];
-      scheduler.release(lane, weight, used);
     }
     std::vector<Batch> batches;
-    scheduler.prefetch(lane, batches);
+    scheduler.release(lane, step, used, batches);
     copy(batches);
     check();
+  }
+
+  void end(int lane) {
+    std::vector<Batch> batches;
+    scheduler.end(lane, batches);
+    copy(batches);
   }
 
   std::uint64_t copied() const { return copied_; }
@@ -212,7 +214,7 @@ class Callers {
       ledger_.release(lane, (*sequences_[lane])[step]);
       stuck.clear();
       if (++next->second == sequences_[lane]->size()) {
-        ledger_.scheduler.end(lane);
+        ledger_.end(lane);
         at_.erase(next);
         if (--left_[lane] > 0) {
           begin(lane);

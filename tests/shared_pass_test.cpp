@@ -197,27 +197,29 @@ std::vector<Batch> batches_of(const std::vector<std::uint64_t>& bytes) {
 }
 
 TEST(UnderWay, WaitsForNoMoreThanHasToArrive) {
-  UnderWay under_way(10);
+  UnderWay under_way(12);
   const std::vector<Batch> batches = batches_of({4, 3, 2});
-  under_way.add(0, batches, 0);
-  EXPECT_EQ(under_way.before(1), nullptr);
-  EXPECT_EQ(under_way.before(2), batches[0].arrival);
-  EXPECT_EQ(under_way.before(6), batches[1].arrival);
-  EXPECT_EQ(under_way.before(10), batches[2].arrival);
+  EXPECT_EQ(under_way.before(12), nullptr);
+  under_way.add(batches, 0);
+  EXPECT_EQ(under_way.before(1), batches[0].arrival) << "half the ring";
+  EXPECT_EQ(under_way.before(2), batches[1].arrival);
+  EXPECT_EQ(under_way.before(5), batches[0].arrival) << "twice what is wanted";
+  EXPECT_EQ(under_way.before(8), batches[1].arrival) << "and no more than the ring";
+  EXPECT_EQ(under_way.before(12), batches[2].arrival);
   under_way.note_arrived(batches[1].arrival);
-  EXPECT_EQ(under_way.before(8), nullptr) << "what came before it has arrived, too";
-  EXPECT_EQ(under_way.before(9), batches[2].arrival);
+  EXPECT_EQ(under_way.before(4), nullptr) << "what came before it has arrived, too";
+  EXPECT_EQ(under_way.before(11), batches[2].arrival);
   under_way.note_arrived(batches[0].arrival); // again: nothing
-  EXPECT_EQ(under_way.before(9), batches[2].arrival);
+  EXPECT_EQ(under_way.before(11), batches[2].arrival);
 }
 
 TEST(UnderWay, ForgetsWhatIsFartherBackThanTheRingIsLong) {
   UnderWay under_way(10);
-  const std::vector<Batch> batches = batches_of({5, 5, 5, 5});
-  under_way.add(1, batches, 3);
-  under_way.add(0, batches, 0);
-  EXPECT_TRUE(under_way.is_of(0)) << "that of lane 1 is long past";
-  EXPECT_EQ(under_way.before(1), batches[2].arrival);
+  const std::vector<Batch> batches = batches_of({5, 5, 5});
+  under_way.add(batches, 0);
+  EXPECT_EQ(under_way.before(5), batches[1].arrival);
+  under_way.note_arrived(batches[0].arrival); // long past
+  EXPECT_EQ(under_way.before(5), batches[1].arrival);
 }
 
 TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {

@@ -166,7 +166,7 @@ Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candida
   constexpr std::size_t kFinalists = 5;
   std::vector<Plan> plans;
   for (Residency& residency : candidates) {
-    const Simulated rough = simulate(pass, residency, machine, kFewCalls);
+    const Simulated rough = simulate(pass, residency, machine, {}, kFewCalls);
     plans.push_back({std::move(residency), rough});
   }
   const auto faster = [](const Plan& a, const Plan& b) { return a.predicted.time_us < b.predicted.time_us; };

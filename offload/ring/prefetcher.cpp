@@ -54,9 +54,12 @@ void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence) {
       open = open && (had_[weight] != newest_ || slots_.has_place(weight));
     }
   }
-  newest_ += open ? 0 : 1;
+  if (!open) {
+    ++newest_;
+    drop_door_claims();
+  }
   window.pass = newest_;
-  note_had(window, window.first);
+  note_had(lane, window.first);
 }
 
 void Prefetcher::end(int lane) {
@@ -65,24 +68,60 @@ void Prefetcher::end(int lane) {
 }
 
 /// What is claimed from step `from` on has been had in its pass.
-void Prefetcher::note_had(const Window& window, std::uint64_t from) {
+void Prefetcher::note_had(int lane, std::uint64_t from) {
+  const Window& window = windows_[lane];
   if (!window.active) {
     return;
   }
+  const bool shared = shares(lane);
   for (std::uint64_t at = from; !window.empty() && at <= window.head; ++at) {
     const std::uint64_t pass = window.pass + (at - window.first) / window.sequence->size();
     const Step& step = window.at(at);
     const auto end = at < window.head ? step.end() : step.begin() + static_cast<std::ptrdiff_t>(window.part);
     std::for_each(step.begin(), end, [&](WeightId weight) {
-      had_[weight] = std::max(had_[weight], pass);
-      newest_ = std::max(newest_, pass);
+      if (pass > newest_) {
+        newest_ = pass;
+        drop_door_claims();
+      }
+      if (pass > had_[weight]) {
+        had_[weight] = pass;
+        if (shared && pass == newest_) {
+          slots_.claim(weight);
+          door_.push_back(weight);
+        }
+      }
     });
   }
+}
+
+void Prefetcher::drop_door_claims() {
+  for (const WeightId weight : std::exchange(door_, {})) {
+    slots_.drop_claim(weight);
+  }
+}
+
+/// Gives up what is kept for calls that may join. False when that makes no room.
+bool Prefetcher::close_door() {
+  if (std::none_of(door_.begin(), door_.end(), [&](WeightId weight) { return slots_.has_only_one_claim(weight); })) {
+    return false;
+  }
+  drop_door_claims();
+  return true;
 }
 
 bool Prefetcher::has_others(int lane) const {
   for (int other = 0; other < static_cast<int>(windows_.size()); ++other) {
     if (other != lane && windows_[other].active) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Prefetcher::shares(int lane) const {
+  for (const Window& other : windows_) {
+    const bool has_shared = other.pass > 0 && other.pass + 1 >= windows_[lane].pass;
+    if (&other != &windows_[lane] && (other.active || has_shared)) {
       return true;
     }
   }
@@ -105,7 +144,8 @@ bool Prefetcher::comes_after_others(int lane) const {
 }
 
 ArrivalPtr Prefetcher::awaited(int lane, std::uint64_t bytes) const {
-  return !has_others(lane) && under_way_.is_of(lane) ? nullptr : under_way_.before(bytes);
+  const bool rests = !windows_[lane].active && !has_others(lane);
+  return shares(lane) && !rests ? under_way_.before(bytes) : nullptr;
 }
 
 /// Others bring what it wants if they have not come so far yet.
@@ -141,6 +181,9 @@ void Prefetcher::drop_last_claim(Window& window) {
 }
 
 bool Prefetcher::drop_farthest_claim(int lane, bool any) {
+  if (close_door()) {
+    return true;
+  }
   const Window& window = windows_[lane];
   Window* longest = nullptr;
   for (Window& other : windows_) {
@@ -161,6 +204,7 @@ bool Prefetcher::drop_farthest_claim(int lane, bool any) {
 }
 
 void Prefetcher::drop_all_claims() {
+  drop_door_claims();
   for (Window& window : windows_) {
     while (!window.claims_nothing()) {
       drop_last_claim(window);
@@ -175,7 +219,7 @@ void Prefetcher::claim_placed(int lane) {
     slots_.claim(window.next());
     extend(window);
   }
-  note_had(window, from);
+  note_had(lane, from);
 }
 
 void Prefetcher::claim_placed_for_all() {
@@ -186,32 +230,37 @@ void Prefetcher::claim_placed_for_all() {
   }
 }
 
-/// Claims what is left of the step at the head of the window. False, and nothing changed, when it finds no place.
-bool Prefetcher::claim_step(Window& window, SlotTable::Transaction& attempt) {
-  const Step& step = window.at(window.head);
-  const auto rest = step.begin() + static_cast<std::ptrdiff_t>(window.part);
-  Step missing;
-  std::copy_if(rest, step.end(), std::back_inserter(missing),
-               [&](WeightId weight) { return !slots_.has_place(weight); });
-  if (!attempt.place(missing)) {
+/// Gives those of `weights` that have no place one. False, and nothing changed but the door, when there is no room.
+bool Prefetcher::place(SlotTable::Transaction& attempt, const Step& weights) {
+  while (true) {
+    Step missing; // closing the door takes places away
+    std::copy_if(weights.begin(), weights.end(), std::back_inserter(missing),
+                 [&](WeightId weight) { return !slots_.has_place(weight); });
+    if (attempt.place(missing)) {
+      return true;
+    }
+    if (!close_door()) {
+      return false;
+    }
+  }
+}
+
+/// Claims the next weights, of the step at the head of the window. False, and nothing changed but the door, when they
+/// find no place.
+bool Prefetcher::claim(Window& window, SlotTable::Transaction& attempt, const Step& weights) {
+  if (!place(attempt, weights)) {
     return false;
   }
-  std::for_each(rest, step.end(), [&](WeightId weight) {
+  for (const WeightId weight : weights) {
     attempt.claim(weight);
     extend(window);
-  });
+  }
   return true;
 }
 
-/// Claims the next weight alone.
-bool Prefetcher::claim_weight(Window& window, SlotTable::Transaction& attempt) {
-  const WeightId weight = window.next();
-  if (!slots_.has_place(weight) && !attempt.place({weight})) {
-    return false;
-  }
-  attempt.claim(weight);
-  extend(window);
-  return true;
+bool Prefetcher::claim_rest_of_step(Window& window, SlotTable::Transaction& attempt) {
+  const Step& step = window.at(window.head);
+  return claim(window, attempt, Step(step.begin() + static_cast<std::ptrdiff_t>(window.part), step.end()));
 }
 
 /// Claims what is wanted to travel together, or all that comes until the end of the pass. False when not as much finds
@@ -222,8 +271,8 @@ bool Prefetcher::claim_batch(Window& window, SlotTable::Transaction& attempt, st
       attempt.start_over();
     }
     const bool over_share = !in_need && window.ahead + slots_.bytes(window.at(window.head)) > share();
-    if (over_share || !claim_step(window, attempt)) {
-      while (in_need && window.head < window.limit() && claim_weight(window, attempt)) {
+    if (over_share || !claim_rest_of_step(window, attempt)) {
+      while (in_need && window.head < window.limit() && claim(window, attempt, {window.next()})) {
       }
       break;
     }
@@ -239,7 +288,8 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
     const bool in_need = starved(lane);
     const std::uint64_t wanted = in_need ? 1 : slots_.batch_bytes();
     const std::uint64_t rest = window.total - std::min(window.total, window.ahead);
-    if (!in_need && rest > wanted && (slots_.ring().bytes_free() < wanted || window.ahead + wanted > share())) {
+    if (!in_need && rest > wanted &&
+        ((door_.empty() && slots_.ring().bytes_free() < wanted) || window.ahead + wanted > share())) {
       return; // as the attempt would find, step by step
     }
     if (comes_after_others(lane) ||
@@ -255,8 +305,8 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
     const bool nothing_left = attempt.bytes() == 0;
     const std::size_t handed_out = out.size();
     attempt.commit(out);
-    note_handed_out(lane, out, handed_out);
-    note_had(window, before.head);
+    note_handed_out(out, handed_out);
+    note_had(lane, before.head);
     claim_placed_for_all();
     if (nothing_left) {
       return;

@@ -17,9 +17,10 @@ namespace offload {
 // leased it. None of them is further ahead than the ring is long: whoever is, waits for the others.
 //
 // A pass has a door. A call that begins joins the newest pass as long as all that this pass has had, of what the call
-// will read, is still there; it then catches up without the link. Otherwise it begins the next pass, together with all
-// that come after it, and waits: nothing is brought for a pass while an earlier one still has something to bring. Since
-// an earlier pass only gets shorter, it waits for no longer than that pass.
+// will read, is still there; it then catches up without the link. So what a shared pass has had is kept until the room
+// is needed. Otherwise it begins the next pass, together with all that come after it, and waits: nothing is brought for
+// a pass while an earlier one still has something to bring. Since an earlier pass only gets shorter, it waits for no
+// longer than that pass.
 //
 //        steps      0   1   2   3   4   5   6   7   8   9
 //        call A                     [lease]                       claims 4..7
@@ -28,8 +29,9 @@ namespace offload {
 //        call C begins                                            0 has gone: the next pass, after 9
 //
 // On the host a call is through long before its first weight has arrived, and would leave its pass behind. So while
-// calls share, no more is handed out than the ring holds before the oldest of it has arrived: whoever wants more waits
-// on the host for that. A lane that is alone, and has been for a ring's length, never does.
+// calls share, half the ring is under way, and whoever wants more waits on the host until some of it has arrived. The
+// door is then open for about as long as the link takes for the ring, so that callers whose calls have ended together
+// begin the next pass together. A lane whose pass is its own, as the one before was, never waits.
 //
 // Calls that read other weights, or in another order, are in the same pass as far as the ring has room for all; each
 // kind of them looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
@@ -66,13 +68,15 @@ class Prefetcher {
   ArrivalPtr awaited(int lane, std::uint64_t bytes) const;
   void note_arrived(const ArrivalPtr& last) { under_way_.note_arrived(last); }
 
-  /// `batches`, from `first` on, have been handed out for `lane`.
-  void note_handed_out(int lane, const std::vector<Batch>& batches, std::size_t first) {
-    under_way_.add(lane, batches, first);
-  }
+  /// `batches`, from `first` on, have been handed out.
+  void note_handed_out(const std::vector<Batch>& batches, std::size_t first) { under_way_.add(batches, first); }
 
   /// True when other lanes are in a call, for which `lane` may have to wait.
   bool has_others(int lane) const;
+
+  /// True when other lanes are in a call, or were in the pass of `lane` or the one before: then what is brought for it
+  /// may have to wait until earlier copies have arrived.
+  bool shares(int lane) const;
 
   /// `lane` found no room for its next step, `expected` or not; or it has found room again.
   void note_no_room(int lane, bool expected);
@@ -96,6 +100,9 @@ class Prefetcher {
   /// `any` may go. False when there is none.
   bool drop_farthest_claim(int lane, bool any);
   void drop_all_claims();
+
+  /// Drops what is claimed for calls that may still join a pass.
+  void drop_door_claims();
 
   /// Appends what later decisions depend on.
   void append_layout(std::vector<std::uint64_t>& layout) const;
@@ -127,10 +134,12 @@ class Prefetcher {
     bool claims_nothing() const { return head == cursor && part == 0; }
   };
 
+  bool place(SlotTable::Transaction& attempt, const Step& weights);
   bool claim_batch(Window& window, SlotTable::Transaction& attempt, std::uint64_t wanted, bool in_need);
-  bool claim_step(Window& window, SlotTable::Transaction& attempt);
-  bool claim_weight(Window& window, SlotTable::Transaction& attempt);
-  void note_had(const Window& window, std::uint64_t from);
+  bool claim(Window& window, SlotTable::Transaction& attempt, const Step& weights);
+  bool claim_rest_of_step(Window& window, SlotTable::Transaction& attempt);
+  void note_had(int lane, std::uint64_t from);
+  bool close_door();
   void extend(Window& window);
   void drop_last_claim(Window& window);
   std::uint64_t share() const;
@@ -138,6 +147,7 @@ class Prefetcher {
   SlotTable& slots_;
   std::vector<Window> windows_;    // by lane
   std::vector<std::uint64_t> had_; // by weight: the newest pass that it was claimed in
+  std::vector<WeightId> door_;     // what the newest pass has had: claimed for calls that may join it
   UnderWay under_way_;
   std::uint64_t newest_ = 0; // pass
   std::uint64_t needs_ = 0;  // that there have been

@@ -1,6 +1,52 @@
 #include <offload/ring/scheduler.h>
 
+#include <algorithm>
+#include <utility>
+
 namespace offload {
+
+/// Those who wait for others are to look again.
+void Scheduler::note_change() {
+  for (Lane& lane : lanes_) {
+    lane.waits = false;
+  }
+}
+
+/// True when every lane in a call waits for others.
+bool Scheduler::nobody_goes_on() const {
+  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return !lane.in_call || lane.waits; });
+}
+
+/// True when every lane that holds leases waits for others to give theirs back.
+bool Scheduler::nobody_will_release() const {
+  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.leases == 0 || lane.waits; });
+}
+
+void Scheduler::prefetch(int lane, std::vector<Batch>& out) {
+  const std::size_t handed_out = out.size();
+  prefetcher_.prefetch(lane, out);
+  if (out.size() > handed_out) {
+    note_change(); // what others wait for may have a place now
+  }
+}
+
+void Scheduler::begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out) {
+  prefetcher_.begin(lane, std::move(sequence));
+  lanes_[lane].in_call = true;
+  prefetch(lane, out);
+}
+
+void Scheduler::end(int lane, std::vector<Batch>& out) {
+  prefetcher_.end(lane);
+  lanes_[lane].in_call = false;
+  note_change();
+  prefetch(lane, out); // of the next pass, where this was the last call of its own
+}
+
+void Scheduler::expect(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out) {
+  prefetcher_.expect(lane, std::move(sequence));
+  prefetch(lane, out);
+}
 
 void Scheduler::abandon() {
   prefetcher_.drop_all_claims();
@@ -8,6 +54,27 @@ void Scheduler::abandon() {
 }
 
 Scheduler::Outcome Scheduler::acquire(int lane, const Step& step, std::vector<Batch>& out, bool at_once) {
+  const std::size_t handed_out = out.size();
+  Outcome outcome = lease(lane, step, out, at_once);
+  lanes_[lane].waits = outcome == Outcome::waits_for_calls;
+  if (lanes_[lane].waits && nobody_goes_on()) {
+    outcome = lease(lane, step, out, true);
+    outcome = outcome != Outcome::leased && nobody_will_release() ? Outcome::refused : outcome;
+    lanes_[lane].waits = outcome == Outcome::waits_for_calls;
+  }
+  if (outcome == Outcome::leased) {
+    lanes_[lane].leases += step.size();
+    if (prefetcher_.starved(lane)) {
+      prefetcher_.prefetch(lane, out); // what fits beside the step that is in use now
+    }
+    if (out.size() > handed_out) {
+      note_change();
+    }
+  }
+  return outcome;
+}
+
+Scheduler::Outcome Scheduler::lease(int lane, const Step& step, std::vector<Batch>& out, bool at_once) {
   const bool expected = prefetcher_.follow(lane, step);
   SlotTable::Transaction transaction(slots_);
   Step missing;
@@ -33,7 +100,7 @@ Scheduler::Outcome Scheduler::acquire(int lane, const Step& step, std::vector<Ba
   }
   const std::size_t handed_out = out.size();
   transaction.commit(out);
-  prefetcher_.note_handed_out(lane, out, handed_out);
+  prefetcher_.note_handed_out(out, handed_out);
   misses_ += missing.size() + slots_.refetch(step, out);
   return Outcome::leased;
 }
@@ -63,6 +130,7 @@ Scheduler::Outcome Scheduler::make_room(int lane, const Step& step, Step missing
       return Outcome::waits_for_calls;
     }
     // Only leases are left. Those of this very step may lie in the way of the rest: it is placed anew as a whole.
+    prefetcher_.drop_door_claims();
     const std::size_t before = missing.size();
     for (const WeightId weight : step) {
       if (slots_.has_place(weight) && transaction.displace(weight)) {
@@ -87,9 +155,20 @@ ArrivalPtr Scheduler::awaited(int lane, const Step& step) const {
   return bytes == 0 ? nullptr : prefetcher_.awaited(lane, bytes);
 }
 
-void Scheduler::release(int lane, WeightId weight, FencePtr used) {
-  prefetcher_.claim_placed(lane);
-  slots_.release(weight, std::move(used));
+void Scheduler::arrive(int lane, const ArrivalPtr& last, std::vector<Batch>& out) {
+  prefetcher_.note_arrived(last);
+  prefetch(lane, out);
+  note_change();
+}
+
+void Scheduler::release(int lane, const Step& step, const FencePtr& used, std::vector<Batch>& out) {
+  for (const WeightId weight : step) {
+    prefetcher_.claim_placed(lane);
+    slots_.release(weight, used);
+  }
+  lanes_[lane].leases -= step.size();
+  note_change();
+  prefetch(lane, out);
 }
 
 std::vector<std::uint64_t> Scheduler::layout() const {

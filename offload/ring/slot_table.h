@@ -29,6 +29,9 @@ class SlotTable {
   /// What nobody needs any more loses its place.
   void drop_claim(WeightId weight);
 
+  /// True when a weight that has a place has it by one claim only.
+  bool has_only_one_claim(WeightId weight) const { return slots_[weight]->claims == 1 && slots_[weight]->leases == 0; }
+
   /// Ends one lease. After `used`, the bytes may be overwritten.
   void release(WeightId weight, FencePtr used);
 

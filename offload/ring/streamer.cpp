@@ -31,7 +31,7 @@ Streamer::Streamer(StreamerConfig config)
     : config_(std::move(config)),
       arrived_(config_.lanes, 0),
       scheduler_(bytes_of(*config_.weights), config_.ring_bytes, config_.batch_bytes, config_.lanes),
-      lanes_(config_.lanes) {}
+      executed_(config_.lanes) {}
 
 Streamer::~Streamer() { stop(); }
 
@@ -84,10 +84,9 @@ bool Streamer::change(Change change) {
     enough = false;
     lost_ = true;
     batches_.resize(decided);
-    wake();
   }
-  if (batches_.size() > decided) {
-    wake(); // what others wait for may have a place now
+  if (lost_ || batches_.size() > decided) {
+    released_.notify_all(); // what others wait for may have a place now
   }
   issue();
   return enough;
@@ -114,40 +113,24 @@ void Streamer::issue() {
 void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   const Lock lock(mutex_);
   check();
-  lanes_[lane].executed.clear();
-  lanes_[lane].in_call = true;
-  change([&]() OFFLOAD_REQUIRES(mutex_) {
-    scheduler_.begin(lane, std::move(sequence));
-    scheduler_.prefetch(lane, batches_);
-  });
+  executed_[lane].clear();
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.begin(lane, std::move(sequence), batches_); });
   check();
 }
 
 Sequence Streamer::end(int lane) {
   const Lock lock(mutex_);
-  scheduler_.end(lane);
-  lanes_[lane].in_call = false;
-  wake();
-  return std::move(lanes_[lane].executed);
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.end(lane, batches_); });
+  released_.notify_all();
+  return std::move(executed_[lane]);
 }
 
 void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   const Lock lock(mutex_);
-  change([&]() OFFLOAD_REQUIRES(mutex_) {
-    scheduler_.expect(lane, std::move(sequence));
-    scheduler_.prefetch(lane, batches_);
-  });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.expect(lane, std::move(sequence), batches_); });
 }
 
-/// What has changed may let those go on who wait.
-void Streamer::wake() {
-  for (Lane& lane : lanes_) {
-    lane.blocked = false;
-  }
-  released_.notify_all();
-}
-
-/// Until the copies that `step` comes after have arrived: one lane for all, which it then wakes.
+/// Until the copies that `step` comes after have arrived: one lane for all, who then look again.
 void Streamer::await_copies(int lane, const Step& step) {
   const ArrivalPtr last = scheduler_.awaited(lane, step);
   awaiting_ = true;
@@ -162,21 +145,8 @@ void Streamer::await_copies(int lane, const Step& step) {
     }
   }
   awaiting_ = false;
-  change([&]() OFFLOAD_REQUIRES(mutex_) {
-    scheduler_.note_arrived(last);
-    scheduler_.prefetch(lane, batches_);
-  });
-  wake();
-}
-
-/// True when every lane in a call waits for others.
-bool Streamer::nobody_goes_on() const {
-  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return !lane.in_call || lane.blocked; });
-}
-
-/// True when every lane that holds leases waits for others to give theirs back.
-bool Streamer::nobody_will_release() const {
-  return std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.leases == 0 || lane.blocked; });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.arrive(lane, last, batches_); });
+  released_.notify_all();
 }
 
 void Streamer::refuse(const Step& step) const {
@@ -200,22 +170,16 @@ void Streamer::acquire(int lane, const Step& step) {
   {
     const Lock lock(mutex_);
     check();
-    Lane& self = lanes_[lane];
     const auto lease = [&](bool at_once) OFFLOAD_REQUIRES(mutex_) {
       auto outcome = Scheduler::Outcome::waits_for_calls;
       const bool enough = change([&]() OFFLOAD_REQUIRES(mutex_) {
         outcome = scheduler_.acquire(lane, step, batches_, at_once);
-        if (outcome != Scheduler::Outcome::leased) {
-          return;
+        if (outcome == Scheduler::Outcome::leased) {
+          executed_[lane].push_back(step);
+          for (const WeightId weight : step) {
+            arrivals.push_back(scheduler_.slots().arrival(weight));
+          }
         }
-        if (scheduler_.starved(lane)) {
-          scheduler_.prefetch(lane, batches_); // what fits beside the step that is in use now
-        }
-        self.executed.push_back(step);
-        for (const WeightId weight : step) {
-          arrivals.push_back(scheduler_.slots().arrival(weight));
-        }
-        self.leases += static_cast<int>(step.size());
       });
       if (!enough) { // what it would wait for has been dropped
         check();
@@ -224,26 +188,18 @@ void Streamer::acquire(int lane, const Step& step) {
     };
     bool in_time = true;
     for (auto outcome = lease(false); outcome != Scheduler::Outcome::leased; outcome = lease(!in_time)) {
+      if (outcome == Scheduler::Outcome::refused) {
+        refuse(step);
+      }
       if (outcome == Scheduler::Outcome::waits_for_copies && !awaiting_) {
         await_copies(lane, step);
         continue;
-      }
-      self.blocked = outcome == Scheduler::Outcome::waits_for_calls;
-      if (nobody_goes_on()) {
-        if (lease(true) == Scheduler::Outcome::leased) {
-          break;
-        }
-        if (nobody_will_release()) {
-          self.blocked = false;
-          refuse(step);
-        }
       }
       const auto begin = std::chrono::steady_clock::now();
       released_.wait_for(mutex_, kPatience);
       in_time = std::chrono::steady_clock::now() - begin < kPatience;
       check();
     }
-    self.blocked = false;
   }
   try {
     wait_arrived(lane, step, arrivals);
@@ -285,23 +241,22 @@ void Streamer::release(int lane, const Step& step) noexcept {
   if (stopped_) {
     return;
   }
-  lanes_[lane].leases -= static_cast<int>(step.size());
-  wake();
   change([&]() OFFLOAD_REQUIRES(mutex_) {
     FencePtr used;
     try {
       used = config_.link->record_used(lane);
+      if (scheduler_.shares(lane)) { // copies may be handed out after the lane has gone on: see Note [Late fences]
+        config_.link->record_now(*used);
+      }
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& refused) {
       broken_ = broken_.empty() ? refused.what() : broken_; // places stay taken: nobody knows when they are read
       return;
     }
-    for (const WeightId weight : step) {
-      scheduler_.release(lane, weight, used);
-    }
-    scheduler_.prefetch(lane, batches_);
+    scheduler_.release(lane, step, used, batches_);
   });
+  released_.notify_all();
 }
 
 std::byte* Streamer::address(WeightId weight) const {

@@ -74,20 +74,10 @@ class Streamer {
   std::vector<std::uint64_t> layout() const;
 
  private:
-  struct Lane {
-    Sequence executed;
-    int leases = 0;
-    bool in_call = false;
-    bool blocked = false; // waits in acquire(), and has looked since anything changed
-  };
-
   template <typename Change>
   bool change(Change change) OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
-  void wake() OFFLOAD_REQUIRES(mutex_);
   void await_copies(int lane, const Step& step) OFFLOAD_REQUIRES(mutex_);
-  bool nobody_goes_on() const OFFLOAD_REQUIRES(mutex_);
-  bool nobody_will_release() const OFFLOAD_REQUIRES(mutex_);
   [[noreturn]] void refuse(const Step& step) const OFFLOAD_REQUIRES(mutex_);
   void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
   void check() const OFFLOAD_REQUIRES(mutex_);
@@ -97,10 +87,10 @@ class Streamer {
   mutable Mutex mutex_;
   Condition released_;
   Scheduler scheduler_ OFFLOAD_GUARDED_BY(mutex_);
-  std::vector<Lane> lanes_ OFFLOAD_GUARDED_BY(mutex_);
-  std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_); // that the store has not been given yet, in their order
-  bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;       // a thread gives them to it, for all
-  bool awaiting_ OFFLOAD_GUARDED_BY(mutex_) = false;      // a lane waits for copies to arrive
+  std::vector<Sequence> executed_ OFFLOAD_GUARDED_BY(mutex_); // by lane
+  std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);     // that the store has not been given yet, in their order
+  bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;           // a thread gives them to it, for all
+  bool awaiting_ OFFLOAD_GUARDED_BY(mutex_) = false;          // a lane waits for copies to arrive
   bool stopped_ OFFLOAD_GUARDED_BY(mutex_) = false;
   bool lost_ OFFLOAD_GUARDED_BY(mutex_) = false;
   std::string broken_ OFFLOAD_GUARDED_BY(mutex_); // why the device refused; every later call says so

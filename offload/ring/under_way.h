@@ -13,29 +13,31 @@ namespace offload {
 /// synchronised.
 class UnderWay {
  public:
-  /// More than `most` bytes are not remembered: copies arrive in their order, so the others need not be asked for.
-  explicit UnderWay(std::uint64_t most) : most_(most) {}
+  /// More than `ring_bytes` are not remembered: copies arrive in their order, so the others need not be asked for.
+  explicit UnderWay(std::uint64_t ring_bytes) : ring_bytes_(ring_bytes) {}
 
-  /// What `batches` hold from `first` on has been handed out for `lane`.
-  void add(int lane, const std::vector<Batch>& batches, std::size_t first) {
+  /// What `batches` hold from `first` on has been handed out.
+  void add(const std::vector<Batch>& batches, std::size_t first) {
     for (std::size_t i = first; i < batches.size(); ++i) {
       std::uint64_t bytes = 0;
       for (const Fetch& fetch : batches[i].fetches) {
         bytes += fetch.bytes;
       }
-      copies_.push_back({batches[i].arrival, bytes, lane});
+      copies_.push_back({batches[i].arrival, bytes});
       bytes_ += bytes;
     }
-    while (!copies_.empty() && bytes_ - copies_.front().bytes >= most_) {
+    while (!copies_.empty() && bytes_ - copies_.front().bytes >= ring_bytes_) {
       drop_oldest();
     }
   }
 
-  /// What has to arrive before `wanted` bytes more are no more than `most` together; null when that is so.
+  /// What has to arrive before `wanted` bytes more are handed out; null when nothing has to. Half the ring may be under
+  /// way, or twice what is wanted where the ring has room for that.
   ArrivalPtr before(std::uint64_t wanted) const {
+    const std::uint64_t most = std::min(ring_bytes_, std::max(ring_bytes_ / 2, 2 * wanted));
     std::uint64_t rest = bytes_;
     ArrivalPtr last;
-    for (auto copy = copies_.begin(); copy != copies_.end() && rest + wanted > most_; ++copy) {
+    for (auto copy = copies_.begin(); copy != copies_.end() && rest + wanted > most; ++copy) {
       rest -= copy->bytes;
       last = copy->arrival;
     }
@@ -51,16 +53,10 @@ class UnderWay {
     }
   }
 
-  /// True when all was handed out for `lane`.
-  bool is_of(int lane) const {
-    return std::all_of(copies_.begin(), copies_.end(), [&](const Copies& copies) { return copies.lane == lane; });
-  }
-
  private:
   struct Copies {
     ArrivalPtr arrival;
     std::uint64_t bytes;
-    int lane;
   };
 
   void drop_oldest() {
@@ -68,7 +64,7 @@ class UnderWay {
     copies_.pop_front();
   }
 
-  const std::uint64_t most_;
+  const std::uint64_t ring_bytes_;
   std::deque<Copies> copies_;
   std::uint64_t bytes_ = 0;
 };
