@@ -4,7 +4,6 @@
 
 #include <offload/graph/gradients.h>
 #include <offload/graph/operators.h>
-#include <offload/graph/types.h>
 #include <offload/graph/weight_flow.h>
 #include <offload/tensor/values.h>
 

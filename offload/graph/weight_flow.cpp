@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include <offload/graph/operators.h>
-#include <offload/graph/types.h>
 #include <offload/tensor/values.h>
 
 namespace offload {
