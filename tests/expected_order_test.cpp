@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <string>
 
-#include <offload/graph/expected_order.h>
 #include <offload/graph/make_program.h>
 
 namespace offload {

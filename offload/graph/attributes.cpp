@@ -9,7 +9,6 @@
 namespace offload {
 
 using torch::jit::Block;
-using torch::jit::Graph;
 using torch::jit::Node;
 namespace prim = torch::jit::prim;
 namespace attr = torch::jit::attr;
@@ -24,27 +23,25 @@ void for_each_node(Block* block, const std::function<void(Node*)>& visit) {
   }
 }
 
-namespace {
+bool any_node(Block* block, const std::function<bool(const Node*)>& is_wanted) {
+  bool found = false;
+  for_each_node(block, [&](const Node* node) { found = found || is_wanted(node); });
+  return found;
+}
 
-class SetAttrFinder {
- public:
-  AttributeNames found;
+AttributeName attribute_of(const Node* node) { return {node->input(0)->type()->annotation_str(), node->s(attr::name)}; }
 
-  void look_at_type(const c10::ClassType& type) {
-    for (torch::jit::Function* method : type.methods()) {
-      look_at(*method);
-    }
-  }
-
- private:
-  void look_at(torch::jit::Function& called) {
+AttributeNames written_attributes(const torch::jit::Module& module) {
+  AttributeNames written;
+  std::unordered_set<const void*> seen;
+  const std::function<void(torch::jit::Function&)> look_at = [&](torch::jit::Function& called) {
     auto* function = torch::jit::tryToGraphFunction(called);
-    if (!function || !seen_.insert(function).second) {
+    if (!function || !seen.insert(function).second) {
       return;
     }
-    for_each_node(function->graph()->block(), [&](Node* node) {
+    for_each_node(function->graph()->block(), [&](const Node* node) {
       if (node->kind() == prim::SetAttr) {
-        found.emplace(node->input(0)->type()->annotation_str(), node->s(attr::name));
+        written.insert(attribute_of(node));
       } else if (node->kind() == prim::CallFunction) {
         look_at(*node->input(0)->type()->expectRef<c10::FunctionType>().function());
       } else if (node->kind() == prim::CallMethod) {
@@ -55,51 +52,23 @@ class SetAttrFinder {
         }
       }
     });
-  }
-
-  std::unordered_set<const void*> seen_;
-};
-
-} // namespace
-
-AttributeNames written_attributes(const torch::jit::Module& module) {
-  SetAttrFinder finder;
-  visit_objects(module._ivalue(),
-                [&](const c10::IValue& object) { finder.look_at_type(*object.toObjectRef().type()); });
-  return finder.found;
+  };
+  visit_objects(module._ivalue(), [&](const c10::IValue& object) {
+    for (torch::jit::Function* method : object.toObjectRef().type()->methods()) {
+      look_at(*method);
+    }
+  });
+  return written;
 }
 
-namespace {
-
-/// Where types keep their attributes: they search for each name from their first.
-class Slots {
- public:
-  std::size_t of(const c10::ClassType& type, const std::string& name) {
-    auto& slots = by_type_[&type];
-    if (slots.empty()) {
-      for (std::size_t i = 0; i < type.numAttributes(); ++i) {
-        slots.emplace(type.getAttributeName(i), i);
-      }
-    }
-    return slots.at(name);
-  }
-
- private:
-  std::unordered_map<const c10::ClassType*, std::unordered_map<std::string, std::size_t>> by_type_;
-};
-
-} // namespace
-
-Attributes::Attributes(Graph& graph, const Holders& holders, const AttributeNames& written) {
-  if (graph.inputs().empty()) {
-    return;
-  }
+Attributes::Attributes(torch::jit::Graph& graph, const Holders& holders, const AttributeNames& written) {
   values_[graph.inputs()[0]] = holders.front();
   if (holders.size() > 1 && graph.inputs().back()->type() == holders.back().toObjectRef().type()) {
     values_[graph.inputs().back()] = holders.back();
   }
-  Slots slots;
-  for_each_node(graph.block(), [&](Node* node) {
+  // Types search for each name from their first.
+  std::unordered_map<const c10::ClassType*, std::unordered_map<std::string, std::size_t>> slots_by_type;
+  for_each_node(graph.block(), [&](const Node* node) {
     if (node->kind() != prim::GetAttr) {
       return;
     }
@@ -108,9 +77,13 @@ Attributes::Attributes(Graph& graph, const Holders& holders, const AttributeName
       return;
     }
     const c10::ivalue::Object& holder = object->second.toObjectRef();
-    c10::IValue value = holder.getSlot(slots.of(*holder.type(), node->s(attr::name)));
-    const bool may_change = value.isObject() && !written.empty() &&
-                            written.count({node->input(0)->type()->annotation_str(), node->s(attr::name)}) > 0;
+    const c10::ClassType& type = *holder.type();
+    auto& slots = slots_by_type[&type];
+    for (std::size_t i = slots.size(); i < type.numAttributes(); ++i) {
+      slots.emplace(type.getAttributeName(i), i);
+    }
+    c10::IValue value = holder.getSlot(slots.at(node->s(attr::name)));
+    const bool may_change = value.isObject() && !written.empty() && written.count(attribute_of(node)) > 0;
     if (!may_change) {
       values_[node->output()] = std::move(value);
     }

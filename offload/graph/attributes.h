@@ -17,8 +17,15 @@ namespace offload {
 /// node that it is given.
 void for_each_node(torch::jit::Block* block, const std::function<void(torch::jit::Node*)>& visit);
 
-/// (type, attribute) pairs.
-using AttributeNames = std::set<std::pair<std::string, std::string>>;
+/// True when `is_wanted` is for some node, those of nested blocks included.
+bool any_node(torch::jit::Block* block, const std::function<bool(const torch::jit::Node*)>& is_wanted);
+
+/// Type and attribute.
+using AttributeName = std::pair<std::string, std::string>;
+using AttributeNames = std::set<AttributeName>;
+
+/// What a GetAttr or a SetAttr names.
+AttributeName attribute_of(const torch::jit::Node* node);
 
 /// Those that some method of the module or of an object below it sets, or a function that it calls.
 AttributeNames written_attributes(const torch::jit::Module& module);

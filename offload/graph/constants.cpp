@@ -4,11 +4,12 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
-#include <unordered_set>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include <offload/graph/attributes.h>
-#include <offload/graph/shared_memory.h>
-#include <offload/graph/weights.h>
+#include <offload/graph/operators.h>
 #include <offload/tensor/values.h>
 
 namespace offload {
@@ -27,7 +28,7 @@ bool is_large(const at::Tensor& tensor) {
 }
 
 void for_each_tensor(const c10::IValue& value, const std::function<void(const at::Tensor&)>& visit) {
-  if (value.isTensor() || value.isTuple() || value.isList() || value.isGenericDict()) {
+  if (!value.isObject()) {
     visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) { visit(tensor); });
   }
 }
@@ -59,17 +60,99 @@ std::string attribute_for(const c10::IValue& value, const Value* constant, torch
   return name;
 }
 
+/// Which values of a graph a write may reach: those that may share memory with what is written, be it as a view,
+/// through a container, a branch or a loop. Values that may share memory with a third count as sharing it with each
+/// other, so that more may be reported than is true, and never less.
+class SharedMemory {
+ public:
+  explicit SharedMemory(Graph& graph) {
+    std::vector<const Value*> written;
+    for_each_node(graph.block(), [&](Node* node) {
+      if (node->kind() == prim::If || node->kind() == prim::Loop) {
+        join_control_flow(node);
+      } else if (!is_metadata(node)) {
+        join_values_of(node);
+      }
+      for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+        if (writes_input(node, i) || writes_elements(node, i)) {
+          written.push_back(node->input(i));
+        }
+      }
+    });
+    for (const Value* value : written) {
+      written_.insert(group_of(value));
+    }
+  }
+
+  /// True when some node may write the memory of `value`, or of a tensor in it.
+  bool is_written(const Value* value) { return written_.count(group_of(value)) > 0; }
+
+ private:
+  const Value* group_of(const Value* value) {
+    const Value* root = value;
+    for (auto parent = parents_.find(root); parent != parents_.end(); parent = parents_.find(root)) {
+      root = parent->second;
+    }
+    while (value != root) { // the next search is shorter
+      value = std::exchange(parents_[value], root);
+    }
+    return root;
+  }
+
+  void join(const Value* one, const Value* other) {
+    const Value* from = group_of(one);
+    const Value* to = group_of(other);
+    if (from != to) {
+      parents_[from] = to;
+    }
+  }
+
+  void join_control_flow(const Node* node) {
+    const bool loop = node->kind() == prim::Loop;
+    for (std::size_t i = 0; i < node->outputs().size(); ++i) {
+      for (const torch::jit::Block* block : node->blocks()) {
+        join(node->output(i), block->outputs()[loop ? i + 1 : i]);
+      }
+      if (loop) {
+        join(node->output(i), node->input(i + 2));
+        join(node->output(i), node->blocks()[0]->inputs()[i + 1]);
+      }
+    }
+  }
+
+  /// Nodes without a schema are those of the language: containers, attributes, casts. What goes in comes out, or stays
+  /// in an object that went in.
+  void join_values_of(const Node* node) {
+    const bool all = !node->maybeSchema() || passes_on(node) || node->kind() == torch::jit::aten::set_;
+    const Value* kept = nullptr; // an input that the others go into
+    for (std::size_t i = 0; i < node->inputs().size(); ++i) {
+      if (!all && !may_alias_output(node, i)) {
+        continue;
+      }
+      for (const Value* output : node->outputs()) {
+        join(node->input(i), output);
+      }
+      if (kept && (all || writes_input(node, 0))) {
+        join(node->input(i), kept);
+      }
+      kept = kept ? kept : node->input(i);
+    }
+  }
+
+  std::unordered_map<const Value*, const Value*> parents_; // of a forest: the root stands for the group
+  std::unordered_set<const Value*> written_;               // groups
+};
+
 } // namespace
 
 Storages written_constants(Graph& graph) {
   Storages written;
   SharedMemory memory(graph);
-  for_each_node(graph.block(), [&](Node* node) {
-    const auto value = node->kind() == prim::Constant && memory.is_written(node->output())
-                           ? torch::jit::toIValue(node->output())
-                           : std::nullopt;
-    if (value) {
-      for_each_tensor(*value, [&](const at::Tensor& tensor) { written.insert(storage_of(tensor)); });
+  for_each_node(graph.block(), [&](const Node* node) {
+    if (node->kind() == prim::Constant && memory.is_written(node->output())) {
+      if (const auto value = torch::jit::toIValue(node->output())) {
+        for_each_tensor(*value, [&](const at::Tensor& tensor) { written.insert(storage_of(tensor)); });
+      }
     }
   });
   written.erase(nullptr);
@@ -99,33 +182,28 @@ void take_constants(Graph& graph, torch::jit::Module& holder, const Storages& wr
     }
     const std::string name = attribute_for(*value, node->output(), holder);
     const torch::jit::WithInsertPoint at(node);
-    Value* attribute = graph.insertGetAttr(input, name);
-    node->output()->replaceAllUsesWith(attribute);
+    node->output()->replaceAllUsesWith(graph.insertGetAttr(input, name));
     // The node itself stays until unused nodes are removed: the walk is at it.
   });
 }
 
-std::vector<Node*> large_constants(const torch::jit::Module& module) {
-  std::vector<Node*> constants;
+void replace_large_constants(const torch::jit::Module& module, const Replace& replace) {
   std::unordered_set<const void*> seen; // types: modules of one type share its methods
   for (const torch::jit::Module& part : module.modules()) {
     if (!seen.insert(part.type().get()).second) {
       continue;
     }
     for (const auto& method : part.get_methods()) {
-      auto* function = torch::jit::tryToGraphFunction(method.function());
-      if (!function) {
-        continue;
+      if (auto* function = torch::jit::tryToGraphFunction(method.function())) {
+        for_each_node(function->graph()->block(), [&](Node* node) {
+          if (node->kind() == prim::Constant && node->hasAttribute(attr::value) &&
+              node->kindOf(attr::value) == torch::jit::AttributeKind::t && is_large(node->t(attr::value))) {
+            node->t_(attr::value, replace(node->t(attr::value)));
+          }
+        });
       }
-      for_each_node(function->graph()->block(), [&](Node* node) {
-        if (node->kind() == prim::Constant && node->hasAttribute(attr::value) &&
-            node->kindOf(attr::value) == torch::jit::AttributeKind::t && is_large(node->t(attr::value))) {
-          constants.push_back(node);
-        }
-      });
     }
   }
-  return constants;
 }
 
 } // namespace offload

@@ -4,7 +4,8 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <unordered_set>
-#include <vector>
+
+#include <offload/graph/weights.h>
 
 namespace offload {
 
@@ -20,8 +21,8 @@ Storages written_constants(torch::jit::Graph& graph);
 /// are such constants. A tensor that several constants share becomes one attribute.
 void take_constants(torch::jit::Graph& graph, torch::jit::Module& holder, const Storages& written = {});
 
-/// The constant tensors of 16 KiB or more in the methods of `module`. Modules of the same type share their
-/// methods, deep copies included.
-std::vector<torch::jit::Node*> large_constants(const torch::jit::Module& module);
+/// Puts `replace(tensor)` in the place of constant tensors of 16 KiB or more in the methods of `module`. Modules of the
+/// same type share their methods, deep copies included.
+void replace_large_constants(const torch::jit::Module& module, const Replace& replace);
 
 } // namespace offload

@@ -2,10 +2,11 @@
 
 #include <torch/csrc/jit/ir/constants.h>
 
+#include <algorithm>
 #include <string>
-#include <unordered_set>
 
 #include <offload/graph/attributes.h>
+#include <offload/graph/operators.h>
 
 namespace offload {
 
@@ -24,20 +25,16 @@ bool is_known_not_to_enable(const c10::TypePtr& type) {
          name == "__torch__.torch.autograd.profiler.record_function";
 }
 
-const std::unordered_set<c10::Symbol> kDifferentiate = {c10::Symbol::fromQualString("aten::grad"),
-                                                        c10::Symbol::fromQualString("aten::backward"),
-                                                        c10::Symbol::fromQualString("aten::_backward")};
-
 } // namespace
 
-bool differentiates(const Node* node) { return kDifferentiate.count(node->kind()) > 0; }
+bool differentiates(const Node* node) { return is_one_of(node, {"aten::grad", "aten::backward", "aten::_backward"}); }
 
 Differentiates differentiates(Graph& graph) {
   Differentiates found = Differentiates::never;
   for_each_node(graph.block(), [&](const Node* node) {
     if (differentiates(node)) {
-      const bool always = node->owningBlock() == graph.block() || found == Differentiates::always;
-      found = always ? Differentiates::always : Differentiates::perhaps;
+      const bool always = node->owningBlock() == graph.block();
+      found = std::max(found, always ? Differentiates::always : Differentiates::perhaps);
     }
   });
   return found;
@@ -48,25 +45,22 @@ Gradients gradients_of(Graph& graph, Gradients wanted) {
 }
 
 bool sets_gradients(Graph& graph) {
-  bool sets = false;
-  for_each_node(graph.block(), [&](const Node* node) {
-    sets = sets || node->kind() == prim::Enter || node->kind() == kSetGradEnabled;
-  });
-  return sets;
+  return any_node(graph.block(),
+                  [](const Node* node) { return node->kind() == prim::Enter || node->kind() == kSetGradEnabled; });
 }
 
 bool enables_gradients(Graph& graph) {
-  bool enables = false;
-  for_each_node(graph.block(), [&](const Node* node) {
+  return any_node(graph.block(), [](const Node* node) {
     if (node->kind() == prim::Enter) {
-      enables = enables || !is_known_not_to_enable(node->input(0)->type());
-    } else if (node->kind() == kSetGradEnabled) {
-      const auto on = torch::jit::toIValue(node->input(0));
-      const bool as_before = node->input(0)->node()->kind() == kIsGradEnabled;
-      enables = enables || (!as_before && (!on || on->toBool()));
+      return !is_known_not_to_enable(node->input(0)->type());
     }
+    if (node->kind() != kSetGradEnabled) {
+      return false;
+    }
+    const auto on = torch::jit::toIValue(node->input(0));
+    const bool as_before = node->input(0)->node()->kind() == kIsGradEnabled;
+    return !as_before && (!on || on->toBool());
   });
-  return enables;
 }
 
 } // namespace offload

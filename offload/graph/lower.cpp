@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <iterator>
-#include <numeric>
 #include <set>
+#include <string>
+#include <utility>
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/operators.h>
@@ -13,7 +14,6 @@
 
 namespace offload {
 
-using torch::jit::Block;
 using torch::jit::Graph;
 using torch::jit::Node;
 using torch::jit::Value;
@@ -30,24 +30,23 @@ const c10::Symbol kRows = c10::Symbol::fromQualString("offload::rows");
 const c10::Symbol kPlacement = c10::Symbol::attr("placement");
 const c10::Symbol kWeights = c10::Symbol::attr("weights"); // of our nodes: the weights that they may lease
 
+using Positions = std::set<std::size_t>; // of inputs
+
 struct Product {
   c10::Symbol plain;
-  c10::Symbol ours;                                 // the same operator, with the same schema, that leases its inputs
-  std::vector<std::vector<std::size_t>> parts = {}; // positions of inputs that are leased together; empty: all are
+  c10::Symbol ours;             // the same operator, with the same schema, that leases its inputs
+  std::vector<Positions> parts; // that are leased together; empty: all are
 };
 
-const std::vector<Product> kProducts = [] {
-  std::vector<Product> list;
-  for (const char* name : {"linear", "matmul", "mm", "bmm", "addmm"}) {
-    list.push_back({c10::Symbol::fromQualString(std::string("aten::") + name),
-                    c10::Symbol::fromQualString(std::string("offload::") + name)});
-  }
-  // Attention and the first norm, the two products, the second norm: as ops/encoder_layer.cpp has them.
-  list.push_back({c10::Symbol::fromQualString("aten::_transformer_encoder_layer_fwd"),
-                  c10::Symbol::fromQualString("offload::_transformer_encoder_layer_fwd"),
-                  {{0, 3, 4, 5, 6, 10, 11, 18}, {14, 15}, {16, 17}, {12, 13}}});
-  return list;
-}();
+Product make_product(const std::string& name, std::vector<Positions> parts = {}) {
+  return {c10::Symbol::fromQualString("aten::" + name), c10::Symbol::fromQualString("offload::" + name),
+          std::move(parts)};
+}
+
+const std::vector<Product> kProducts = {
+    make_product("linear"), make_product("matmul"), make_product("mm"), make_product("bmm"), make_product("addmm"),
+    // Attention and the first norm, the two products, the second norm: as ops/encoder_layer.cpp has them.
+    make_product("_transformer_encoder_layer_fwd", {{0, 3, 4, 5, 6, 10, 11, 18}, {14, 15}, {16, 17}, {12, 13}})};
 
 /// Null when `node` is no product of matrices, plain or ours.
 const Product* find_product(const Node* node) {
@@ -57,28 +56,46 @@ const Product* find_product(const Node* node) {
   return found == kProducts.end() ? nullptr : &*found;
 }
 
-/// What `reader` may take at once, whatever the run picks: for a product that takes part by part, for each part.
-std::vector<Choice> choices_of(const Product* product, const Reader& reader, const std::vector<bool>& stays) {
-  std::vector<std::vector<std::size_t>> parts = product ? product->parts : std::vector<std::vector<std::size_t>>();
+/// What is left of `reader` without the weights that stay.
+Reader without(const Reader& reader, const std::vector<bool>& stays) {
+  const auto planned_of = [&](const Alternatives& alternatives) {
+    Alternatives planned;
+    for (Step weights : alternatives) {
+      std::erase_if(weights, [&](WeightId weight) { return stays[weight]; });
+      if (!weights.empty()) {
+        planned.insert(std::move(weights));
+      }
+    }
+    return planned;
+  };
+  Reader left{reader.node, {}, planned_of(reader.alternatives)};
+  for (const Reader::Input& input : reader.inputs) {
+    Alternatives planned = planned_of(input.alternatives);
+    if (!planned.empty()) {
+      const std::size_t most = united(planned).size();
+      left.inputs.push_back({input.position, std::move(planned), std::min(input.at_once, most)});
+    }
+  }
+  return left;
+}
+
+/// What `reader` takes at once, whatever the run picks: all, or, of a product that takes part by part, each part.
+std::vector<Choice> parts_of(const Product* product, const Reader& reader) {
+  auto parts = product ? product->parts : std::vector<Positions>();
   if (parts.empty()) {
     parts.emplace_back();
     for (const Reader::Input& input : reader.inputs) {
-      parts.back().push_back(input.position);
+      parts.back().insert(input.position);
     }
   }
   std::vector<Choice> choices;
-  for (const std::vector<std::size_t>& positions : parts) {
-    std::set<WeightId> all;
+  for (const Positions& positions : parts) {
+    WeightSet all;
     std::size_t at_once = 0;
     for (const Reader::Input& input : reader.inputs) {
-      if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
-        std::set<WeightId> leased;
-        for (const Step& alternative : input.alternatives) {
-          std::copy_if(alternative.begin(), alternative.end(), std::inserter(leased, leased.end()),
-                       [&](WeightId w) { return !stays[w]; });
-        }
-        at_once += std::min(input.at_once, leased.size());
-        all.merge(leased);
+      if (positions.count(input.position) > 0) {
+        all.merge(united(input.alternatives));
+        at_once += input.at_once;
       }
     }
     if (!all.empty()) {
@@ -88,37 +105,10 @@ std::vector<Choice> choices_of(const Product* product, const Reader& reader, con
   return choices;
 }
 
-/// Divides the weights that `reader` takes at once into those that it takes one after another.
-std::vector<Step> parts_of(const Product& product, const Reader& reader, const Step& weights) {
-  if (product.parts.empty()) {
-    return {weights};
-  }
-  std::vector<Step> parts;
-  for (const std::vector<std::size_t>& positions : product.parts) {
-    std::set<WeightId> part;
-    for (const Reader::Input& input : reader.inputs) {
-      if (std::find(positions.begin(), positions.end(), input.position) != positions.end()) {
-        for (const Step& alternative : input.alternatives) {
-          part.insert(alternative.begin(), alternative.end());
-        }
-      }
-    }
-    Step taken;
-    std::copy_if(weights.begin(), weights.end(), std::back_inserter(taken),
-                 [&](WeightId weight) { return part.count(weight) > 0; });
-    if (!taken.empty()) {
-      parts.push_back(std::move(taken));
-    }
-  }
-  return parts;
-}
-
 /// The loops around a node, with their trip counts as far as they are constants.
 std::vector<Loop> loops_around(const Node* node) {
   std::vector<Loop> loops;
-  for (const Block* block = node->owningBlock(); block && block->owningNode();
-       block = block->owningNode()->owningBlock()) {
-    const Node* owner = block->owningNode();
+  for (const Node* owner = node->owningBlock()->owningNode(); owner; owner = owner->owningBlock()->owningNode()) {
     if (owner->kind() == prim::Loop) {
       const auto trips = torch::jit::toIValue(owner->input(0));
       const bool is_known = trips && trips->isInt() && trips->toInt() > 0 && trips->toInt() < 1000000;
@@ -134,8 +124,9 @@ void note_weights(Node* node, const Step& weights) {
 }
 
 /// The same node as another operator, in its place.
-Node* replace_kind(Graph& graph, Node* node, c10::Symbol kind) {
+Node* replace_kind(Node* node, c10::Symbol kind) {
   const torch::jit::WithInsertPoint at(node);
+  Graph& graph = *node->owningGraph();
   Node* replacement = graph.insertNode(graph.create(kind, node->inputs(), node->outputs().size()));
   replacement->copyMetadata(node);
   for (std::size_t i = 0; i < node->outputs().size(); ++i) {
@@ -146,53 +137,51 @@ Node* replace_kind(Graph& graph, Node* node, c10::Symbol kind) {
   return replacement;
 }
 
-/// Puts `kind`(input) in the place of one input of a node.
-void wrap_input(Graph& graph, Node* node, std::size_t position, c10::Symbol kind, const Step& weights) {
-  const torch::jit::WithInsertPoint at(node);
-  Value* value = node->input(position);
-  Node* wrapper = graph.insertNode(graph.create(kind, {value}, 1));
-  wrapper->setSourceRange(node->sourceRange());
-  note_weights(wrapper, weights);
-  wrapper->output()->setType(value->type());
-  node->replaceInput(position, wrapper->output());
+/// Inserts `kind`(value) of the same type, for `node`.
+Node* insert_for(Node* node, c10::Symbol kind, Value* value, const Step& weights) {
+  Graph& graph = *node->owningGraph();
+  Node* inserted = graph.insertNode(graph.create(kind, {value}, 1));
+  inserted->setSourceRange(node->sourceRange());
+  note_weights(inserted, weights);
+  inserted->output()->setType(value->type());
+  return inserted;
 }
 
-void lower_lookup(Graph& graph, Node* node, Value* indices, const Step& weights) {
-  wrap_input(graph, node, 0, kRows, weights);
-  node->input(0)->node()->addInput(indices);
+/// Puts `kind`(input) in the place of one input of a node.
+Node* wrap_input(Node* node, std::size_t position, c10::Symbol kind, const Step& weights) {
+  const torch::jit::WithInsertPoint at(node);
+  Node* wrapper = insert_for(node, kind, node->input(position), weights);
+  node->replaceInput(position, wrapper->output());
+  return wrapper;
 }
 
 /// A lease ends with the node that needed it.
-void own_outputs(Graph& graph, Node* node, const Step& weights) {
+void own_outputs(Node* node, const Step& weights) {
   const torch::jit::WithInsertPoint at(node->next());
   for (Value* output : node->outputs()) {
     const bool list = output->type()->isSubtypeOf(*c10::ListType::ofTensors());
-    if (!list && output->type()->kind() != c10::TypeKind::TensorType) {
-      continue;
+    if (list || output->type()->kind() == c10::TypeKind::TensorType) {
+      Node* own = insert_for(node, list ? kOwnAll : kOwn, output, weights);
+      own->output()->copyMetadata(output);
+      output->replaceAllUsesAfterNodeWith(own, own->output());
     }
-    Node* own = graph.create(list ? kOwnAll : kOwn, {output}, 1);
-    graph.insertNode(own);
-    own->setSourceRange(node->sourceRange());
-    note_weights(own, weights);
-    own->output()->copyMetadata(output);
-    output->replaceAllUsesAfterNodeWith(own, own->output());
   }
 }
 
 /// One acquire for all weights of a node that are single tensors, and one for each that is a list already, or may be
 /// None.
-void insert_acquires(Graph& graph, Node* node, const std::vector<std::size_t>& positions, const Step& weights) {
-  std::vector<std::size_t> tensors;
+void insert_acquires(Node* node, const std::vector<Reader::Input>& inputs, const Step& weights) {
+  std::vector<std::size_t> tensors; // positions
   std::vector<Value*> values;
-  for (const std::size_t position : positions) {
-    Value* value = node->input(position);
+  for (const Reader::Input& input : inputs) {
+    Value* value = node->input(input.position);
     if (const auto list = value->type()->cast<c10::ListType>()) {
       const bool optionals = list->getElementType()->kind() == c10::TypeKind::OptionalType;
-      wrap_input(graph, node, position, optionals ? kAcquireOptionals : kAcquire, weights);
+      wrap_input(node, input.position, optionals ? kAcquireOptionals : kAcquire, weights);
     } else if (value->type()->kind() == c10::TypeKind::OptionalType) {
-      wrap_input(graph, node, position, kAcquireOptional, weights);
+      wrap_input(node, input.position, kAcquireOptional, weights);
     } else {
-      tensors.push_back(position);
+      tensors.push_back(input.position);
       values.push_back(value);
     }
   }
@@ -200,109 +189,89 @@ void insert_acquires(Graph& graph, Node* node, const std::vector<std::size_t>& p
     return;
   }
   const torch::jit::WithInsertPoint at(node);
+  Graph& graph = *node->owningGraph();
   Node* list = graph.insertNode(graph.createList(c10::TensorType::get(), values));
-  Node* acquire = graph.insertNode(graph.create(kAcquire, {list->output()}, 1));
-  acquire->setSourceRange(node->sourceRange());
-  note_weights(acquire, weights);
-  acquire->output()->setType(c10::ListType::ofTensors());
+  Node* acquire = insert_for(node, kAcquire, list->output(), weights);
   Node* unpack = graph.insertNode(graph.create(prim::ListUnpack, {acquire->output()}, 0));
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    Value* leased = unpack->addOutput();
-    leased->setType(values[i]->type());
-    node->replaceInput(tensors[i], leased);
+    node->replaceInput(tensors[i], unpack->addOutput()->setType(values[i]->type()));
   }
 }
 
-} // namespace
-
-LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays) {
-  LoweredSteps lowered;
-  const auto planned_of = [&](const Step& weights) {
-    Step planned;
-    std::copy_if(weights.begin(), weights.end(), std::back_inserter(planned), [&](WeightId w) { return !stays[w]; });
-    return planned;
-  };
-  for (const Reader& reader : trace.readers) {
-    std::vector<std::size_t> positions; // of inputs that may carry planned weights
-    for (const Reader::Input& input : reader.inputs) {
-      if (std::any_of(input.alternatives.begin(), input.alternatives.end(),
-                      [&](const Step& weights) { return !planned_of(weights).empty(); })) {
-        positions.push_back(input.position);
-      }
-    }
-    Node* node = reader.node;
-    const Product* product = find_product(node);
-    if (positions.empty()) {
-      if (product) {
-        node->s_(kPlacement, to_string(Mode::resident));
-      }
-      continue;
-    }
-    Alternatives alternatives; // without what stays
-    std::set<WeightId> all;
-    for (const Step& weights : reader.alternatives) {
-      const Step planned = planned_of(weights);
-      all.insert(planned.begin(), planned.end());
-      if (!planned.empty()) {
-        alternatives.insert(planned);
-      }
-    }
-    Value* indices = indices_of_lookup(node);
-    const bool looks_up = indices && positions == std::vector<std::size_t>{0};
-    const Taken taken = product ? Taken::product : looks_up ? Taken::rows : Taken::leased;
-    const std::vector<Loop> loops = loops_around(node);
-    const double trips = std::accumulate(loops.begin(), loops.end(), 1.0, [](double so_far, const Loop& loop) {
-      return so_far * static_cast<double>(loop.trips);
-    });
-    const double times = trips / static_cast<double>(alternatives.size());
-    for (const Step& weights : alternatives) {
-      for (Step& part : product ? parts_of(*product, reader, weights) : std::vector<Step>{weights}) {
-        lowered.steps.push_back({std::move(part), node->kind().toQualString(), std::max(1.0, times), taken, loops});
-      }
-    }
-    if (alternatives.size() > 1 && !looks_up) {
-      const std::vector<Choice> choices = choices_of(product, reader, stays);
-      lowered.choices.insert(lowered.choices.end(), choices.begin(), choices.end());
-    }
-    const Step weights(all.begin(), all.end());
-    if (product) {
-      note_weights(replace_kind(graph, node, product->ours), weights);
-    } else if (looks_up) {
-      lower_lookup(graph, node, indices, weights);
-    } else {
-      insert_acquires(graph, node, positions, weights);
-      if (std::any_of(positions.begin(), positions.end(), [&](std::size_t i) { return may_alias_output(node, i); })) {
-        own_outputs(graph, node, weights);
-      }
-    }
+/// acquire([a, b]) unpacked again is a and b. False for any other node.
+bool bypass_list(Node* acquire) {
+  Node* list = acquire->input(0)->node();
+  const auto& uses = acquire->output()->uses();
+  const bool is_list = acquire->kind() == kAcquire && list->kind() == prim::ListConstruct &&
+                       list->output()->uses().size() == 1 && uses.size() == 1 &&
+                       uses[0].user->kind() == prim::ListUnpack;
+  if (!is_list) {
+    return false;
   }
-  graph.lint();
-  return lowered;
-}
-
-namespace {
-
-/// acquire([a, b]) unpacked again is a and b.
-void bypass_list(Node* acquire) {
-  Node* list = acquire->input()->node();
-  const bool ours = list->kind() == prim::ListConstruct && list->output()->uses().size() == 1 &&
-                    acquire->output()->uses().size() == 1 &&
-                    acquire->output()->uses()[0].user->kind() == prim::ListUnpack;
-  if (!ours) {
-    acquire->output()->replaceAllUsesWith(acquire->input());
-    acquire->destroy();
-    return;
-  }
-  Node* unpack = acquire->output()->uses()[0].user;
+  Node* unpack = uses[0].user;
   for (std::size_t i = 0; i < unpack->outputs().size(); ++i) {
     unpack->output(i)->replaceAllUsesWith(list->input(i));
   }
   unpack->destroy();
   acquire->destroy();
   list->destroy();
+  return true;
 }
 
 } // namespace
+
+LoweredSteps lower(Graph& graph, const WeightTrace& trace, const std::vector<bool>& stays) {
+  LoweredSteps lowered;
+  for (const Reader& traced : trace.readers) {
+    const Reader reader = without(traced, stays);
+    Node* node = reader.node;
+    const Product* product = find_product(node);
+    if (reader.inputs.empty()) {
+      if (product) {
+        node->s_(kPlacement, to_string(Mode::resident));
+      }
+      continue;
+    }
+    Value* indices = indices_of_lookup(node);
+    const bool looks_up = indices && reader.inputs.size() == 1 && reader.inputs.front().position == 0;
+    const Taken taken = product ? Taken::product : looks_up ? Taken::rows : Taken::leased;
+    const std::vector<Loop> loops = loops_around(node);
+    double times = 1;
+    for (const Loop& loop : loops) {
+      times *= static_cast<double>(loop.trips);
+    }
+    times = std::max(1.0, times / static_cast<double>(reader.alternatives.size()));
+    const std::vector<Choice> parts = parts_of(product, reader);
+    for (const Step& weights : reader.alternatives) {
+      for (const Choice& part : parts) {
+        Step both;
+        std::set_intersection(weights.begin(), weights.end(), part.weights.begin(), part.weights.end(),
+                              std::back_inserter(both));
+        if (!both.empty()) {
+          lowered.steps.push_back({std::move(both), node->kind().toQualString(), times, taken, loops});
+        }
+      }
+    }
+    if (reader.alternatives.size() > 1 && !looks_up) {
+      lowered.choices.insert(lowered.choices.end(), parts.begin(), parts.end());
+    }
+    const WeightSet all = united(reader.alternatives);
+    const Step weights(all.begin(), all.end());
+    if (product) {
+      note_weights(replace_kind(node, product->ours), weights);
+    } else if (looks_up) {
+      wrap_input(node, 0, kRows, weights)->addInput(indices);
+    } else {
+      insert_acquires(node, reader.inputs, weights);
+      if (std::any_of(reader.inputs.begin(), reader.inputs.end(),
+                      [&](const Reader::Input& input) { return may_alias_output(node, input.position); })) {
+        own_outputs(node, weights);
+      }
+    }
+  }
+  graph.lint();
+  return lowered;
+}
 
 std::shared_ptr<Graph> place_weights(Graph& lowered, const std::vector<bool>& resident) {
   auto graph = lowered.copy();
@@ -323,10 +292,8 @@ std::shared_ptr<Graph> place_weights(Graph& lowered, const std::vector<bool>& re
   for (Node* node : raised) {
     if (const Product* product = find_product(node)) {
       const std::string placement = node->s(kPlacement);
-      replace_kind(*graph, node, product->plain)->s_(kPlacement, placement);
-    } else if (node->kind() == kAcquire) {
-      bypass_list(node);
-    } else {
+      replace_kind(node, product->plain)->s_(kPlacement, placement);
+    } else if (!bypass_list(node)) {
       node->output()->replaceAllUsesWith(node->input(0));
       node->destroy();
     }

@@ -2,6 +2,8 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+#include <functional>
 #include <string_view>
 #include <utility>
 
@@ -36,6 +38,41 @@ namespace {
 
 } // namespace
 
+std::vector<const LoweredStep*> expected_order(const std::vector<LoweredStep>& steps) {
+  std::vector<const LoweredStep*> order;
+  std::vector<int> left; // by step, how often it still comes
+  for (const LoweredStep& step : steps) {
+    left.push_back(static_cast<int>(std::min(step.times, 1000.0)));
+  }
+  // One round through the steps from `begin` to `end`, all of which are `depth` loops deep or deeper.
+  const std::function<void(std::size_t, std::size_t, std::size_t)> run = [&](std::size_t begin, std::size_t end,
+                                                                             std::size_t depth) {
+    for (std::size_t i = begin; i < end;) {
+      if (steps[i].loops.size() == depth) {
+        if (left[i] > 0) {
+          --left[i];
+          order.push_back(&steps[i]);
+        }
+        ++i;
+        continue;
+      }
+      const Loop& loop = steps[i].loops[depth];
+      const std::size_t first = i;
+      while (i < end && steps[i].loops.size() > depth && steps[i].loops[depth].identity == loop.identity) {
+        ++i;
+      }
+      std::size_t before = 0;
+      std::int64_t round = 0;
+      do {
+        before = order.size();
+        run(first, i, depth + 1);
+      } while (++round < loop.trips && order.size() > before);
+    }
+  };
+  run(0, steps.size(), 0);
+  return order;
+}
+
 void LoweredMethod::require_gradients() const {
   if (differentiates == Differentiates::always && !holds_weights) {
     refuse_without_gradients(*this, "");
@@ -50,10 +87,7 @@ void LoweredMethod::require_gradients(bool enabled, const std::string& error) co
 }
 
 bool LoweredMethod::draws_random_numbers() const {
-  bool draws = false;
-  for_each_node(code->lowered->block(),
-                [&](const torch::jit::Node* node) { draws = draws || node->isNondeterministic(); });
-  return draws;
+  return any_node(code->lowered->block(), [](const torch::jit::Node* node) { return node->isNondeterministic(); });
 }
 
 c10::IValue LoweredMethod::run(std::vector<c10::IValue> stack, bool with_gradients) const {

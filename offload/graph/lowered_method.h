@@ -39,6 +39,10 @@ struct LoweredStep {
   std::vector<Loop> loops = {}; ///< the outermost first
 };
 
+/// The steps of one call in the order in which it is expected to come to them: those of a loop take turns, as often as
+/// the loop runs. None comes more than 1000 times.
+std::vector<const LoweredStep*> expected_order(const std::vector<LoweredStep>& steps);
+
 /// Whether a method differentiates: never, in a branch or a loop that may not be taken, or whenever it runs.
 enum class Differentiates { never, perhaps, always };
 

@@ -2,7 +2,9 @@
 
 #include <torch/csrc/jit/api/function_impl.h>
 
-#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -24,17 +26,10 @@ constexpr std::string_view kClassesInCpp = "__torch__.torch.classes.";
 
 /// True when a node asks for the storage behind a tensor.
 bool reaches_past_tensors(torch::jit::Graph& graph) {
-  bool reaches = false;
-  for_each_node(graph.block(), [&](const torch::jit::Node* node) {
+  return any_node(graph.block(), [](const torch::jit::Node* node) {
     const std::string_view name = node->kind().toUnqualString();
-    reaches = reaches || name == "as_strided" || name == "storage_offset" || name == "set_";
+    return name == "as_strided" || name == "storage_offset" || name == "set_";
   });
-  return reaches;
-}
-
-/// Methods that a program calls; what pickling calls is none of them.
-bool is_callable(const torch::jit::Method& method) {
-  return !method.name().starts_with("__") && torch::jit::tryToGraphFunction(method.function()) != nullptr;
 }
 
 void refuse_unusable(const torch::jit::Module& module) {
@@ -60,29 +55,37 @@ void refuse_unusable(const torch::jit::Module& module) {
 
 Program make_program(const torch::jit::Module& module, c10::Device device, DeviceConstants device_constants,
                      Gradients gradients) {
+  struct Prepared {
+    std::shared_ptr<torch::jit::Graph> graph;
+    Gradients gradients = Gradients::off;
+    WeightTrace trace = {};
+  };
   refuse_unusable(module);
   Program program;
-  std::map<std::string, std::shared_ptr<torch::jit::Graph>> graphs;
+  std::map<std::string, Prepared> prepared;
   torch::jit::Module constants("Constants");
   for (const torch::jit::Method& method : module.get_methods()) {
-    if (is_callable(method)) {
-      graphs[method.name()] = prepare_method(module, method.name());
+    // What pickling calls is nothing that a program does.
+    if (!method.name().starts_with("__") && torch::jit::tryToGraphFunction(method.function())) {
+      prepared[method.name()].graph = prepare_method(module, method.name());
     }
   }
   Storages written_storages; // what one method writes, another may read
-  for (const auto& [name, graph] : graphs) {
-    written_storages.merge(written_constants(*graph));
+  for (const auto& [name, method] : prepared) {
+    written_storages.merge(written_constants(*method.graph));
   }
-  for (const auto& [name, graph] : graphs) {
-    take_constants(*graph, constants, written_storages);
+  bool reaches_past = false;
+  for (const auto& [name, method] : prepared) {
+    take_constants(*method.graph, constants, written_storages);
     if (device_constants == DeviceConstants::rewrite) {
       rewrite_devices(
-          graph, device,
+          method.graph, device,
           [&](const at::Tensor& tensor) { // none that is written: those are attributes by now
             return is_weight_like(tensor) ? copy_bytes(tensor, device) : tensor.is_meta() ? tensor : tensor.to(device);
           },
           program.rewritten);
     }
+    reaches_past = reaches_past || reaches_past_tensors(*method.graph);
   }
   program.holders = {module._ivalue(), constants._ivalue()};
   for (const c10::IValue& holder : program.holders) {
@@ -93,42 +96,28 @@ Program make_program(const torch::jit::Module& module, c10::Device device, Devic
       }
     });
   }
-  const bool reaches_past =
-      std::any_of(graphs.begin(), graphs.end(), [](const auto& entry) { return reaches_past_tensors(*entry.second); });
   program.weights = find_weights(program.holders, reaches_past ? Extent::storages : Extent::ranges);
-  const std::size_t count = program.weights.weights.size();
-  program.stays_because.resize(count);
-  program.uses.resize(count);
-  for (WeightId id = 0; id < count; ++id) {
-    if (program.weights.weights[id].bytes() < kSmallBytes) {
-      program.stays_because[id] = "small";
-    }
+  for (const Weight& weight : program.weights.weights) {
+    program.stays_because.emplace_back(weight.bytes() < kSmallBytes ? "small" : "");
   }
+  program.uses.resize(program.weights.weights.size());
 
   // What one method writes must stay for all of them, so all are traced before any is lowered.
-  struct Prepared {
-    std::shared_ptr<torch::jit::Graph> graph;
-    WeightTrace trace;
-    Gradients gradients;
-  };
-  std::map<std::string, Prepared> prepared;
   const AttributeNames written = written_attributes(module);
-  for (auto& [name, graph] : graphs) {
-    const Gradients mode = gradients_of(*graph, gradients);
-    fold_attributes(graph, program.holders, written, mode);
-    WeightTrace trace = trace_weights(*graph, program.holders, written, program.weights);
-    for (const auto& [id, because] : trace.resident_because) {
+  for (auto& [name, method] : prepared) {
+    method.gradients = gradients_of(*method.graph, gradients);
+    fold_attributes(method.graph, program.holders, written, method.gradients);
+    method.trace = trace_weights(*method.graph, program.holders, written, program.weights);
+    for (const auto& [id, because] : method.trace.resident_because) {
       program.stays_because[id] = because;
     }
-    program.writes_state = program.writes_state || trace.writes_state;
-    prepared[name] = {graph, std::move(trace), mode};
+    program.writes_state = program.writes_state || method.trace.writes_state;
   }
   std::vector<bool> stays;
-  stays.reserve(count);
   for (const std::string& because : program.stays_because) {
     stays.push_back(!because.empty());
   }
-  for (auto& [name, method] : prepared) {
+  for (const auto& [name, method] : prepared) {
     auto [steps, choices] = lower(*method.graph, method.trace, stays);
     for (const LoweredStep& step : steps) {
       for (const WeightId id : step.weights) {

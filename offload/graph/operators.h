@@ -1,8 +1,35 @@
 #pragma once
 
+#include <ATen/core/jit_type.h>
+#include <c10/core/DispatchKey.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <initializer_list>
+#include <string_view>
+
 namespace offload {
+
+// Types of values.
+
+/// True for a device, and an optional one.
+bool is_device(const c10::TypePtr& type);
+
+/// False for a tensor and an optional tensor; true for all others, which may hold any number of them.
+bool is_container(const c10::TypePtr& type);
+
+/// True for a tensor, an optional tensor, and a list of either.
+bool can_lease(const c10::TypePtr& type);
+
+/// Of a container: whether its elements can be written themselves.
+bool holds_containers(const c10::TypePtr& type);
+
+// Nodes by what they are.
+
+/// By its qualified name.
+bool is_one_of(const torch::jit::Node* node, std::initializer_list<std::string_view> names);
+
+/// True where the dispatcher has a kernel of the node's operator for one of `keys`.
+bool has_kernel(const torch::jit::Node* node, std::initializer_list<c10::DispatchKey> keys);
 
 // What the nodes of a graph do to a weight that they are given. Names that are not listed read it.
 

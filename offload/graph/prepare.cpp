@@ -6,21 +6,15 @@
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
-#include <offload/graph/attributes.h>
 #include <offload/graph/gradients.h>
 #include <offload/graph/inline_calls.h>
-#include <offload/graph/weights.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
 
 namespace offload {
 
-using torch::jit::Block;
 using torch::jit::Graph;
-using torch::jit::Node;
-using torch::jit::Value;
 namespace prim = torch::jit::prim;
-namespace attr = torch::jit::attr;
 
 std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const std::string& method) {
   const PlainModes plain; // autocast of whoever asks would be cast into the graph for good
@@ -31,24 +25,17 @@ std::shared_ptr<Graph> prepare_method(const torch::jit::Module& module, const st
   return graph;
 }
 
-namespace {
-
-bool is_simple(const c10::IValue& value) {
-  return value.isBool() || value.isInt() || value.isDouble() || value.isString() || value.isNone();
-}
-
-} // namespace
-
 void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, const AttributeNames& written,
                      Gradients gradients) {
   const Attributes attributes(*graph, holders, written);
   const bool always_off = gradients == Gradients::off && !sets_gradients(*graph);
-  for_each_node(graph->block(), [&](Node* node) {
+  for_each_node(graph->block(), [&](torch::jit::Node* node) {
     std::optional<c10::IValue> known;
     if (node->kind() == prim::GetAttr) {
       const c10::IValue* value = attributes.value_of(node->output());
-      const bool is_written = written.count({node->input(0)->type()->annotation_str(), node->s(attr::name)}) > 0;
-      if (value && is_simple(*value) && !is_written) {
+      const bool is_simple =
+          value && (value->isBool() || value->isInt() || value->isDouble() || value->isString() || value->isNone());
+      if (is_simple && written.count(attribute_of(node)) == 0) {
         known = *value;
       }
     } else if (node->kind() == kIsGradEnabled && always_off) {
@@ -62,7 +49,7 @@ void fold_attributes(std::shared_ptr<Graph>& graph, const Holders& holders, cons
     }
     if (known) {
       const torch::jit::WithInsertPoint at(node);
-      Value* constant = graph->insertConstant(*known, node->sourceRange());
+      torch::jit::Value* constant = graph->insertConstant(*known, node->sourceRange());
       constant->setType(known->isNone() ? node->output()->type() : constant->type());
       node->output()->replaceAllUsesWith(constant);
     }

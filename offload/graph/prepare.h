@@ -5,7 +5,6 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include <offload/graph/attributes.h>
 #include <offload/graph/weights.h>

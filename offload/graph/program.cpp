@@ -23,9 +23,7 @@ void Program::unbind(const Replace& replace) {
 }
 
 void Program::replace_constants(const Replace& replace) {
-  for (torch::jit::Node* node : large_constants(holders.front().toModule())) {
-    node->t_(torch::jit::attr::value, replace(node->t(torch::jit::attr::value)));
-  }
+  replace_large_constants(holders.front().toModule(), replace);
 }
 
 } // namespace offload

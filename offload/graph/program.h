@@ -1,9 +1,5 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/core/ivalue.h>
-
-#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,8 +20,6 @@ struct Program {
   std::vector<std::string> unseen;    ///< classes of objects that only their own code sees into
   bool writes_state = false;          ///< some method changes attributes of the module, or constants of its graph
   Holders holders;                    ///< of the weights: the module, and what holds the constants of its graphs
-
-  using Replace = std::function<at::Tensor(const at::Tensor&)>;
 
   /// From now on methods lease the weights that are not `resident`, and find the others as they stand in the holders,
   /// where `replace(tensor)` comes in the place of every tensor. No method runs meanwhile.

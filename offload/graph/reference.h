@@ -31,8 +31,7 @@ class OFFLOAD_API Reference {
   at::Tensor moved(const at::Tensor& tensor);
 
   torch::jit::Module module_;
-  std::unordered_map<const void*, std::pair<c10::Storage, c10::Storage>>
-      moved_; // from, which is kept for its address, to
+  std::unordered_map<const void*, std::pair<c10::Storage, c10::Storage>> moved_; // from, kept for its address, and to
   std::map<std::string, std::pair<torch::jit::Code, Gradients>> codes_;
   c10::Device device_;
   DeviceConstants constants_;

@@ -11,57 +11,42 @@
 
 namespace offload {
 
-using torch::jit::Graph;
-using torch::jit::Node;
 using torch::jit::Value;
 namespace prim = torch::jit::prim;
 
 namespace {
 
-/// True for a tensor, or a container of tensors, of which some are not on `device`.
-bool is_elsewhere(const c10::IValue& value, c10::Device device) {
-  bool elsewhere = false;
-  if (value.isTensor() || value.isTuple() || value.isList() || value.isGenericDict()) {
-    visit_tensors("", value, [&](const std::string&, const at::Tensor& tensor) {
-      elsewhere = elsewhere || (tensor.defined() && !tensor.is_meta() && tensor.device() != device);
-    });
-  }
-  return elsewhere;
-}
-
 /// What a constant becomes. None when it stays.
 std::optional<c10::IValue> changed(const Value* constant, c10::Device device, const Move& move) {
   const auto value = torch::jit::toIValue(constant);
-  if (value && value->isDevice() && value->toDevice() != device && value->toDevice().is_cpu()) {
+  if (!value || value->isObject()) {
+    return std::nullopt;
+  }
+  if (value->isDevice() && value->toDevice() != device && value->toDevice().is_cpu()) {
     return device;
   }
-  if (value && is_elsewhere(*value, device)) {
-    return map_tensors(*value, move, [](const c10::IValue&) { return false; });
-  }
-  return std::nullopt;
+  bool elsewhere = false; // some tensor
+  visit_tensors("", *value, [&](const std::string&, const at::Tensor& tensor) {
+    elsewhere = elsewhere || (tensor.defined() && !tensor.is_meta() && tensor.device() != device);
+  });
+  return elsewhere ? std::optional(map_tensors(*value, move, [](const c10::IValue&) { return false; })) : std::nullopt;
 }
 
 } // namespace
 
-void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, const Move& move,
+void rewrite_devices(const std::shared_ptr<torch::jit::Graph>& graph, c10::Device device, const Move& move,
                      std::vector<std::string>& rewritten) {
-  std::optional<DeviceFlow> flow; // none where the CPU is the device, and nothing has to be distinguished
-  if (!device.is_cpu()) {
-    flow.emplace(*graph, device);
-  }
+  // Where the CPU is the device, nothing has to be distinguished.
+  const DeviceChanges changes = device.is_cpu() ? DeviceChanges() : find_device_changes(*graph, device);
   const auto report = [&](const std::string& what, c10::Device to) {
     rewritten.push_back(what + " -> " + c10::str(to));
   };
-  for_each_node(graph->block(), [&](Node* node) {
+  for_each_node(graph->block(), [&](torch::jit::Node* node) {
     if (node->kind() != prim::Constant || node->output()->type()->kind() == c10::TypeKind::NoneType) {
       return;
     }
-    std::vector<torch::jit::Use> uses;
-    for (const torch::jit::Use& use : node->output()->uses()) {
-      if (!flow || !flow->stays(use)) {
-        uses.push_back(use);
-      }
-    }
+    std::vector<torch::jit::Use> uses = node->output()->uses();
+    std::erase_if(uses, [&](const torch::jit::Use& use) { return changes.staying.count({use.user, use.offset}) > 0; });
     const auto value = uses.empty() ? std::nullopt : changed(node->output(), device, move);
     if (!value) {
       return;
@@ -73,12 +58,12 @@ void rewrite_devices(const std::shared_ptr<Graph>& graph, c10::Device device, co
       use.user->replaceInput(use.offset, constant);
     }
   });
-  for (const torch::jit::Use& use : flow ? flow->made_without_device() : std::vector<torch::jit::Use>()) {
+  for (const torch::jit::Use& use : changes.made_without_device) {
     const torch::jit::WithInsertPoint at(use.user);
     use.user->replaceInput(use.offset, graph->insertConstant(device, use.user->sourceRange()));
     report("%" + use.user->output()->debugName() + " of " + use.user->kind().toQualString(), device);
   }
-  for (const torch::jit::Use& use : flow ? flow->to_copy() : std::vector<torch::jit::Use>()) {
+  for (const torch::jit::Use& use : changes.to_copy) {
     const torch::jit::WithInsertPoint at(use.user);
     Value* value = use.user->input(use.offset);
     use.user->replaceInput(use.offset, graph->insert(c10::Symbol::fromQualString("aten::cpu"), {value}));

@@ -1,12 +1,7 @@
 #include <offload/graph/trace_weights.h>
 
-#include <ATen/core/function_schema.h>
-
 #include <offload/graph/gradients.h>
 #include <offload/graph/operators.h>
-#include <offload/graph/types.h>
-#include <offload/graph/weight_flow.h>
-#include <offload/tensor/values.h>
 
 namespace offload {
 
@@ -16,6 +11,9 @@ using torch::jit::Value;
 namespace prim = torch::jit::prim;
 
 namespace {
+
+/// As in "written by aten::add_".
+std::string because_of(const Node* node, const std::string& what) { return what + " " + node->kind().toQualString(); }
 
 /// Looks at what is done with weights where they arrive.
 class Tracer {
@@ -29,8 +27,7 @@ class Tracer {
   }
 
  private:
-  template <typename Ids>
-  void keep(const Ids& ids, const std::string& because) {
+  void keep(const WeightSet& ids, const std::string& because) {
     for (const WeightId id : ids) {
       trace_.resident_because.emplace(id, because);
     }
@@ -47,25 +44,13 @@ class Tracer {
       return;
     }
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      if (!writes_input(node, i)) {
-        continue;
-      }
-      const WeightSet ids = flow_.may_alias(node->inputs()[i]);
-      const bool of_module = flow_.is_of_module(node->inputs()[i]);
-      const bool writes_tensors = !is_container(node->inputs()[i]->type()) || writes_elements(node, i);
-      trace_.writes_state = trace_.writes_state || of_module || (writes_tensors && !ids.empty());
-      if (writes_tensors) {
-        keep(ids, std::string("written by ") + node->kind().toQualString());
-      } else if (of_module) { // what is put into a container of the module stays there
-        for (const Value* input : node->inputs()) {
-          keep(input == node->inputs()[i] ? WeightSet() : flow_.may_alias(input),
-               "written to a container of the module");
-        }
+      if (writes_input(node, i)) {
+        look_at_write(node, i);
       }
     }
     if (node->kind() == torch::jit::aten::set_) { // the one becomes the other
       for (const Value* input : node->inputs()) {
-        keep(flow_.may_alias(input), "written by aten::set_");
+        keep(flow_.of(input).may_alias, because_of(node, "written by"));
       }
     }
     const bool reads = !passes_on(node) && !is_metadata(node) && node->kind() != prim::If &&
@@ -75,25 +60,37 @@ class Tracer {
     }
   }
 
+  void look_at_write(const Node* node, std::size_t i) {
+    const Value* written = node->input(i);
+    const Carried& carried = flow_.of(written);
+    const bool writes_tensors = !is_container(written->type()) || writes_elements(node, i);
+    trace_.writes_state = trace_.writes_state || carried.is_of_module || (writes_tensors && !carried.may_alias.empty());
+    if (writes_tensors) {
+      keep(carried.may_alias, because_of(node, "written by"));
+    } else if (carried.is_of_module) { // what is put into a container of the module stays there
+      for (const Value* input : node->inputs()) {
+        if (input != written) {
+          keep(flow_.of(input).may_alias, "written to a container of the module");
+        }
+      }
+    }
+  }
+
   void look_at_reader(Node* node) {
     Reader reader{node, {}, {}};
     std::vector<Alternatives> parts; // by input
     for (std::size_t i = 0; i < node->inputs().size(); ++i) {
-      const Alternatives alternatives = flow_.carried(node->inputs()[i]);
-      if (alternatives.empty() || moves_input(node, i)) {
+      const Carried& carried = flow_.of(node->input(i));
+      if (carried.alternatives.empty() || moves_input(node, i)) {
         continue;
       }
       if (writes_input(node, i)) { // a copy of the container with leased tensors would be written instead
-        for (const Step& ids : alternatives) {
-          keep(ids, std::string("written by ") + node->kind().toQualString());
-        }
-      } else if (!node->maybeSchema() || !can_lease(node->inputs()[i]->type())) {
-        for (const Step& ids : alternatives) {
-          keep(ids, std::string("handed to ") + node->kind().toQualString());
-        }
+        keep(united(carried.alternatives), because_of(node, "written by"));
+      } else if (!node->maybeSchema() || !can_lease(node->input(i)->type())) {
+        keep(united(carried.alternatives), because_of(node, "handed to"));
       } else {
-        reader.inputs.push_back({i, alternatives, flow_.at_once(node->inputs()[i])});
-        parts.push_back(alternatives);
+        reader.inputs.push_back({i, carried.alternatives, carried.at_once});
+        parts.push_back(carried.alternatives);
       }
     }
     if (!reader.inputs.empty()) {
@@ -108,16 +105,14 @@ class Tracer {
     if (!differentiates(node)) {
       return;
     }
-    const std::string because = std::string("handed to ") + node->kind().toQualString();
+    const std::string because = because_of(node, "handed to");
     for (const Value* input : node->inputs()) {
-      keep(flow_.may_alias(input), because);
+      keep(flow_.of(input).may_alias, because);
     }
     if (node->kind() == torch::jit::aten::backward) {
       trace_.writes_state = true; // gradients add up in the weights
       for (const Reader& reader : trace_.readers) {
-        for (const Step& ids : reader.alternatives) {
-          keep(ids, because);
-        }
+        keep(united(reader.alternatives), because);
       }
     }
   }
@@ -125,28 +120,22 @@ class Tracer {
   /// What is stored in an attribute, and the weight whose attribute is bound anew.
   void look_at_set_attribute(const Node* node) {
     const std::string& name = node->s(torch::jit::attr::name);
-    keep(flow_.may_alias(node->input(1)), "written to attribute " + name);
-    const auto bind_anew = [&](const c10::IValue& object) {
-      if (object.toObjectRef().type()->hasAttribute(name)) {
+    keep(flow_.of(node->input(1)).may_alias, "written to attribute " + name);
+    const c10::IValue* known = flow_.attributes.value_of(node->input(0));
+    for (const c10::IValue& object : flow_.objects) {
+      const auto type = object.toObjectRef().type();
+      const bool may_be_it = known ? object.is(*known) : type == node->input(0)->type();
+      if (may_be_it && type->hasAttribute(name)) {
         keep(weights_.reachable(object.toObjectRef().getAttr(name)), "written over in attribute " + name);
-      }
-    };
-    if (const c10::IValue* object = flow_.attributes().value_of(node->input(0))) {
-      bind_anew(*object);
-      return;
-    }
-    for (const c10::IValue& object : flow_.objects()) {
-      if (object.toObjectRef().type() == node->input(0)->type()) {
-        bind_anew(object);
       }
     }
   }
 
   /// A module that is handed to a call which is not inlined takes its weights out of sight.
   void look_at_objects(const Node* node) {
-    const std::string because = std::string("handed to ") + node->kind().toQualString();
+    const std::string because = because_of(node, "handed to");
     for (const Value* input : node->inputs()) {
-      if (const c10::IValue* value = flow_.attributes().value_of(input)) {
+      if (const c10::IValue* value = flow_.attributes.value_of(input)) {
         if (value->isObject()) {
           keep(weights_.reachable(*value), because);
         }
@@ -156,7 +145,7 @@ class Tracer {
       if (kind != c10::TypeKind::ClassType && kind != c10::TypeKind::InterfaceType) {
         continue;
       }
-      for (const c10::IValue& object : flow_.objects()) {
+      for (const c10::IValue& object : flow_.objects) {
         if (object.type()->isSubtypeOf(*input->type())) {
           keep(weights_.reachable(object), because);
         }
@@ -173,7 +162,7 @@ class Tracer {
 
 WeightTrace trace_weights(Graph& graph, const Holders& holders, const AttributeNames& written,
                           const ModuleWeights& weights) {
-  return Tracer(WeightFlow(graph, holders, written, weights), weights).run(graph);
+  return Tracer(find_weight_flow(graph, holders, written, weights), weights).run(graph);
 }
 
 } // namespace offload

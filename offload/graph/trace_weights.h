@@ -3,9 +3,7 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <map>
-#include <set>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include <offload/graph/attributes.h>

@@ -7,7 +7,9 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <offload/core/words.h>
@@ -16,6 +18,8 @@
 
 namespace offload {
 
+using WeightSet = std::set<WeightId>;
+
 /// A byte range of one storage that tensors of a module share: one weight, however many names and views it has.
 struct Weight {
   std::string name;                 ///< qualified name of the first tensor found
@@ -23,7 +27,6 @@ struct Weight {
   c10::Storage storage;
   std::uint64_t begin; ///< byte range in the storage
   std::uint64_t end;
-  bool is_parameter = false;
 
   std::uint64_t bytes() const { return end - begin; }
 };
@@ -46,7 +49,7 @@ struct ModuleWeights {
   WeightId id_of(const at::Tensor& tensor) const { return find(tensor).value(); }
 
   /// All weights that are reachable from a value: a tensor, a container, an object.
-  std::vector<WeightId> reachable(const c10::IValue& value) const;
+  WeightSet reachable(const c10::IValue& value) const;
 
   std::map<std::pair<const void*, std::uint64_t>, WeightId> ids; // storage and first byte of each tensor
 };
@@ -64,7 +67,9 @@ enum class Extent { ranges, storages };
 /// strided storage (sparse, quantised, meta) are `others`.
 ModuleWeights find_weights(const Holders& holders, Extent extent = Extent::ranges);
 
+using Replace = std::function<at::Tensor(const at::Tensor&)>;
+
 /// Puts `replace(tensor)` in the place of every defined tensor that the holders have in attributes and containers.
-void replace_tensors(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& replace);
+void replace_tensors(const Holders& holders, const Replace& replace);
 
 } // namespace offload

@@ -10,7 +10,6 @@
 #include <offload/device/memory.h>
 #include <offload/error.h>
 #include <offload/feed/stores.h>
-#include <offload/graph/expected_order.h>
 #include <offload/graph/make_program.h>
 #include <offload/load/file_bytes.h>
 #include <offload/measure.h>
