@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include <ops/lease_all.h>
+#include <ops/lease.h>
 
 namespace offload {
 

@@ -1,3 +1,5 @@
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/functional.h>
 #include <ATen/core/ivalue_inl.h>
 #include <ATen/core/op_registration/adaption.h>
 #include <ATen/core/stack.h>
@@ -10,12 +12,9 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <iterator>
 #include <optional>
 
 #include <ops/lease.h>
-#include <ops/lease_all.h>
 
 namespace offload {
 
@@ -86,25 +85,12 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::
   return at::linear(tensors[0], tensors[1], tensors.size() > 2 ? std::optional(tensors[2]) : std::nullopt);
 }
 
-std::vector<at::Tensor> lease_product(const at::Tensor& a, const at::Tensor& b) {
+/// Of [*, n] and [*, n, m].
+template <at::Tensor (*Multiply)(const at::Tensor&, const at::Tensor&)>
+at::Tensor leased_product(const at::Tensor& a, const at::Tensor& b) {
   std::vector<at::Tensor> tensors = {a, b};
   lease_all(tensors, flops(a, b.dim() > 1 ? b.size(-1) : 1));
-  return tensors;
-}
-
-at::Tensor matmul(const at::Tensor& self, const at::Tensor& other) {
-  const auto tensors = lease_product(self, other);
-  return at::matmul(tensors[0], tensors[1]);
-}
-
-at::Tensor mm(const at::Tensor& self, const at::Tensor& mat2) {
-  const auto tensors = lease_product(self, mat2);
-  return at::mm(tensors[0], tensors[1]);
-}
-
-at::Tensor bmm(const at::Tensor& self, const at::Tensor& mat2) {
-  const auto tensors = lease_product(self, mat2);
-  return at::bmm(tensors[0], tensors[1]);
+  return Multiply(tensors[0], tensors[1]);
 }
 
 at::Tensor addmm(const at::Tensor& self, const at::Tensor& mat1, const at::Tensor& mat2, const at::Scalar& beta,
@@ -126,8 +112,7 @@ void completed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
 
 c10::Storage make_placeholder(std::shared_ptr<Lender> lender, std::uint32_t weight, const std::string& name,
                               std::uint64_t bytes, c10::Device device) {
-  auto record = std::make_unique<PlaceholderRecord>(PlaceholderRecord{std::move(lender), weight});
-  void* context = record.release();
+  auto* context = new PlaceholderRecord{std::move(lender), weight};
   c10::Storage storage(c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
                                                              at::DataPtr(nullptr, context, &delete_record, device),
                                                              /*allocator=*/nullptr, /*resizable=*/false));
@@ -156,19 +141,9 @@ bool is_leased(const at::Tensor& tensor) {
 
 /// Operators that return a view of a lease, or the lease itself: what goes on is a copy, in place of the bytes that the
 /// view spans, and the lease ends with the operator that needed it.
-at::Tensor own(const at::Tensor& tensor) {
-  if (!is_leased(tensor)) {
-    return tensor;
-  }
-  return copy_bytes(tensor, tensor.device());
-}
+at::Tensor own(const at::Tensor& tensor) { return is_leased(tensor) ? copy_bytes(tensor, tensor.device()) : tensor; }
 
-std::vector<at::Tensor> own_all(const std::vector<at::Tensor>& tensors) {
-  std::vector<at::Tensor> owned;
-  owned.reserve(tensors.size());
-  std::transform(tensors.begin(), tensors.end(), std::back_inserter(owned), own);
-  return owned;
-}
+std::vector<at::Tensor> own_all(const std::vector<at::Tensor>& tensors) { return c10::fmap(tensors, own); }
 
 } // namespace
 
@@ -178,16 +153,11 @@ c10::Storage make_leased(std::shared_ptr<Lease> lease, void* data, std::uint64_t
 }
 
 std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor) {
-  const std::uint64_t item = tensor.element_size();
-  const std::uint64_t begin = tensor.storage_offset() * item;
-  if (tensor.numel() == 0) {
-    return {begin, begin};
-  }
-  std::uint64_t last = tensor.storage_offset();
-  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
-    last += (tensor.size(dim) - 1) * tensor.stride(dim);
-  }
-  return {begin, (last + 1) * item};
+  const std::uint64_t begin = tensor.storage_offset() * tensor.element_size();
+  return {begin, tensor.numel() == 0
+                     ? begin
+                     : at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.element_size(),
+                                                        tensor.storage_offset())};
 }
 
 at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t offset_bytes) {
@@ -226,9 +196,9 @@ TORCH_LIBRARY(offload, m) {
   };
   // Products of matrices, as their namesakes in aten, whose inputs may be placeholders.
   define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", TORCH_FN(offload::linear));
-  define("matmul(Tensor self, Tensor other) -> Tensor", TORCH_FN(offload::matmul));
-  define("mm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::mm));
-  define("bmm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::bmm));
+  define("matmul(Tensor self, Tensor other) -> Tensor", TORCH_FN(offload::leased_product<at::matmul>));
+  define("mm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::leased_product<at::mm>));
+  define("bmm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::leased_product<at::bmm>));
   define("addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
          TORCH_FN(offload::addmm));
   // For other readers. Tensors that are no placeholders are returned as they are.

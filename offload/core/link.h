@@ -11,7 +11,7 @@ namespace offload {
 /// enqueued there before it was recorded. Implementations hold an event; destroying a fence never waits.
 class Fence {
  public:
-  explicit Fence(int channel) : channel_(channel), order_(next_order()) {}
+  explicit Fence(int channel) : channel_(channel), order_(next_order_.fetch_add(1, std::memory_order_relaxed)) {}
   virtual ~Fence() = default;
   Fence(const Fence&) = delete;
   Fence& operator=(const Fence&) = delete;
@@ -24,10 +24,7 @@ class Fence {
   std::uint64_t order() const { return order_; }
 
  private:
-  static std::uint64_t next_order() {
-    static std::atomic<std::uint64_t> next = 1;
-    return next.fetch_add(1, std::memory_order_relaxed);
-  }
+  static inline std::atomic<std::uint64_t> next_order_ = 1;
 
   int channel_;
   std::uint64_t order_;

@@ -45,7 +45,7 @@ class EventFence final : public Fence {
     if (!event_) {
       event_ = call_->record();
     }
-    return event_->get();
+    return event_.get();
   }
 
  private:
@@ -90,12 +90,12 @@ class CudaLink final : public Link {
       check_cuda(cudaStreamWaitEvent(stream, event_of(arrived)), "cudaStreamWaitEvent");
       return;
     }
-    Stall stall{PooledEvent(timing_), PooledEvent(timing_)};
-    stall.begin.record(stream);
+    const Stall stall{timing_->take(), timing_->take()};
+    check_cuda(cudaEventRecord(stall.begin.get(), stream), "cudaEventRecord");
     check_cuda(cudaStreamWaitEvent(stream, event_of(arrived)), "cudaStreamWaitEvent");
-    stall.end.record(stream);
+    check_cuda(cudaEventRecord(stall.end.get(), stream), "cudaEventRecord");
     const std::lock_guard lock(stalls_mutex_);
-    stalls_.push_back(std::move(stall));
+    stalls_.push_back(stall);
     read_stalls();
   }
 
@@ -136,8 +136,8 @@ class CudaLink final : public Link {
   static constexpr unsigned kTimedWaits = 16;
 
   struct Stall {
-    PooledEvent begin;
-    PooledEvent end;
+    EventPtr begin;
+    EventPtr end;
   };
 
   /// Adds up the waits that are over, oldest first.

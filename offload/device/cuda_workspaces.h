@@ -37,7 +37,7 @@ class CudaWorkspaces {
   static std::size_t bytes_of(std::size_t kind);
 
   /// Between calls.
-  void drop();
+  void drop() { ours_ = {}; }
 
  private:
   using Workspace = decltype(at::cuda::WorkspaceMapWithMutex::map)::mapped_type;

@@ -104,20 +104,19 @@ CallMemory LaneMemory::end_call() {
 }
 
 void LaneMemory::trim(const std::function<void()>& wait) {
-  std::uint64_t freed_before = 0;
   const auto frees = [&] {
     const Lock lock(mutex_);
     return frees_;
   };
   constexpr int kTries = 3;
   for (int tries = 1;; ++tries) {
-    freed_before = frees();
+    const std::uint64_t freed_before = frees();
     wait();
     const Lock lock(mutex_);
-    if (frees_ != freed_before && tries < kTries) {
-      continue; // what has been freed meanwhile may still be in use
-    }
-    if (frees_ != freed_before) {
+    if (frees_ != freed_before) { // what has been freed meanwhile may still be in use
+      if (tries < kTries) {
+        continue;
+      }
       wait();
     }
     pages_->shrink(arena_.end());
