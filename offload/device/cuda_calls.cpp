@@ -100,16 +100,15 @@ CudaCallPtr CudaCalls::last(int lane) const {
   return last_[static_cast<std::size_t>(lane)];
 }
 
-void CudaCalls::synchronize() const {
-  std::vector<CudaCallPtr> calls;
-  {
-    const std::lock_guard lock(mutex_);
-    calls = last_;
+void CudaCalls::synchronize(int lane) const {
+  if (const CudaCallPtr call = last(lane)) {
+    check_cuda(cudaEventSynchronize(call->record().get()), "waiting for the device");
   }
-  for (const CudaCallPtr& call : calls) {
-    if (call) {
-      check_cuda(cudaEventSynchronize(call->record().get()), "waiting for the device");
-    }
+}
+
+void CudaCalls::synchronize() const {
+  for (int lane = 0; lane < lanes_; ++lane) {
+    synchronize(lane);
   }
 }
 

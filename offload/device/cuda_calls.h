@@ -83,7 +83,7 @@ using CudaCallPtr = std::shared_ptr<CudaCall>;
 /// The last call of each lane. Those of one lane come one after the other, also on the device.
 class CudaCalls {
  public:
-  explicit CudaCalls(int lanes) : last_(static_cast<std::size_t>(lanes)) {}
+  explicit CudaCalls(int lanes) : lanes_(lanes), last_(lanes) {}
 
   /// What is enqueued on `stream` from now on comes after the last call of the lane, and belongs to this one.
   CudaCallPtr begin(int lane, cudaStream_t stream);
@@ -91,12 +91,14 @@ class CudaCalls {
   /// Null before the first.
   CudaCallPtr last(int lane) const;
 
-  /// Waits until the device has done all of them.
+  /// Wait until the device has done that of a lane, or all of them.
+  void synchronize(int lane) const;
   void synchronize() const;
 
   const std::shared_ptr<EventPool>& events() const { return events_; }
 
  private:
+  const int lanes_;
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>(cudaEventDisableTiming);
   mutable std::mutex mutex_;
   std::vector<CudaCallPtr> last_;

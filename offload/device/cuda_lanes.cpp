@@ -19,7 +19,6 @@
 #include <offload/device/cuda_workspaces.h>
 #include <offload/device/lanes.h>
 #include <offload/device/memory.h>
-#include <offload/error.h>
 
 namespace offload {
 
@@ -66,11 +65,7 @@ class CudaLane {
     if (rests.owns_lock()) {
       workspaces_.drop();
     }
-    memory_->trim([this] {
-      if (const CudaCallPtr last = calls_.last(number_)) {
-        check_cuda(cudaEventSynchronize(last->record().get()), "waiting for the device");
-      }
-    });
+    memory_->trim([this] { calls_.synchronize(number_); });
   }
 
   bool wants_workspaces() const { return wanted_; }

@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cstddef>
-#include <cstdint>
 
 #include <offload/device/lane_memory.h>
 #include <offload/device/torch_versions.h>
