@@ -37,8 +37,9 @@ void* allocate_page_locked(std::uint64_t bytes) {
 
 std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr<Mutex> growth,
                                         std::function<bool(std::uint64_t)> may_hold) {
-  LaneMemory::Callbacks callbacks{std::move(growth), std::move(may_hold),
-                                  [] { c10::cuda::CUDACachingAllocator::emptyCache(); }};
+  LaneMemory::Callbacks callbacks{.growth = std::move(growth), .may_hold = std::move(may_hold), .make_free = [] {
+                                    c10::cuda::CUDACachingAllocator::emptyCache();
+                                  }};
   const auto free_page_locked = [](void* data) { worked(cudaFreeHost(data)); }; // or the driver is gone
   return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks),
                                       HostLoans::Source{allocate_page_locked, free_page_locked});

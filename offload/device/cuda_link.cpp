@@ -82,17 +82,18 @@ class CudaLink final : public Link {
 
   void wait_arrived(int lane, const Fence& arrived) override {
     const DeviceScope scope(device_);
-    if (has_reached(event_of(arrived))) {
+    cudaEvent_t event = event_of(arrived);
+    if (has_reached(event)) {
       return;
     }
     cudaStream_t stream = calls_->last(lane)->stream();
     if (waits_++ % kTimedWaits != 0) {
-      check_cuda(cudaStreamWaitEvent(stream, event_of(arrived)), "cudaStreamWaitEvent");
+      check_cuda(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
       return;
     }
     const Stall stall{timing_->take(), timing_->take()};
     check_cuda(cudaEventRecord(stall.begin.get(), stream), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(stream, event_of(arrived)), "cudaStreamWaitEvent");
+    check_cuda(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
     check_cuda(cudaEventRecord(stall.end.get(), stream), "cudaEventRecord");
     const std::lock_guard lock(stalls_mutex_);
     stalls_.push_back(stall);

@@ -113,15 +113,15 @@ class DevicePages final : public Pages {
     const bool mapped = driver_.map(place, bytes, 0, piece, 0) == CUDA_SUCCESS;
     static_cast<void>(driver_.release(piece)); // it goes when it is mapped nowhere
     const CUmemAccessDesc access{properties.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    if (!mapped || driver_.set_access(place, bytes, &access, 1) != CUDA_SUCCESS) {
-      if (mapped) {
-        static_cast<void>(driver_.unmap(place, bytes));
-      }
-      return false;
+    if (mapped && driver_.set_access(place, bytes, &access, 1) == CUDA_SUCCESS) {
+      bounds_.push_back(this->bytes() + bytes);
+      record_taken(device_, std::bit_cast<const void*>(place), bytes);
+      return true;
     }
-    bounds_.push_back(this->bytes() + bytes);
-    record_taken(device_, std::bit_cast<const void*>(place), bytes);
-    return true;
+    if (mapped) {
+      static_cast<void>(driver_.unmap(place, bytes));
+    }
+    return false;
   }
 
   const int device_;

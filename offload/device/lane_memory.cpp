@@ -19,16 +19,15 @@ void* LaneMemory::allocate(std::uint64_t bytes) {
   if (call_.trace) {
     call_.trace->push_back({offset, static_cast<std::int64_t>(bytes)});
   }
-  if (!refused && end <= held_) {
-    return pages_->data() + offset;
-  }
-  Growth growth = Growth::refused;
-  try {
-    const Unlock unlocked(mutex_);
-    growth = refused ? Growth::refused : grow(end);
-  } catch (...) {
-    give_back(offset);
-    throw;
+  Growth growth = refused ? Growth::refused : Growth::granted;
+  if (!refused && end > held_) {
+    try {
+      const Unlock unlocked(mutex_);
+      growth = grow(end);
+    } catch (...) {
+      give_back(offset);
+      throw;
+    }
   }
   if (growth == Growth::granted) {
     return pages_->data() + offset;

@@ -11,8 +11,8 @@ namespace offload {
 /// Device memory is given out in units of this size: what a plan counts must be what the driver takes.
 constexpr std::uint64_t kDeviceGranularity = 2ULL << 20;
 
-/// One allocation on a device, aligned to 512 bytes or more. Device -1 is the host.
-/// Freeing it waits for nothing: the owner knows that nobody reads it any more.
+/// One allocation on a device, aligned to 512 bytes or more. Freeing it waits for nothing: the owner knows that nobody
+/// reads it any more.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
