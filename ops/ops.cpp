@@ -73,12 +73,9 @@ at::Tensor rows(const at::Tensor& weight, const at::Tensor& indices) {
 }
 
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  std::vector<at::Tensor> tensors = {input, weight};
-  if (bias && bias->defined()) {
-    tensors.push_back(*bias);
-  }
+  std::vector<at::Tensor> tensors = {input, weight, bias.value_or(at::Tensor())};
   lease_all(tensors, flops(input, weight.dim() == 2 ? weight.size(0) : 1));
-  return at::linear(tensors[0], tensors[1], tensors.size() > 2 ? std::optional(tensors[2]) : std::nullopt);
+  return at::linear(tensors[0], tensors[1], tensors[2].defined() ? std::optional(tensors[2]) : std::nullopt);
 }
 
 /// matmul, mm and bmm.

@@ -38,15 +38,14 @@ std::optional<std::uint64_t> number_in(const std::string& path) {
 }
 
 /// The sum of the lines "KEY NUMBER" with one of `keys`.
-template <typename Keys>
-std::uint64_t sum_of(const std::string& path, const Keys& keys) {
+std::uint64_t sum_of(const std::string& path, std::initializer_list<std::string_view> keys) {
   std::ifstream file(path);
   std::uint64_t sum = 0;
   std::string key;
   for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);
     std::uint64_t number = 0;
-    if (words >> key >> number && std::find(std::begin(keys), std::end(keys), key) != std::end(keys)) {
+    if (words >> key >> number && std::find(keys.begin(), keys.end(), key) != keys.end()) {
       sum += number;
     }
   }
@@ -120,8 +119,8 @@ std::uint64_t room_in_groups() {
 void set_system_root(std::string root) { system_root() = std::move(root); }
 
 std::uint64_t available_host_bytes() {
-  const std::initializer_list<std::string_view> available = {"MemAvailable:"}; // in KiB
-  return std::min(sum_of(system_root() + "/proc/meminfo", available) * 1024, room_in_groups());
+  const std::uint64_t kib = sum_of(system_root() + "/proc/meminfo", {"MemAvailable:"});
+  return std::min(kib * 1024, room_in_groups());
 }
 
 } // namespace offload

@@ -77,8 +77,8 @@ bool LaneGate::may_acquire(const Waiter& waiter) const {
   return !exclusive_ && !free_.empty() && fits_beside(claimed(), waiter.bytes);
 }
 
-bool LaneGate::fits_beside(std::uint64_t claimed, std::uint64_t bytes) const {
-  return claimed <= room_ && bytes <= room_ - claimed;
+bool LaneGate::fits_beside(std::uint64_t others, std::uint64_t bytes) const {
+  return others <= room_ && bytes <= room_ - others;
 }
 
 int LaneGate::take_lane(const void* caller) {

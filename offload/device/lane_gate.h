@@ -59,7 +59,7 @@ class LaneGate {
   int await_turn(std::list<Waiter>::iterator waiter) OFFLOAD_REQUIRES(mutex_);
   void admit() OFFLOAD_REQUIRES(mutex_);
   bool may_acquire(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
-  bool fits_beside(std::uint64_t claimed, std::uint64_t bytes) const OFFLOAD_REQUIRES(mutex_);
+  bool fits_beside(std::uint64_t others, std::uint64_t bytes) const OFFLOAD_REQUIRES(mutex_);
   int take_lane(const void* caller) OFFLOAD_REQUIRES(mutex_);
   std::uint64_t claimed() const OFFLOAD_REQUIRES(mutex_);
 
