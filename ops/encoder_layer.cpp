@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include <ops/lease_all.h>
+#include <ops/lease.h>
 
 namespace offload {
 
@@ -39,11 +39,9 @@ template <class F>
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, F addmm) {
   std::vector<at::Tensor> leased = {weight, bias};
   lease_all(leased, flops(x, weight.size(0)));
-  if (x.dim() == 2) {
-    return addmm(leased[1], x, leased[0].t());
-  }
-  const at::Tensor rows = addmm(leased[1], x.view({x.size(0) * x.size(1), x.size(2)}), leased[0].t());
-  return rows.view({x.size(0), x.size(1), -1});
+  const bool flat = x.dim() == 2;
+  const at::Tensor rows = addmm(leased[1], flat ? x : x.view({x.size(0) * x.size(1), x.size(2)}), leased[0].t());
+  return flat ? rows : rows.view({x.size(0), x.size(1), -1});
 }
 
 /// What aten::_transformer_encoder_layer_fwd computes, by the same operators in the same order, so that the weights

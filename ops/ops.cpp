@@ -1,5 +1,6 @@
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/functional.h>
 #include <ATen/core/ivalue_inl.h>
-#include <ATen/core/op_registration/adaption.h>
 #include <ATen/core/stack.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/bmm.h>
@@ -7,15 +8,11 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <iterator>
 #include <optional>
 
 #include <ops/lease.h>
-#include <ops/lease_all.h>
 
 namespace offload {
 
@@ -27,27 +24,28 @@ const at::Tensor& LeasedWeight::whole() const {
 void lease_all(std::vector<at::Tensor>& tensors, double flops) {
   Lender* lender = nullptr;
   std::vector<at::Tensor> placeholders;
-  std::vector<std::size_t> positions;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (const PlaceholderRecord* record = placeholder_record(tensors[i])) {
+  std::vector<at::Tensor*> places;
+  for (at::Tensor& tensor : tensors) {
+    if (const PlaceholderRecord* record = placeholder_record(tensor)) {
       TORCH_CHECK(!lender || lender == record->lender.get(), "one operator reads weights of two offload::Modules");
       lender = record->lender.get();
-      placeholders.push_back(tensors[i]);
-      positions.push_back(i);
+      placeholders.push_back(tensor);
+      places.push_back(&tensor);
     }
   }
   if (!lender) {
     return;
   }
   const std::vector<LeasedWeight> leased = lender->lease(placeholders, flops);
-  for (std::size_t i = 0; i < positions.size(); ++i) {
-    tensors[positions[i]] = leased[i].whole();
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    *places[i] = leased[i].whole();
   }
 }
 
 namespace {
 
 void delete_record(void* record) { delete static_cast<PlaceholderRecord*>(record); }
+void end_lease(void* lease) { delete static_cast<std::shared_ptr<Lease>*>(lease); }
 
 std::vector<at::Tensor> acquire(std::vector<at::Tensor> weights) {
   lease_all(weights, 0);
@@ -59,15 +57,12 @@ std::optional<at::Tensor> acquire_optional(const std::optional<at::Tensor>& weig
 }
 
 c10::List<std::optional<at::Tensor>> acquire_optionals(const c10::List<std::optional<at::Tensor>>& weights) {
-  std::vector<at::Tensor> tensors;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    tensors.push_back(weights.get(i).value_or(at::Tensor()));
-  }
+  const std::vector<std::optional<at::Tensor>> given = weights.vec();
+  std::vector<at::Tensor> tensors = c10::fmap(given, [](const auto& weight) { return weight.value_or(at::Tensor()); });
   lease_all(tensors, 0);
   c10::List<std::optional<at::Tensor>> acquired;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const bool none = !weights.get(i).has_value();
-    acquired.push_back(none ? std::nullopt : std::optional(std::move(tensors[i])));
+    acquired.push_back(given[i] ? std::optional(tensors[i]) : std::nullopt);
   }
   return acquired;
 }
@@ -78,33 +73,17 @@ at::Tensor rows(const at::Tensor& weight, const at::Tensor& indices) {
 }
 
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  std::vector<at::Tensor> tensors = {input, weight};
-  if (bias && bias->defined()) {
-    tensors.push_back(*bias);
-  }
+  std::vector<at::Tensor> tensors = {input, weight, bias.value_or(at::Tensor())};
   lease_all(tensors, flops(input, weight.dim() == 2 ? weight.size(0) : 1));
-  return at::linear(tensors[0], tensors[1], tensors.size() > 2 ? std::optional(tensors[2]) : std::nullopt);
+  return at::linear(tensors[0], tensors[1], tensors[2].defined() ? std::optional(tensors[2]) : std::nullopt);
 }
 
-std::vector<at::Tensor> lease_product(const at::Tensor& a, const at::Tensor& b) {
+/// matmul, mm and bmm.
+template <at::Tensor (*Multiply)(const at::Tensor&, const at::Tensor&)>
+at::Tensor leased_product(const at::Tensor& a, const at::Tensor& b) {
   std::vector<at::Tensor> tensors = {a, b};
   lease_all(tensors, flops(a, b.dim() > 1 ? b.size(-1) : 1));
-  return tensors;
-}
-
-at::Tensor matmul(const at::Tensor& self, const at::Tensor& other) {
-  const auto tensors = lease_product(self, other);
-  return at::matmul(tensors[0], tensors[1]);
-}
-
-at::Tensor mm(const at::Tensor& self, const at::Tensor& mat2) {
-  const auto tensors = lease_product(self, mat2);
-  return at::mm(tensors[0], tensors[1]);
-}
-
-at::Tensor bmm(const at::Tensor& self, const at::Tensor& mat2) {
-  const auto tensors = lease_product(self, mat2);
-  return at::bmm(tensors[0], tensors[1]);
+  return Multiply(tensors[0], tensors[1]);
 }
 
 at::Tensor addmm(const at::Tensor& self, const at::Tensor& mat1, const at::Tensor& mat2, const at::Scalar& beta,
@@ -113,6 +92,16 @@ at::Tensor addmm(const at::Tensor& self, const at::Tensor& mat1, const at::Tenso
   lease_all(tensors, flops(mat1, mat2.dim() > 1 ? mat2.size(-1) : 1));
   return at::addmm(tensors[0], tensors[1], tensors[2], beta, alpha);
 }
+
+/// Operators that return a view of a lease, or the lease itself: what goes on is a copy of the bytes that the view
+/// spans, and the lease ends with the operator that needed it.
+at::Tensor own(const at::Tensor& tensor) {
+  const bool is_leased =
+      tensor.defined() && tensor.has_storage() && tensor.storage().data_ptr().get_deleter() == &end_lease;
+  return is_leased ? copy_bytes(tensor, tensor.device()) : tensor;
+}
+
+std::vector<at::Tensor> own_all(const std::vector<at::Tensor>& tensors) { return c10::fmap(tensors, own); }
 
 /// What was forked and has run already.
 void completed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
@@ -126,15 +115,13 @@ void completed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
 
 c10::Storage make_placeholder(std::shared_ptr<Lender> lender, std::uint32_t weight, const std::string& name,
                               std::uint64_t bytes, c10::Device device) {
-  auto record = std::make_unique<PlaceholderRecord>(PlaceholderRecord{std::move(lender), weight});
-  void* context = record.release();
+  auto* context = new PlaceholderRecord{std::move(lender), weight};
   c10::Storage storage(c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
                                                              at::DataPtr(nullptr, context, &delete_record, device),
                                                              /*allocator=*/nullptr, /*resizable=*/false));
   storage.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_(
       "weight " + name +
-      " is there only in calls of its offload::Module: call that, and not "
-      "the module that wrap() took");
+      " is there only in calls of its offload::Module: call that, and not the module that wrap() took");
   return storage;
 }
 
@@ -146,48 +133,17 @@ const PlaceholderRecord* placeholder_record(const at::Tensor& tensor) {
       &delete_record);
 }
 
-namespace {
-
-void end_lease(void* lease) { delete static_cast<std::shared_ptr<Lease>*>(lease); }
-
-bool is_leased(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.has_storage() && tensor.storage().data_ptr().get_deleter() == &end_lease;
-}
-
-/// Operators that return a view of a lease, or the lease itself: what goes on is a copy, in place of the bytes that the
-/// view spans, and the lease ends with the operator that needed it.
-at::Tensor own(const at::Tensor& tensor) {
-  if (!is_leased(tensor)) {
-    return tensor;
-  }
-  return copy_bytes(tensor, tensor.device());
-}
-
-std::vector<at::Tensor> own_all(const std::vector<at::Tensor>& tensors) {
-  std::vector<at::Tensor> owned;
-  owned.reserve(tensors.size());
-  std::transform(tensors.begin(), tensors.end(), std::back_inserter(owned), own);
-  return owned;
-}
-
-} // namespace
-
 c10::Storage make_leased(std::shared_ptr<Lease> lease, void* data, std::uint64_t bytes, c10::Device device) {
   auto shared = std::make_unique<std::shared_ptr<Lease>>(std::move(lease));
   return {c10::Storage::use_byte_size_t(), bytes, at::DataPtr(data, shared.release(), &end_lease, device)};
 }
 
 std::pair<std::uint64_t, std::uint64_t> byte_range(const at::Tensor& tensor) {
-  const std::uint64_t item = tensor.element_size();
-  const std::uint64_t begin = tensor.storage_offset() * item;
-  if (tensor.numel() == 0) {
-    return {begin, begin};
-  }
-  std::uint64_t last = tensor.storage_offset();
-  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
-    last += (tensor.size(dim) - 1) * tensor.stride(dim);
-  }
-  return {begin, (last + 1) * item};
+  const std::uint64_t begin = tensor.storage_offset() * tensor.element_size();
+  return {begin, tensor.numel() == 0
+                     ? begin
+                     : at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), tensor.element_size(),
+                                                        tensor.storage_offset())};
 }
 
 at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t offset_bytes) {
@@ -198,12 +154,8 @@ at::Tensor tensor_on(c10::Storage storage, const at::Tensor& like, std::int64_t 
   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(like.sizes(), like.strides());
   // at::matmul folds otherwise, and rounds otherwise, for a weight that requires gradients; without gradients, too.
   tensor.unsafeGetTensorImpl()->set_requires_grad(like.requires_grad());
-  if (like.is_conj()) {
-    tensor._set_conj(true);
-  }
-  if (like.is_neg()) {
-    tensor._set_neg(true);
-  }
+  tensor._set_conj(like.is_conj());
+  tensor._set_neg(like.is_neg());
   return tensor;
 }
 
@@ -226,9 +178,9 @@ TORCH_LIBRARY(offload, m) {
   };
   // Products of matrices, as their namesakes in aten, whose inputs may be placeholders.
   define("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor", TORCH_FN(offload::linear));
-  define("matmul(Tensor self, Tensor other) -> Tensor", TORCH_FN(offload::matmul));
-  define("mm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::mm));
-  define("bmm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::bmm));
+  define("matmul(Tensor self, Tensor other) -> Tensor", TORCH_FN(offload::leased_product<at::matmul>));
+  define("mm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::leased_product<at::mm>));
+  define("bmm(Tensor self, Tensor mat2) -> Tensor", TORCH_FN(offload::leased_product<at::bmm>));
   define("addmm(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
          TORCH_FN(offload::addmm));
   // For other readers. Tensors that are no placeholders are returned as they are.

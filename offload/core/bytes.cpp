@@ -55,15 +55,13 @@ std::uint64_t parse_bytes(std::string_view text) {
 
 std::string format_bytes(std::uint64_t bytes) {
   for (const auto& [suffix, unit] : kUnits) {
-    // From 1023.5 of the next smaller unit on, which would round to 1024 of it.
-    if (bytes < unit - unit / 2048 || unit == 1) {
-      continue;
+    if (unit > 1 && bytes >= unit - unit / 2048) { // of the next smaller unit it would round to 1024
+      const double value = static_cast<double>(bytes) / static_cast<double>(unit);
+      const int decimals = bytes % unit == 0 ? 0 : value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
+      std::array<char, 48> text{};
+      std::snprintf(text.data(), text.size(), "%.*f %s", decimals, value, std::string(suffix).c_str());
+      return text.data();
     }
-    const double value = static_cast<double>(bytes) / static_cast<double>(unit);
-    const int decimals = bytes % unit == 0 ? 0 : value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
-    std::array<char, 48> text{};
-    std::snprintf(text.data(), text.size(), "%.*f %s", decimals, value, std::string(suffix).c_str());
-    return text.data();
   }
   return std::to_string(bytes) + " B";
 }

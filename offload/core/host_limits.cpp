@@ -38,15 +38,14 @@ std::optional<std::uint64_t> number_in(const std::string& path) {
 }
 
 /// The sum of the lines "KEY NUMBER" with one of `keys`.
-template <typename Keys>
-std::uint64_t sum_of(const std::string& path, const Keys& keys) {
+std::uint64_t sum_of(const std::string& path, std::initializer_list<std::string_view> keys) {
   std::ifstream file(path);
   std::uint64_t sum = 0;
   std::string key;
   for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);
     std::uint64_t number = 0;
-    if (words >> key >> number && std::find(std::begin(keys), std::end(keys), key) != std::end(keys)) {
+    if (words >> key >> number && std::find(keys.begin(), keys.end(), key) != keys.end()) {
       sum += number;
     }
   }
@@ -70,14 +69,12 @@ bool has_memory(const std::string& list) { return ("," + list + ",").find(",memo
 /// The group of this process in the hierarchy that may limit its memory, as "/a/b".
 std::optional<std::string> own_group(bool version2) {
   std::ifstream file(system_root() + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) { // as in "4:memory:/a/b", or "0::/a/b"
-    const std::size_t first = line.find(':');
-    const std::size_t second = line.find(':', first + 1);
-    if (second != std::string::npos) {
-      const std::string controllers = line.substr(first + 1, second - first - 1);
-      if (version2 ? line.substr(0, first) == "0" && controllers.empty() : has_memory(controllers)) {
-        return line.substr(second + 1);
-      }
+  std::string number;
+  std::string controllers;
+  std::string group;
+  while (std::getline(std::getline(std::getline(file, number, ':'), controllers, ':'), group)) {
+    if (version2 ? number == "0" && controllers.empty() : has_memory(controllers)) { // as "0::/a/b", or "4:memory:/a/b"
+      return group;
     }
   }
   return std::nullopt;
@@ -107,12 +104,12 @@ std::uint64_t room_in_groups() {
     if (!group) {
       continue;
     }
+    const Files& files = version2 ? kVersion2 : kVersion1;
     const std::string top = system_root() + mount[4];
-    std::string below = path_below(mount[3], *group);
-    for (; !below.empty(); below.resize(below.rfind('/'))) {
-      room = std::min(room, room_in(top + below, version2 ? kVersion2 : kVersion1));
+    room = std::min(room, room_in(top, files));
+    for (std::string below = path_below(mount[3], *group); !below.empty(); below.resize(below.rfind('/'))) {
+      room = std::min(room, room_in(top + below, files));
     }
-    room = std::min(room, room_in(top, version2 ? kVersion2 : kVersion1));
   }
   return room;
 }
@@ -122,8 +119,8 @@ std::uint64_t room_in_groups() {
 void set_system_root(std::string root) { system_root() = std::move(root); }
 
 std::uint64_t available_host_bytes() {
-  const std::initializer_list<std::string_view> available = {"MemAvailable:"}; // in KiB
-  return std::min(sum_of(system_root() + "/proc/meminfo", available) * 1024, room_in_groups());
+  const std::uint64_t kib = sum_of(system_root() + "/proc/meminfo", {"MemAvailable:"});
+  return std::min(kib * 1024, room_in_groups());
 }
 
 } // namespace offload

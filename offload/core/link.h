@@ -11,7 +11,7 @@ namespace offload {
 /// enqueued there before it was recorded. Implementations hold an event; destroying a fence never waits.
 class Fence {
  public:
-  explicit Fence(int channel) : channel_(channel), order_(next_order()) {}
+  explicit Fence(int channel) : channel_(channel), order_(next_order.fetch_add(1, std::memory_order_relaxed)) {}
   virtual ~Fence() = default;
   Fence(const Fence&) = delete;
   Fence& operator=(const Fence&) = delete;
@@ -24,10 +24,7 @@ class Fence {
   std::uint64_t order() const { return order_; }
 
  private:
-  static std::uint64_t next_order() {
-    static std::atomic<std::uint64_t> next = 1;
-    return next.fetch_add(1, std::memory_order_relaxed);
-  }
+  static inline std::atomic<std::uint64_t> next_order = 1;
 
   int channel_;
   std::uint64_t order_;
@@ -63,11 +60,7 @@ using FencePtr = std::shared_ptr<Fence>;
 // then on (CudaCall::record). C is never late: other threads wait for it while more copies are enqueued.
 
 /// What carries bytes from host memory to the device: one copy stream, in order, beside the compute streams of the
-/// lanes.
-///
-/// Streamed weights come to the device by nothing else, and their bytes are counted here: by a CUDA link, a link
-/// between two places in host memory, a link for tests that delays and fails, or one that only keeps time, for
-/// planning.
+/// lanes. Streamed weights come to the device by nothing else, and their bytes are counted here.
 ///
 /// Calls about the copy stream come from one thread at a time; calls about a lane from the thread that runs it. Every
 /// function throws offload::Error when the device refuses; nothing was enqueued then.

@@ -10,6 +10,7 @@
 
 #include <offload/bytes.h>
 #include <offload/core/mutex.h>
+#include <offload/core/words.h>
 
 namespace offload {
 
@@ -38,19 +39,17 @@ struct Account {
 
 /// Of memory that has been mapped, what the system has given.
 std::uint64_t resident_bytes(const void* data, std::uint64_t bytes) {
-  constexpr std::uint64_t kPage = 4096;
   constexpr std::uint64_t kPart = 256_MiB;
-  std::uint64_t pages = 0;
+  std::int64_t pages = 0;
   std::vector<unsigned char> there;
   for (std::uint64_t done = 0; done < bytes; done += kPart) {
     const std::uint64_t part = std::min(kPart, bytes - done);
-    there.assign((part + kPage - 1) / kPage, 0);
+    there.assign(align_up(part, kPageBytes) / kPageBytes, 0);
     if (mincore(static_cast<std::byte*>(const_cast<void*>(data)) + done, part, there.data()) == 0) {
-      pages +=
-          static_cast<std::uint64_t>(std::count_if(there.begin(), there.end(), [](auto page) { return page & 1; }));
+      pages += std::count_if(there.begin(), there.end(), [](auto page) { return page & 1; });
     }
   }
-  return pages * kPage;
+  return static_cast<std::uint64_t>(pages) * kPageBytes;
 }
 
 std::uint64_t outstanding_of(const Account& account, int place) OFFLOAD_REQUIRES(account.mutex) {

@@ -60,27 +60,25 @@ void Arena::remove_hole(std::uint64_t offset, std::uint64_t bytes) {
 }
 
 std::uint64_t bytes_when_repeated(const AllocationTrace& trace) {
-  std::unordered_map<std::uint64_t, std::size_t> open; // positions of what is taken, by offset
-  std::vector<bool> kept(trace.size(), false);
-  for (std::size_t i = 0; i < trace.size(); ++i) {
-    if (trace[i].bytes > 0) {
-      open[trace[i].offset] = i;
-      kept[i] = true;
-    } else if (const auto taken = open.find(trace[i].offset); taken != open.end()) {
-      kept[taken->second] = false;
-      open.erase(taken);
+  std::unordered_map<std::uint64_t, const AllocationEvent*> open; // what is taken, by offset
+  for (const AllocationEvent& event : trace) {
+    if (event.bytes > 0) {
+      open[event.offset] = &event;
+    } else {
+      open.erase(event.offset);
     }
+  }
+  std::set<const AllocationEvent*> kept; // in their order, which offsets depend on
+  for (const auto& [offset, event] : open) {
+    kept.insert(event);
   }
   Arena arena;
-  for (std::size_t i = 0; i < trace.size(); ++i) {
-    if (kept[i]) {
-      arena.take(static_cast<std::uint64_t>(trace[i].bytes));
-    }
+  for (const AllocationEvent* event : kept) {
+    arena.take(static_cast<std::uint64_t>(event->bytes));
   }
   std::unordered_map<std::uint64_t, std::uint64_t> offsets; // in this arena, by those in the trace
-  for (std::size_t i = 0; i < trace.size(); ++i) {
-    const AllocationEvent& event = trace[i];
-    if (event.bytes > 0 && !kept[i]) {
+  for (const AllocationEvent& event : trace) {
+    if (event.bytes > 0 && !kept.contains(&event)) {
       offsets[event.offset] = arena.take(static_cast<std::uint64_t>(event.bytes));
     } else if (const auto taken = offsets.find(event.offset); event.bytes < 0 && taken != offsets.end()) {
       arena.give_back(taken->second);

@@ -50,11 +50,7 @@ bool CallThread::is_current() { return serves_a_lane; }
 
 void CallThread::serve() {
   serves_a_lane = true;
-  while (true) {
-    wanted_.acquire();
-    if (!work_) {
-      return;
-    }
+  for (wanted_.acquire(); work_; wanted_.acquire()) {
     try {
       (*work_)();
     } catch (...) {

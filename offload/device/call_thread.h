@@ -14,12 +14,8 @@ namespace offload {
 /// for each lane that does not grow with the number of callers.
 class CallThread {
  public:
-  CallThread() = default;
-
   /// No work is under way.
   ~CallThread();
-  CallThread(const CallThread&) = delete;
-  CallThread& operator=(const CallThread&) = delete;
 
   /// Runs `work` there and waits for it: with what the calling thread has set for itself in PyTorch (gradients,
   /// inference mode, autocast, profilers, current device, current stream of `device`). What it throws is thrown here.

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include <offload/device/cuda_calls.h>
 #include <offload/device/forwarding_allocator.h>
 #include <offload/device/torch_versions.h>
 
@@ -41,11 +42,6 @@ class Registry {
     known_.push_back(std::move(memory));
   }
 
-  void abandon(LaneMemory& memory) {
-    memory.abandon();
-    drop_if_empty(memory);
-  }
-
   bool contains(const void* data) const { return find(data) != nullptr; }
 
   /// False when it is none of ours.
@@ -62,6 +58,15 @@ class Registry {
     return true;
   }
 
+  /// What was allocated last may still be in use on the device, by somebody whom no lane knows.
+  void drop_if_empty(const LaneMemory& gone) {
+    const std::unique_lock lock(mutex_);
+    if (gone.empty()) {
+      worked(cudaDeviceSynchronize()); // or the driver is gone
+      std::erase_if(known_, [&](const auto& memory) { return memory.get() == &gone; });
+    }
+  }
+
   void record_stream(const void* data, cudaStream_t stream) {
     const std::unique_lock lock(mutex_);
     recorded_[data].push_back(stream);
@@ -76,38 +81,18 @@ class Registry {
     return known == known_.end() ? nullptr : *known;
   }
 
-  /// What was allocated last may still be in use on the device, by somebody whom no lane knows.
-  void drop_if_empty(const LaneMemory& gone) {
-    const std::unique_lock lock(mutex_);
-    const auto known =
-        std::find_if(known_.begin(), known_.end(), [&](const auto& memory) { return memory.get() == &gone; });
-    if (known != known_.end() && gone.empty()) {
-      if (cudaDeviceSynchronize() != cudaSuccess) {
-        static_cast<void>(cudaGetLastError()); // the driver is gone
-      }
-      known_.erase(known);
-    }
-  }
-
   /// Operators of models hardly ever record streams: the host may wait for them.
   void wait_for_recorded_streams(const void* data) {
     if (!any_recorded_) {
       return;
     }
-    std::vector<cudaStream_t> streams;
-    {
-      const std::unique_lock lock(mutex_);
-      const auto recorded = recorded_.find(data);
-      if (recorded == recorded_.end()) {
-        return;
-      }
-      streams = std::move(recorded->second);
-      recorded_.erase(recorded);
-      any_recorded_ = !recorded_.empty();
-    }
-    for (cudaStream_t const stream : streams) {
-      if (cudaStreamSynchronize(stream) != cudaSuccess) {
-        static_cast<void>(cudaGetLastError()); // a stream that is gone has nothing left to do
+    std::unique_lock lock(mutex_);
+    const auto recorded = recorded_.extract(data);
+    any_recorded_ = !recorded_.empty();
+    lock.unlock();
+    if (recorded) {
+      for (cudaStream_t const stream : recorded.mapped()) {
+        worked(cudaStreamSynchronize(stream)); // or it is gone, and has nothing left to do
       }
     }
   }
@@ -125,8 +110,8 @@ class FrontAllocator final : public ForwardingAllocator {
   using ForwardingAllocator::ForwardingAllocator;
 
   c10::DataPtr allocate(std::size_t bytes) override {
-    const ScopeInfo* scope = current_scope(bytes);
-    if (!scope || c10::cuda::getCurrentCUDAStream(scope->device.index()).stream() != scope->stream) {
+    const ScopeInfo* scope = scope_on_current_stream(bytes);
+    if (!scope) {
       return behind().allocate(bytes);
     }
     void* data = scope->memory->allocate(bytes);
@@ -135,10 +120,8 @@ class FrontAllocator final : public ForwardingAllocator {
   c10::DeleterFnPtr raw_deleter() const override { return &delete_ours; }
 
   void* raw_alloc(std::size_t bytes) override {
-    const ScopeInfo* scope = current_scope(bytes);
-    return scope && c10::cuda::getCurrentCUDAStream(scope->device.index()).stream() == scope->stream
-               ? scope->memory->allocate(bytes)
-               : behind().raw_alloc(bytes);
+    const ScopeInfo* scope = scope_on_current_stream(bytes);
+    return scope ? scope->memory->allocate(bytes) : behind().raw_alloc(bytes);
   }
   void* raw_alloc_with_stream(std::size_t bytes, cudaStream_t stream) override {
     const ScopeInfo* scope = current_scope(bytes);
@@ -181,6 +164,10 @@ class FrontAllocator final : public ForwardingAllocator {
     const auto* scope = dynamic_cast<const ScopeInfo*>(c10::ThreadLocalDebugInfo::get(kMemoryScopeSlot));
     return scope && bytes > 0 && scope->device.index() == c10::cuda::current_device() ? scope : nullptr;
   }
+  static const ScopeInfo* scope_on_current_stream(std::size_t bytes) {
+    const ScopeInfo* scope = current_scope(bytes);
+    return scope && c10::cuda::getCurrentCUDAStream(scope->device.index()).stream() == scope->stream ? scope : nullptr;
+  }
 };
 
 std::atomic<FrontAllocator*> front = nullptr;
@@ -205,6 +192,9 @@ KnownMemory::KnownMemory(std::shared_ptr<LaneMemory> memory) : memory_(std::move
   Registry::get().add(memory_);
 }
 
-KnownMemory::~KnownMemory() { Registry::get().abandon(*memory_); }
+KnownMemory::~KnownMemory() {
+  memory_->abandon();
+  Registry::get().drop_if_empty(*memory_);
+}
 
 } // namespace offload

@@ -11,10 +11,8 @@
 namespace offload {
 
 /// Stands before PyTorch's allocator of CUDA memory, from the first use on for as long as the process lives. It serves
-/// threads that compute a call of ours from the memory of the call's lane; everything else it passes on.
-///
-/// A pool of PyTorch's own (c10/cuda/CUDACachingAllocator, beginAllocateToPool) would do as much for the call, but
-/// while any pool is in use the whole process can not have its cached memory flushed: allocations of others fail.
+/// threads that compute a call of ours from the memory of the call's lane; everything else it passes on. (While a pool
+/// of PyTorch's own is in use, nobody in the process can have cached memory freed: see offload/DESIGN.md.)
 void install_cuda_allocator();
 
 /// While this lives, what the thread allocates on `stream` of the device, and what autograd's threads allocate for it

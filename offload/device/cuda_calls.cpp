@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <string>
-#include <utility>
 
 #include <offload/error.h>
 
@@ -32,23 +31,20 @@ void require_cuda() {
   }
 }
 
-void check_cuda(cudaError_t code, const char* doing) {
+bool worked(cudaError_t code) {
   if (code != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
+  }
+  return code == cudaSuccess;
+}
+
+void check_cuda(cudaError_t code, const char* doing) {
+  if (!worked(code)) {
     throw Error(std::string(doing) + " failed: " + cudaGetErrorString(code));
   }
 }
 
-bool has_reached(cudaEvent_t event) {
-  if (cudaPeekAtLastError() != cudaSuccess) {
-    return false;
-  }
-  const bool reached = cudaEventQuery(event) == cudaSuccess;
-  if (!reached) {
-    static_cast<void>(cudaGetLastError());
-  }
-  return reached;
-}
+bool has_reached(cudaEvent_t event) { return cudaPeekAtLastError() == cudaSuccess && worked(cudaEventQuery(event)); }
 
 EventPool::~EventPool() {
   for (cudaEvent_t event : free_) {
@@ -56,23 +52,19 @@ EventPool::~EventPool() {
   }
 }
 
-cudaEvent_t EventPool::take() {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!free_.empty()) {
-      cudaEvent_t event = free_.back();
-      free_.pop_back();
-      return event;
-    }
-  }
+EventPtr EventPool::take() {
   cudaEvent_t event = nullptr;
-  check_cuda(cudaEventCreateWithFlags(&event, flags_), "cudaEventCreate");
-  return event;
-}
-
-void EventPool::give_back(cudaEvent_t event) {
-  const std::lock_guard lock(mutex_);
-  free_.push_back(event);
+  if (const std::lock_guard lock(mutex_); !free_.empty()) {
+    event = free_.back();
+    free_.pop_back();
+  }
+  if (!event) {
+    check_cuda(cudaEventCreateWithFlags(&event, flags_), "cudaEventCreate");
+  }
+  return {event, [pool = shared_from_this()](cudaEvent_t unused) {
+            const std::lock_guard lock(pool->mutex_);
+            pool->free_.push_back(unused);
+          }};
 }
 
 EventPtr CudaCall::record() const {
@@ -80,17 +72,15 @@ EventPtr CudaCall::record() const {
   if (ended_) {
     return end_;
   }
-  auto event = std::make_shared<PooledEvent>(events_);
-  event->record(stream_);
+  EventPtr event = events_->take();
+  check_cuda(cudaEventRecord(event.get(), stream_), "cudaEventRecord");
   return event;
 }
 
 void CudaCall::end() noexcept {
   const std::lock_guard lock(mutex_);
-  if (!ended_ && cudaEventRecord(end_->get(), stream_) != cudaSuccess) {
-    static_cast<void>(
-        cudaStreamSynchronize(stream_)); // what waits for the event, which is of an earlier time, may go on
-    static_cast<void>(cudaGetLastError());
+  if (!ended_ && !worked(cudaEventRecord(end_.get(), stream_))) {
+    worked(cudaStreamSynchronize(stream_)); // what waits for the event, which is of an earlier time, may go on
   }
   ended_ = true;
 }
@@ -98,8 +88,7 @@ void CudaCall::end() noexcept {
 CudaCallPtr CudaCalls::begin(int lane, cudaStream_t stream) {
   auto call = std::make_shared<CudaCall>(stream, events_);
   if (const CudaCallPtr before = last(lane)) {
-    const EventPtr end = before->record();
-    check_cuda(cudaStreamWaitEvent(stream, end->get()), "cudaStreamWaitEvent");
+    check_cuda(cudaStreamWaitEvent(stream, before->record().get()), "cudaStreamWaitEvent");
   }
   const std::lock_guard lock(mutex_);
   last_[static_cast<std::size_t>(lane)] = call;
@@ -111,16 +100,15 @@ CudaCallPtr CudaCalls::last(int lane) const {
   return last_[static_cast<std::size_t>(lane)];
 }
 
-void CudaCalls::synchronize() const {
-  std::vector<CudaCallPtr> calls;
-  {
-    const std::lock_guard lock(mutex_);
-    calls = last_;
+void CudaCalls::synchronize(int lane) const {
+  if (const CudaCallPtr call = last(lane)) {
+    check_cuda(cudaEventSynchronize(call->record().get()), "waiting for the device");
   }
-  for (const CudaCallPtr& call : calls) {
-    if (call) {
-      check_cuda(cudaEventSynchronize(call->record()->get()), "waiting for the device");
-    }
+}
+
+void CudaCalls::synchronize() const {
+  for (int lane = 0; lane < lanes_; ++lane) {
+    synchronize(lane);
   }
 }
 

@@ -4,11 +4,17 @@
 
 #include <memory>
 #include <mutex>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace offload {
 
-/// Throws Error with what CUDA says about `code` in `doing`, and clears it so that it is not found again by others.
+/// Whether CUDA did what it gave `code` for. What it says otherwise is cleared, so that it is not found again by
+/// others.
+bool worked(cudaError_t code);
+
+/// Throws Error with what CUDA says about `code` in `doing` unless it worked().
 void check_cuda(cudaError_t code, const char* doing);
 
 /// To be called before a device is used. Throws Error in a child of a process that has called it: there the driver
@@ -33,17 +39,17 @@ class OwnStream {
   cudaStream_t stream_ = nullptr;
 };
 
+/// An event of a pool, which it goes back to with the last of these.
+using EventPtr = std::shared_ptr<std::remove_pointer_t<cudaEvent_t>>;
+
 /// Events that are not in use. A wait that was enqueued keeps to what the event stood for then, so that an event may be
 /// recorded anew as soon as nobody has it any more.
-class EventPool {
+class EventPool : public std::enable_shared_from_this<EventPool> {
  public:
   explicit EventPool(unsigned flags) : flags_(flags) {}
   ~EventPool();
-  EventPool(const EventPool&) = delete;
-  EventPool& operator=(const EventPool&) = delete;
 
-  cudaEvent_t take();
-  void give_back(cudaEvent_t event);
+  EventPtr take();
 
  private:
   const unsigned flags_;
@@ -51,35 +57,12 @@ class EventPool {
   std::vector<cudaEvent_t> free_;
 };
 
-/// An event of a pool, which gets it back with this object.
-class PooledEvent {
- public:
-  explicit PooledEvent(std::shared_ptr<EventPool> pool) : pool_(std::move(pool)), event_(pool_->take()) {}
-  ~PooledEvent() {
-    if (pool_) {
-      pool_->give_back(event_);
-    }
-  }
-  PooledEvent(PooledEvent&& other) noexcept = default; // leaves no pool
-  PooledEvent& operator=(PooledEvent&&) = delete;
-  PooledEvent(const PooledEvent&) = delete;
-  PooledEvent& operator=(const PooledEvent&) = delete;
-
-  void record(cudaStream_t stream) const { check_cuda(cudaEventRecord(event_, stream), "cudaEventRecord"); }
-  cudaEvent_t get() const { return event_; }
-
- private:
-  std::shared_ptr<EventPool> pool_;
-  cudaEvent_t event_;
-};
-using EventPtr = std::shared_ptr<const PooledEvent>;
-
 /// What is enqueued on one stream from some time on, until it ends. The stream belongs to somebody else, who goes on
 /// with it then, or destroys it. Any thread may call; the stream's device is current.
 class CudaCall {
  public:
   CudaCall(cudaStream_t stream, std::shared_ptr<EventPool> events)
-      : stream_(stream), events_(std::move(events)), end_(std::make_shared<PooledEvent>(events_)) {}
+      : stream_(stream), events_(std::move(events)), end_(events_->take()) {}
 
   cudaStream_t stream() const { return stream_; }
 
@@ -100,7 +83,7 @@ using CudaCallPtr = std::shared_ptr<CudaCall>;
 /// The last call of each lane. Those of one lane come one after the other, also on the device.
 class CudaCalls {
  public:
-  explicit CudaCalls(int lanes) : last_(static_cast<std::size_t>(lanes)) {}
+  explicit CudaCalls(int lanes) : lanes_(lanes), last_(lanes) {}
 
   /// What is enqueued on `stream` from now on comes after the last call of the lane, and belongs to this one.
   CudaCallPtr begin(int lane, cudaStream_t stream);
@@ -108,12 +91,14 @@ class CudaCalls {
   /// Null before the first.
   CudaCallPtr last(int lane) const;
 
-  /// Waits until the device has done all of them.
+  /// Wait until the device has done that of a lane, or all of them.
+  void synchronize(int lane) const;
   void synchronize() const;
 
   const std::shared_ptr<EventPool>& events() const { return events_; }
 
  private:
+  const int lanes_;
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>(cudaEventDisableTiming);
   mutable std::mutex mutex_;
   std::vector<CudaCallPtr> last_;

@@ -1,3 +1,4 @@
+#include <ATen/core/functional.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -18,7 +19,6 @@
 #include <offload/device/cuda_workspaces.h>
 #include <offload/device/lanes.h>
 #include <offload/device/memory.h>
-#include <offload/error.h>
 
 namespace offload {
 
@@ -32,25 +32,15 @@ at::Tensor empty_as(const at::Tensor& tensor) {
 
 void* allocate_page_locked(std::uint64_t bytes) {
   void* data = nullptr;
-  if (cudaHostAlloc(&data, bytes, cudaHostAllocDefault) != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
-    return nullptr;
-  }
-  return data;
-}
-
-void free_page_locked(void* data) {
-  if (cudaFreeHost(data) != cudaSuccess) { // the driver is gone
-    static_cast<void>(cudaGetLastError());
-  }
+  return worked(cudaHostAlloc(&data, bytes, cudaHostAllocDefault)) ? data : nullptr;
 }
 
 std::shared_ptr<LaneMemory> make_memory(c10::DeviceIndex device, std::shared_ptr<Mutex> growth,
                                         std::function<bool(std::uint64_t)> may_hold) {
-  LaneMemory::Callbacks callbacks;
-  callbacks.growth = std::move(growth);
-  callbacks.may_hold = std::move(may_hold);
-  callbacks.make_free = [] { c10::cuda::CUDACachingAllocator::emptyCache(); };
+  LaneMemory::Callbacks callbacks{.growth = std::move(growth), .may_hold = std::move(may_hold), .make_free = [] {
+                                    c10::cuda::CUDACachingAllocator::emptyCache();
+                                  }};
+  const auto free_page_locked = [](void* data) { worked(cudaFreeHost(data)); }; // or the driver is gone
   return std::make_shared<LaneMemory>(make_device_pages(device), std::move(callbacks),
                                       HostLoans::Source{allocate_page_locked, free_page_locked});
 }
@@ -76,11 +66,7 @@ class CudaLane {
     if (rests.owns_lock()) {
       workspaces_.drop();
     }
-    memory_->trim([this] {
-      if (const CudaCallPtr last = calls_.last(number_)) {
-        check_cuda(cudaEventSynchronize(last->record()->get()), "waiting for the device");
-      }
-    });
+    memory_->trim([this] { calls_.synchronize(number_); });
   }
 
   bool wants_workspaces() const { return wanted_; }
@@ -119,22 +105,15 @@ class CudaLane {
     }
 
     std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) override {
-      std::vector<at::Tensor> retained;
-      {
-        const MemoryScope state(state_, caller_.device(), caller_.stream());
-        for (const at::Tensor& tensor : inner) {
-          retained.push_back(empty_as(tensor));
-        }
-      }
+      std::optional<MemoryScope> state(std::in_place, state_, caller_.device(), caller_.stream());
+      std::vector<at::Tensor> retained = c10::fmap(inner, empty_as);
+      state.reset();
       return copy(inner, std::move(retained));
     }
 
     std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
-      std::vector<at::Tensor> outer;
       scope_.reset(); // this may be a call within another: its memory is the caller's then
-      for (const at::Tensor& tensor : inner) {
-        outer.push_back(empty_as(tensor));
-      }
+      std::vector<at::Tensor> outer = c10::fmap(inner, empty_as);
       scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
       return copy(inner, std::move(outer));
     }
@@ -159,9 +138,10 @@ class CudaLane {
       attempt([&] { lane_.workspaces_.take_back(caller_.stream(), *lane_.memory_); });
       scope_.reset();
       attempt([&] { call_->end(); });
-      if (lane_.memory_->overflowed() && cudaStreamSynchronize(caller_.stream()) != cudaSuccess) {
-        static_cast<void>(cudaGetLastError()); // it may have been lent what goes now, but the device is gone
+      if (lane_.memory_->overflowed()) {
+        worked(cudaStreamSynchronize(caller_.stream())); // it may have been lent what goes now; or the device is gone
       }
+      const bool had_workspaces = lane_.wanted_;
       std::uint64_t more = 0;
       attempt([&] { more = lane_.record_workspaces(first_ ? &trace_ : nullptr); });
       attempt([&] { memory_ = lane_.memory_->end_call(); });
@@ -169,7 +149,9 @@ class CudaLane {
       const CallMemory state = state_->end_call();
       memory_.overflowed = memory_.overflowed || state.overflowed;
       memory_.by_device = memory_.by_device || state.by_device;
-      lane_.rearrange_workspaces();
+      if (lane_.wanted_ && !had_workspaces) {
+        lane_.workspaces_.drop(); // they lie where this call found room
+      }
       if (failure) {
         std::rethrow_exception(failure);
       }
@@ -207,7 +189,6 @@ class CudaLane {
       return 0;
     }
     wanted_ = true;
-    scattered_ = true;
     std::uint64_t bytes = 0;
     for (std::size_t kind = 0; kind < CudaWorkspaces::kKinds; ++kind) {
       const std::size_t of_kind = CudaWorkspaces::bytes_of(kind);
@@ -219,13 +200,6 @@ class CudaLane {
     return trace ? 0 : bytes;
   }
 
-  /// Those of that call lie where it found room.
-  void rearrange_workspaces() {
-    if (std::exchange(scattered_, false)) {
-      workspaces_.drop();
-    }
-  }
-
   static constexpr std::uint64_t kNoOffset = ~std::uint64_t{0}; // of no part of an arena
   const int number_;
   const c10::DeviceIndex device_;
@@ -234,7 +208,6 @@ class CudaLane {
   const KnownMemory known_;
   std::mutex in_use_;   // held by the call that is under way, and by who takes the workspaces of a lane that rests
   bool wanted_ = false; // workspaces of libraries
-  bool scattered_ = false;
   CudaWorkspaces workspaces_;
   CallThread thread_;
 };
@@ -264,8 +237,6 @@ class CudaLanes final : public Lanes {
     } catch (const std::exception&) { // the device is gone
     }
   }
-  CudaLanes(const CudaLanes&) = delete;
-  CudaLanes& operator=(const CudaLanes&) = delete;
 
   std::unique_ptr<Call> enter(int lane, Overflow overflow, bool first) override {
     return std::make_unique<CudaLane::Call>(*lanes_[lane], state_, overflow, first);

@@ -45,7 +45,7 @@ class EventFence final : public Fence {
     if (!event_) {
       event_ = call_->record();
     }
-    return event_->get();
+    return event_.get();
   }
 
  private:
@@ -82,20 +82,21 @@ class CudaLink final : public Link {
 
   void wait_arrived(int lane, const Fence& arrived) override {
     const DeviceScope scope(device_);
-    if (has_reached(event_of(arrived))) {
+    cudaEvent_t event = event_of(arrived);
+    if (has_reached(event)) {
       return;
     }
     cudaStream_t stream = calls_->last(lane)->stream();
     if (waits_++ % kTimedWaits != 0) {
-      check_cuda(cudaStreamWaitEvent(stream, event_of(arrived)), "cudaStreamWaitEvent");
+      check_cuda(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
       return;
     }
-    Stall stall{PooledEvent(timing_), PooledEvent(timing_)};
-    stall.begin.record(stream);
-    check_cuda(cudaStreamWaitEvent(stream, event_of(arrived)), "cudaStreamWaitEvent");
-    stall.end.record(stream);
+    const Stall stall{timing_->take(), timing_->take()};
+    check_cuda(cudaEventRecord(stall.begin.get(), stream), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
+    check_cuda(cudaEventRecord(stall.end.get(), stream), "cudaEventRecord");
     const std::lock_guard lock(stalls_mutex_);
-    stalls_.push_back(std::move(stall));
+    stalls_.push_back(stall);
     read_stalls();
   }
 
@@ -136,8 +137,8 @@ class CudaLink final : public Link {
   static constexpr unsigned kTimedWaits = 16;
 
   struct Stall {
-    PooledEvent begin;
-    PooledEvent end;
+    EventPtr begin;
+    EventPtr end;
   };
 
   /// Adds up the waits that are over, oldest first.

@@ -3,7 +3,6 @@
 #include <c10/cuda/CUDAFunctions.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -17,7 +16,6 @@ namespace offload {
 namespace {
 
 using Map = at::cuda::WorkspaceMapWithMutex;
-using Key = std::tuple<void*, void*>;
 
 Map& map_of(std::size_t kind) {
   return kind == 0 ? at::cuda::cublas_handle_stream_to_workspace() : at::cuda::cublaslt_handle_stream_to_workspace();
@@ -77,19 +75,15 @@ void CudaWorkspaces::bring(cudaStream_t stream, bool wanted, const LaneMemory& m
     Map& map = map_of(kind);
     {
       const std::unique_lock lock(map.mutex);
-      const auto there = map.map.find({handle_, stream});
-      if (there != map.map.end() && memory.contains(workspace_address(there->second))) {
+      const auto entry = map.map.try_emplace({handle_, stream}).first;
+      if (memory.contains(workspace_address(entry->second))) {
         continue; // it was made with the handle, just now
       }
-      if (there != map.map.end()) {
-        callers_[kind] = std::move(there->second);
-        map.map.erase(there);
-      }
-      if (workspace_address(ours_[kind])) {
-        map.map.emplace(Key(handle_, stream), std::move(ours_[kind]));
-        ours_[kind] = {};
+      callers_[kind] = std::exchange(entry->second, std::exchange(ours_[kind], {}));
+      if (workspace_address(entry->second)) {
         continue;
       }
+      map.map.erase(entry);
     }
     if (wanted) {
       kind == 0 ? static_cast<void>(at::cuda::getCurrentCUDABlasHandle())
@@ -123,20 +117,13 @@ void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
       entry = ours ? map.map.erase(entry) : std::next(entry); // those of other handles are freed
     }
     if (workspace_address(callers_[kind])) {
-      map.map.emplace(Key(handle_, stream), std::move(callers_[kind]));
-      callers_[kind] = {};
+      map.map.try_emplace({handle_, stream}, std::exchange(callers_[kind], {}));
     }
   }
 }
 
 std::size_t CudaWorkspaces::bytes_of(std::size_t kind) {
   return kind == 0 ? at::cuda::getChosenWorkspaceSize() : at::cuda::getCUDABlasLtWorkspaceSize();
-}
-
-void CudaWorkspaces::drop() {
-  for (Workspace& workspace : ours_) {
-    workspace = {};
-  }
 }
 
 } // namespace offload

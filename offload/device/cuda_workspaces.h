@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cstddef>
-#include <cstdint>
 
 #include <offload/device/lane_memory.h>
 #include <offload/device/torch_versions.h>
@@ -37,7 +36,7 @@ class CudaWorkspaces {
   static std::size_t bytes_of(std::size_t kind);
 
   /// Between calls.
-  void drop();
+  void drop() { ours_ = {}; }
 
  private:
   using Workspace = decltype(at::cuda::WorkspaceMapWithMutex::map)::mapped_type;

@@ -19,34 +19,12 @@ namespace offload {
 
 namespace {
 
-/// What the driver has for memory behind addresses of one's own. It is asked for by name: nothing links the driver.
-struct Driver {
-  decltype(&cuMemAddressReserve) reserve;
-  decltype(&cuMemAddressFree) free_addresses;
-  decltype(&cuMemCreate) create;
-  decltype(&cuMemRelease) release;
-  decltype(&cuMemMap) map;
-  decltype(&cuMemUnmap) unmap;
-  decltype(&cuMemSetAccess) set_access;
-
-  static const Driver& get() {
-    static const Driver kDriver;
-    return kDriver;
-  }
-
- private:
-  Driver() {
-    find("cuMemAddressReserve", reserve);
-    find("cuMemAddressFree", free_addresses);
-    find("cuMemCreate", create);
-    find("cuMemRelease", release);
-    find("cuMemMap", map);
-    find("cuMemUnmap", unmap);
-    find("cuMemSetAccess", set_access);
-  }
+/// A function of the driver. It is asked for by name: nothing links the driver.
+struct DriverFunction {
+  const char* name;
 
   template <typename Function>
-  static void find(const char* name, Function& function) {
+  operator Function*() const {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
     constexpr unsigned kSince = 12000;
@@ -55,7 +33,23 @@ struct Driver {
       throw Error(std::string("the CUDA driver has no ") + name +
                   ": it is too old, or the device has no virtual memory");
     }
-    function = reinterpret_cast<Function>(found);
+    return reinterpret_cast<Function*>(found);
+  }
+};
+
+/// What the driver has for memory behind addresses of one's own.
+struct Driver {
+  decltype(&cuMemAddressReserve) reserve = DriverFunction{"cuMemAddressReserve"};
+  decltype(&cuMemAddressFree) free_addresses = DriverFunction{"cuMemAddressFree"};
+  decltype(&cuMemCreate) create = DriverFunction{"cuMemCreate"};
+  decltype(&cuMemRelease) release = DriverFunction{"cuMemRelease"};
+  decltype(&cuMemMap) map = DriverFunction{"cuMemMap"};
+  decltype(&cuMemUnmap) unmap = DriverFunction{"cuMemUnmap"};
+  decltype(&cuMemSetAccess) set_access = DriverFunction{"cuMemSetAccess"};
+
+  static const Driver& get() {
+    static const Driver kDriver;
+    return kDriver;
   }
 };
 
@@ -77,17 +71,17 @@ class DevicePages final : public Pages {
 
   std::byte* data() const override { return std::bit_cast<std::byte*>(begin_); }
   std::uint64_t addresses() const override { return addresses_; }
-  std::uint64_t bytes() const override { return ends_.empty() ? 0 : ends_.back(); }
+  std::uint64_t bytes() const override { return bounds_.back(); }
 
   bool grow(std::uint64_t bytes) override {
     const std::uint64_t wanted = align_up(bytes, kDeviceGranularity);
     if (wanted > addresses_) {
       return false;
     }
-    const std::size_t before = ends_.size();
+    const std::uint64_t before = this->bytes();
     while (this->bytes() < wanted) {
       if (!add(std::min(kPieceBytes, wanted - this->bytes()))) {
-        shrink_to_pieces(before);
+        shrink(before);
         return false;
       }
     }
@@ -95,11 +89,13 @@ class DevicePages final : public Pages {
   }
 
   void shrink(std::uint64_t bytes) override {
-    std::size_t pieces = ends_.size();
-    while (pieces > 0 && (pieces > 1 ? ends_[pieces - 2] : 0) >= bytes) {
-      --pieces;
+    while (bounds_.size() > 1 && bounds_[bounds_.size() - 2] >= bytes) {
+      const std::uint64_t end = this->bytes();
+      bounds_.pop_back();
+      const CUdeviceptr piece = begin_ + this->bytes();
+      record_given_back(device_, std::bit_cast<const void*>(piece));
+      static_cast<void>(driver_.unmap(piece, end - this->bytes())); // fails when the driver is gone
     }
-    shrink_to_pieces(pieces);
   }
 
  private:
@@ -116,34 +112,23 @@ class DevicePages final : public Pages {
     const CUdeviceptr place = begin_ + this->bytes();
     const bool mapped = driver_.map(place, bytes, 0, piece, 0) == CUDA_SUCCESS;
     static_cast<void>(driver_.release(piece)); // it goes when it is mapped nowhere
-    CUmemAccessDesc access{};
-    access.location = properties.location;
-    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    if (!mapped || driver_.set_access(place, bytes, &access, 1) != CUDA_SUCCESS) {
-      if (mapped) {
-        static_cast<void>(driver_.unmap(place, bytes));
-      }
-      return false;
+    const CUmemAccessDesc access{properties.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    if (mapped && driver_.set_access(place, bytes, &access, 1) == CUDA_SUCCESS) {
+      bounds_.push_back(this->bytes() + bytes);
+      record_taken(device_, std::bit_cast<const void*>(place), bytes);
+      return true;
     }
-    ends_.push_back(this->bytes() + bytes);
-    record_taken(device_, std::bit_cast<const void*>(place), bytes);
-    return true;
-  }
-
-  void shrink_to_pieces(std::size_t count) {
-    while (ends_.size() > count) {
-      const std::uint64_t end = ends_.back();
-      ends_.pop_back();
-      record_given_back(device_, std::bit_cast<const void*>(begin_ + bytes()));
-      static_cast<void>(driver_.unmap(begin_ + bytes(), end - bytes())); // fails when the driver is gone
+    if (mapped) {
+      static_cast<void>(driver_.unmap(place, bytes));
     }
+    return false;
   }
 
   const int device_;
   const Driver& driver_;
   CUdeviceptr begin_ = 0;
   std::uint64_t addresses_ = 0;
-  std::vector<std::uint64_t> ends_; // of the pieces
+  std::vector<std::uint64_t> bounds_ = {0}; // where pieces begin, and the last one ends
 };
 
 } // namespace

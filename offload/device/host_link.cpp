@@ -13,8 +13,7 @@ namespace offload {
 namespace {
 
 /// The point after the first `copies` copies; 0 is reached from the start.
-class CopyCount final : public Fence {
- public:
+struct CopyCount final : Fence {
   CopyCount(int channel, std::uint64_t n) : Fence(channel), copies(n) {}
   const std::uint64_t copies;
 };
@@ -42,25 +41,23 @@ class HostLink final : public Link {
   }
 
   void wait_arrived(int, const Fence& arrived) override {
-    const std::uint64_t copies = static_cast<const CopyCount&>(arrived).copies;
     const Lock lock(mutex_);
-    if (done_ >= copies) {
+    if (is_done(arrived)) {
       return;
     }
     const auto begin = std::chrono::steady_clock::now();
-    changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return done_ >= copies; });
+    wait_until_done(arrived);
     stall_us_ += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
   }
 
   bool reached(const Fence& arrived) override {
     const Lock lock(mutex_);
-    return done_ >= static_cast<const CopyCount&>(arrived).copies;
+    return is_done(arrived);
   }
 
   void synchronize(const Fence& fence) override {
-    const std::uint64_t copies = static_cast<const CopyCount&>(fence).copies;
     const Lock lock(mutex_);
-    changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return done_ >= copies; });
+    wait_until_done(fence);
   }
 
   void note_thread_wait(double us) override {
@@ -89,6 +86,14 @@ class HostLink final : public Link {
     const void* src;
     std::size_t bytes;
   };
+
+  bool is_done(const Fence& fence) const OFFLOAD_REQUIRES(mutex_) {
+    return done_ >= static_cast<const CopyCount&>(fence).copies;
+  }
+
+  void wait_until_done(const Fence& fence) OFFLOAD_REQUIRES(mutex_) {
+    changed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return is_done(fence); });
+  }
 
   void run() {
     const Lock lock(mutex_);

@@ -24,8 +24,6 @@ class HostLoans {
 
   explicit HostLoans(Source source) : source_(std::move(source)) {}
   ~HostLoans();
-  HostLoans(const HostLoans&) = delete;
-  HostLoans& operator=(const HostLoans&) = delete;
 
   /// `bytes` for a part of an arena at `offset`; null when there are none.
   void* lend(std::uint64_t bytes, std::uint64_t offset);

@@ -6,11 +6,8 @@
 
 namespace offload {
 
-LaneGate::LaneGate(int lanes)
-    : last_callers_(static_cast<std::size_t>(lanes)), claims_(static_cast<std::size_t>(lanes), 0) {
-  for (int lane = lanes; lane > 0; --lane) {
-    free_.push_back(lane - 1);
-  }
+LaneGate::LaneGate(int lanes) : free_(lanes), last_callers_(lanes), claims_(lanes) {
+  std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
 int LaneGate::acquire(const void* caller, std::uint64_t bytes) {
@@ -77,8 +74,11 @@ bool LaneGate::may_acquire(const Waiter& waiter) const {
   if (waiter.exclusive || nobody_is_in) {
     return nobody_is_in;
   }
-  const std::uint64_t taken = claimed();
-  return !exclusive_ && !free_.empty() && taken <= room_ && waiter.bytes <= room_ - taken;
+  return !exclusive_ && !free_.empty() && fits_beside(claimed(), waiter.bytes);
+}
+
+bool LaneGate::fits_beside(std::uint64_t others, std::uint64_t bytes) const {
+  return others <= room_ && bytes <= room_ - others;
 }
 
 int LaneGate::take_lane(const void* caller) {
@@ -106,8 +106,7 @@ std::uint64_t LaneGate::room() const {
 bool LaneGate::extend(int lane, std::uint64_t bytes) {
   const Lock lock(mutex_);
   std::uint64_t& claim = claims_[lane];
-  const std::uint64_t others = claimed() - claim;
-  if (bytes > claim && (others > room_ || bytes > room_ - others)) {
+  if (bytes > claim && !fits_beside(claimed() - claim, bytes)) {
     return false;
   }
   claim = std::max(claim, bytes);
@@ -116,8 +115,7 @@ bool LaneGate::extend(int lane, std::uint64_t bytes) {
 
 bool LaneGate::set_state(std::uint64_t bytes) {
   const Lock lock(mutex_);
-  const std::uint64_t others = claimed() - state_;
-  if (bytes > state_ && (others > room_ || bytes > room_ - others)) {
+  if (bytes > state_ && !fits_beside(claimed() - state_, bytes)) {
     return false;
   }
   state_ = bytes;

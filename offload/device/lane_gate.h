@@ -48,9 +48,6 @@ class LaneGate {
   static constexpr int kExclusive = -2;
 
   struct Waiter {
-    Waiter(bool is_exclusive, const void* who, std::uint64_t wanted)
-        : exclusive(is_exclusive), caller(who), bytes(wanted) {}
-
     bool exclusive;
     const void* caller;
     std::uint64_t bytes;
@@ -62,6 +59,7 @@ class LaneGate {
   int await_turn(std::list<Waiter>::iterator waiter) OFFLOAD_REQUIRES(mutex_);
   void admit() OFFLOAD_REQUIRES(mutex_);
   bool may_acquire(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
+  bool fits_beside(std::uint64_t others, std::uint64_t bytes) const OFFLOAD_REQUIRES(mutex_);
   int take_lane(const void* caller) OFFLOAD_REQUIRES(mutex_);
   std::uint64_t claimed() const OFFLOAD_REQUIRES(mutex_);
 

@@ -19,16 +19,15 @@ void* LaneMemory::allocate(std::uint64_t bytes) {
   if (call_.trace) {
     call_.trace->push_back({offset, static_cast<std::int64_t>(bytes)});
   }
-  if (!refused && end <= held_) {
-    return pages_->data() + offset;
-  }
-  Growth growth = Growth::refused;
-  try {
-    const Unlock unlocked(mutex_);
-    growth = refused ? Growth::refused : grow(end);
-  } catch (...) {
-    give_back(offset);
-    throw;
+  Growth growth = refused ? Growth::refused : Growth::granted;
+  if (!refused && end > held_) {
+    try {
+      const Unlock unlocked(mutex_);
+      growth = grow(end);
+    } catch (...) {
+      give_back(offset);
+      throw;
+    }
   }
   if (growth == Growth::granted) {
     return pages_->data() + offset;
@@ -104,20 +103,19 @@ CallMemory LaneMemory::end_call() {
 }
 
 void LaneMemory::trim(const std::function<void()>& wait) {
-  std::uint64_t freed_before = 0;
   const auto frees = [&] {
     const Lock lock(mutex_);
     return frees_;
   };
   constexpr int kTries = 3;
   for (int tries = 1;; ++tries) {
-    freed_before = frees();
+    const std::uint64_t freed_before = frees();
     wait();
     const Lock lock(mutex_);
-    if (frees_ != freed_before && tries < kTries) {
-      continue; // what has been freed meanwhile may still be in use
-    }
-    if (frees_ != freed_before) {
+    if (frees_ != freed_before) { // what has been freed meanwhile may still be in use
+      if (tries < kTries) {
+        continue;
+      }
       wait();
     }
     pages_->shrink(arena_.end());

@@ -1,5 +1,7 @@
 #include <offload/device/lanes.h>
 
+#include <ATen/core/functional.h>
+
 namespace offload {
 
 namespace {
@@ -23,12 +25,7 @@ class HostLanes final : public Lanes {
    public:
     std::vector<at::Tensor> retain(const std::vector<at::Tensor>& inner) override { return detach(inner); }
     std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
-      std::vector<at::Tensor> outer;
-      outer.reserve(inner.size());
-      for (const at::Tensor& tensor : inner) {
-        outer.push_back(tensor.clone());
-      }
-      return outer;
+      return c10::fmap(inner, [](const at::Tensor& tensor) { return tensor.clone(); });
     }
     bool overflowed() const override { return false; }
     bool must_stop() const override { return false; }

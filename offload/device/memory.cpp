@@ -17,144 +17,121 @@ namespace offload {
 
 namespace {
 
-void* map_memory(std::uint64_t bytes, const char* purpose) {
+std::byte* map_memory(std::uint64_t bytes, const char* purpose) {
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) {
     throw Error("no " + format_bytes(bytes) + " of host memory for " + purpose + ": " + std::strerror(errno) +
                 "; free some, or lower the budget");
   }
   madvise(data, bytes, MADV_HUGEPAGE); // fewer page faults and lookups of addresses; not a promise
-  return data;
+  record_taken(kHost, data, bytes);
+  return static_cast<std::byte*>(data);
+}
+
+void unmap_memory(std::byte* data, std::uint64_t bytes) {
+  record_given_back(kHost, data);
+  munmap(data, bytes);
+}
+
+void unlock_pages(std::byte* data) {
+  static_cast<void>(cudaHostUnregister(data)); // fails when the driver is gone, and the lock with it
 }
 
 } // namespace
 
-DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose) : device_(device), bytes_(bytes) {
+DeviceMemory::DeviceMemory(int device, std::uint64_t bytes, const char* purpose) : data_(nullptr, {device, bytes}) {
   if (bytes == 0) {
     return;
   }
-  if (device_ < 0) {
-    data_ = static_cast<std::byte*>(map_memory(bytes, purpose));
-    record_taken(kHost, data_, bytes);
+  if (on_host()) {
+    data_.reset(map_memory(bytes, purpose));
     return;
   }
   void* data = nullptr;
   cudaError_t code = cudaMalloc(&data, bytes);
-  if (code != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
+  if (!worked(code)) {
     c10::cuda::CUDACachingAllocator::emptyCache(); // blocks that tensors have given back, and nobody uses
     code = cudaMalloc(&data, bytes);
   }
-  if (code != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
+  if (!worked(code)) {
     throw Error("no " + format_bytes(bytes) + " of device memory for " + purpose + ": " + cudaGetErrorString(code) +
                 "; lower vram_budget to what is free");
   }
-  data_ = static_cast<std::byte*>(data);
-  record_taken(device_, data_, bytes);
+  data_.reset(static_cast<std::byte*>(data));
+  record_taken(device, data, bytes);
 }
 
-DeviceMemory::~DeviceMemory() {
-  if (!data_) {
+void DeviceMemory::Free::operator()(std::byte* data) const noexcept {
+  if (device < 0) {
+    unmap_memory(data, bytes);
     return;
   }
-  record_given_back(device_, data_);
-  if (device_ < 0) {
-    munmap(data_, bytes_);
-  } else {
-    static_cast<void>(cudaFree(data_)); // fails when the driver is gone, and then there is nothing to free
-  }
-}
-
-DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
-    : device_(other.device_), data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  std::swap(device_, other.device_);
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
+  record_given_back(device, data);
+  static_cast<void>(cudaFree(data)); // fails when the driver is gone, and then there is nothing to free
 }
 
 bool DeviceMemory::contains(const void* address) const {
   const auto* byte = static_cast<const std::byte*>(address);
-  return data_ && byte >= data_ && byte < data_ + bytes_;
+  return data_ && byte >= data() && byte < data() + bytes();
 }
 
 void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t bytes) {
   if (bytes == 0) {
     return;
   }
-  if (device_ < 0) {
-    std::memcpy(data_ + offset, src, bytes);
+  if (on_host()) {
+    std::memcpy(data() + offset, src, bytes);
   } else {
-    check_cuda(cudaMemcpy(data_ + offset, src, bytes, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+    check_cuda(cudaMemcpy(data() + offset, src, bytes, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
     // From memory that is not page-locked the last bytes may still be under way, and lanes do not wait for this stream.
     check_cuda(cudaStreamSynchronize(cudaStreamLegacy), "cudaMemcpy to the device");
   }
 }
 
 void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes) const {
-  if (device_ < 0) {
-    std::memcpy(dst, data_ + offset, bytes);
+  if (on_host()) {
+    std::memcpy(dst, data() + offset, bytes);
     return;
   }
   const OwnStream stream; // on which no call computes
-  check_cuda(cudaMemcpyAsync(dst, data_ + offset, bytes, cudaMemcpyDeviceToHost, stream.get()), "cudaMemcpyAsync");
+  check_cuda(cudaMemcpyAsync(dst, data() + offset, bytes, cudaMemcpyDeviceToHost, stream.get()), "cudaMemcpyAsync");
   check_cuda(cudaStreamSynchronize(stream.get()), "cudaMemcpyAsync from the device");
 }
 
-HostMemory::HostMemory(std::uint64_t bytes) : bytes_(bytes) {
-  if (bytes > 0) {
-    data_ = static_cast<std::byte*>(map_memory(bytes, "weights"));
-    record_taken(kHost, data_, bytes);
+HostMemory::HostMemory(std::uint64_t bytes)
+    : data_(bytes > 0 ? map_memory(bytes, "weights") : nullptr, {bytes, false}) {}
+
+void HostMemory::Free::operator()(std::byte* data) const noexcept {
+  if (pinned) {
+    unlock_pages(data);
   }
-}
-
-HostMemory::~HostMemory() {
-  unpin();
-  if (data_) {
-    record_given_back(kHost, data_);
-    munmap(data_, bytes_);
-  }
-}
-
-HostMemory::HostMemory(HostMemory&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      bytes_(std::exchange(other.bytes_, 0)),
-      pinned_(std::exchange(other.pinned_, 0)) {}
-
-HostMemory& HostMemory::operator=(HostMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  std::swap(pinned_, other.pinned_);
-  return *this;
+  unmap_memory(data, bytes);
 }
 
 void HostMemory::pin(std::uint64_t bytes) {
   if (bytes == 0) {
     return;
   }
-  const cudaError_t code = cudaHostRegister(data_, bytes, cudaHostRegisterDefault);
-  if (code != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
+  const cudaError_t code = cudaHostRegister(data(), bytes, cudaHostRegisterDefault);
+  if (!worked(code)) {
     throw Error("page-locking " + format_bytes(bytes) + " of host memory failed: " + cudaGetErrorString(code) +
                 "; lower pinned_budget");
   }
-  pinned_ = bytes;
+  data_.get_deleter().pinned = true;
 }
 
 void HostMemory::unpin() {
-  if (std::exchange(pinned_, 0) > 0) {
-    static_cast<void>(cudaHostUnregister(data_)); // fails when the driver is gone, and the lock with it
+  if (std::exchange(data_.get_deleter().pinned, false)) {
+    unlock_pages(data());
   }
 }
 
 void HostMemory::discard(std::byte* begin, std::uint64_t bytes) {
-  const std::uint64_t first = align_up(static_cast<std::uint64_t>(begin - data_), kPageBytes);
-  const std::uint64_t last = static_cast<std::uint64_t>(begin - data_) + bytes;
+  const auto offset = static_cast<std::uint64_t>(begin - data());
+  const std::uint64_t first = align_up(offset, kPageBytes);
+  const std::uint64_t last = offset + bytes;
   if (first + kPageBytes <= last) {
-    madvise(data_ + first, (last - first) / kPageBytes * kPageBytes, MADV_DONTNEED);
+    madvise(data() + first, (last - first) / kPageBytes * kPageBytes, MADV_DONTNEED);
   }
 }
 

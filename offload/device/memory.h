@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include <offload/core/words.h>
 
@@ -10,8 +11,8 @@ namespace offload {
 /// Device memory is given out in units of this size: what a plan counts must be what the driver takes.
 constexpr std::uint64_t kDeviceGranularity = 2ULL << 20;
 
-/// One allocation on a device, aligned to 512 bytes or more. Device -1 is the host.
-/// Freeing it waits for nothing: the owner knows that nobody reads it any more.
+/// One allocation on a device, aligned to 512 bytes or more. Freeing it waits for nothing: the owner knows that nobody
+/// reads it any more.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
@@ -19,12 +20,9 @@ class DeviceMemory {
   /// On `device`, which is the current one; -1 for the host. Throws Error, saying what `purpose` it was for, when there
   /// is not so much.
   DeviceMemory(int device, std::uint64_t bytes, const char* purpose);
-  ~DeviceMemory();
-  DeviceMemory(DeviceMemory&& other) noexcept;
-  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
 
-  std::byte* data() const { return data_; }
-  std::uint64_t bytes() const { return bytes_; }
+  std::byte* data() const { return data_.get(); }
+  std::uint64_t bytes() const { return data_.get_deleter().bytes; }
   bool contains(const void* address) const;
 
   /// Copies host bytes here and waits until they are.
@@ -34,9 +32,14 @@ class DeviceMemory {
   void download(std::uint64_t offset, void* dst, std::uint64_t bytes) const;
 
  private:
-  int device_ = -1;
-  std::byte* data_ = nullptr;
-  std::uint64_t bytes_ = 0;
+  struct Free {
+    int device;
+    std::uint64_t bytes;
+    void operator()(std::byte* data) const noexcept;
+  };
+  bool on_host() const { return data_.get_deleter().device < 0; }
+
+  std::unique_ptr<std::byte, Free> data_;
 };
 
 /// Host memory of an exact size, of which the first bytes may be page-locked.
@@ -46,9 +49,6 @@ class HostMemory {
 
   /// Throws Error when the host has not so much.
   explicit HostMemory(std::uint64_t bytes);
-  ~HostMemory();
-  HostMemory(HostMemory&& other) noexcept;
-  HostMemory& operator=(HostMemory&& other) noexcept;
 
   /// Page-locks the first `bytes`, a multiple of the page size or all there is. Others may write there meanwhile.
   /// Throws Error when the driver refuses.
@@ -59,13 +59,17 @@ class HostMemory {
   /// Gives back the memory of those pages that lie in the range as a whole: nobody reads them any more.
   void discard(std::byte* begin, std::uint64_t bytes);
 
-  std::byte* data() const { return data_; }
-  std::uint64_t bytes() const { return bytes_; }
+  std::byte* data() const { return data_.get(); }
+  std::uint64_t bytes() const { return data_.get_deleter().bytes; }
 
  private:
-  std::byte* data_ = nullptr;
-  std::uint64_t bytes_ = 0;
-  std::uint64_t pinned_ = 0;
+  struct Free {
+    std::uint64_t bytes;
+    bool pinned;
+    void operator()(std::byte* data) const noexcept;
+  };
+
+  std::unique_ptr<std::byte, Free> data_;
 };
 
 } // namespace offload

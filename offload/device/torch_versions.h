@@ -34,8 +34,7 @@ inline constexpr auto kCallScopeSlot = c10::DebugInfoKind::TEST_INFO_2;
 inline void* workspace_address(const c10::DataPtr& workspace) { return workspace.get(); }
 inline void* workspace_address(const std::pair<c10::DataPtr, std::size_t>& workspace) { return workspace.first.get(); }
 
-/// Whether what a handle of cuBLAS has worked in is kept for its next product: since 2.15 only where somebody asks for
-/// it.
+/// Whether a handle of cuBLAS keeps its workspace for the next product: since 2.15 only where somebody asks for it.
 inline bool keeps_workspaces() {
 #if OFFLOAD_TORCH_MINOR >= 15
   return at::cuda::isCUDABlasWorkspaceCachingEnabled();

@@ -31,40 +31,34 @@ bool holds_undefined(const c10::IValue& value) {
   return value.isTensor() && !value.toTensor().defined();
 }
 
+/// Calls `visit` for all values below one, before those below them; for what can hold values once.
 class Visitor {
  public:
-  std::function<void(const std::string&, const at::Tensor&)> tensor = [](const std::string&, const at::Tensor&) {};
-  std::function<void(const c10::IValue&)> object = [](const c10::IValue&) {};
-  std::function<void(const c10::IValue&)> container = [](const c10::IValue&) {};
+  using Visit = std::function<void(const std::string& name, const c10::IValue& value)>;
+
+  explicit Visitor(Visit visit) : visit_(std::move(visit)) {}
 
   void look_at(const std::string& name, const c10::IValue& value) {
-    const bool is_container = value.isObject() || value.isTuple() || value.isGenericDict() || value.isList();
-    if (!is_container || !seen_.insert(value.internalToPointer()).second) {
-      if (value.isTensor()) {
-        tensor(name, value.toTensor());
-      }
+    const bool is_holder = value.isObject() || value.isTuple() || value.isGenericDict() || value.isList();
+    if (is_holder && !seen_.insert(value.internalToPointer()).second) {
       return;
     }
-    if (value.isList() || value.isGenericDict()) {
-      container(value);
-    }
+    visit_(name, value);
     const auto below = [&](const std::string& part) { return name.empty() ? part : name + "." + part; };
+    const auto look_at_all = [&](const auto& elements) {
+      for (std::size_t i = 0; i < elements.size(); ++i) {
+        look_at(below(std::to_string(i)), elements[i]);
+      }
+    };
     if (value.isObject()) {
       const auto& type = *value.toObjectRef().type();
-      object(value);
       for (std::size_t slot = 0; slot < value.toObjectRef().slots().size(); ++slot) {
         look_at(below(type.getAttributeName(slot)), value.toObjectRef().getSlot(slot));
       }
     } else if (value.isList() && !holds_scalars(value)) {
-      const auto list = value.toListRef();
-      for (std::size_t i = 0; i < list.size(); ++i) {
-        look_at(below(std::to_string(i)), list[i]);
-      }
+      look_at_all(value.toListRef());
     } else if (value.isTuple()) {
-      const auto& elements = value.toTupleRef().elements();
-      for (std::size_t i = 0; i < elements.size(); ++i) {
-        look_at(below(std::to_string(i)), elements[i]);
-      }
+      look_at_all(value.toTupleRef().elements());
     } else if (value.isGenericDict()) {
       for (const auto& entry : value.toGenericDict()) {
         look_at(below(entry.key().isString() ? entry.key().toStringRef() : "item"), entry.value());
@@ -73,6 +67,7 @@ class Visitor {
   }
 
  private:
+  const Visit visit_;
   std::unordered_set<const void*> seen_;
 };
 
@@ -86,9 +81,8 @@ class Mapper {
     if (value.isTensor()) {
       return value.toTensor().defined() ? c10::IValue(replace_(value.toTensor())) : value;
     }
-    const bool may_hold_tensors = value.isTuple() || value.isTensorList() ||
-                                  (value.isList() && !holds_scalars(value)) || value.isGenericDict() ||
-                                  value.isObject() || value.isFuture();
+    const bool may_hold_tensors = value.isTuple() || (value.isList() && !holds_scalars(value)) ||
+                                  value.isGenericDict() || value.isObject() || value.isFuture();
     if (!may_hold_tensors) {
       return value;
     }
@@ -117,14 +111,6 @@ class Mapper {
   }
 
   c10::IValue map_list(const c10::IValue& value, const void* identity) {
-    if (value.isTensorList()) {
-      auto list = in_place_(value) ? value.toTensorList() : value.toTensorList().copy();
-      mapped_[identity] = list;
-      for (std::size_t i = 0; i < list.size(); ++i) {
-        list.set(i, map(list.get(i)).toTensor());
-      }
-      return list;
-    }
     auto list = in_place_(value) ? value.toList() : value.toList().copy();
     mapped_[identity] = list;
     for (std::size_t i = 0; i < list.size(); ++i) {
@@ -176,21 +162,27 @@ class Mapper {
 
 void visit_tensors(const std::string& name, const c10::IValue& value,
                    const std::function<void(const std::string&, const at::Tensor&)>& visit) {
-  Visitor visitor;
-  visitor.tensor = visit;
-  visitor.look_at(name, value);
+  Visitor([&](const std::string& of_tensor, const c10::IValue& below) {
+    if (below.isTensor()) {
+      visit(of_tensor, below.toTensor());
+    }
+  }).look_at(name, value);
 }
 
 void visit_objects(const c10::IValue& value, const std::function<void(const c10::IValue& object)>& visit) {
-  Visitor visitor;
-  visitor.object = visit;
-  visitor.look_at("", value);
+  Visitor([&](const std::string&, const c10::IValue& below) {
+    if (below.isObject()) {
+      visit(below);
+    }
+  }).look_at("", value);
 }
 
 void visit_containers(const c10::IValue& value, const std::function<void(const c10::IValue& container)>& visit) {
-  Visitor visitor;
-  visitor.container = visit;
-  visitor.look_at("", value);
+  Visitor([&](const std::string&, const c10::IValue& below) {
+    if (below.isList() || below.isGenericDict()) {
+      visit(below);
+    }
+  }).look_at("", value);
 }
 
 c10::IValue map_tensors(const c10::IValue& value, const std::function<at::Tensor(const at::Tensor&)>& replace,
