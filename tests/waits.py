@@ -31,7 +31,7 @@ FILES = [
     "offload/ring/streamer.cpp",
     "offload/feed/staged_store.cpp",
     "offload/feed/batch_queue.h",
-    "offload/feed/staging.cpp",
+    "offload/feed/staging.h",
     "offload/feed/transfers.h",
     "offload/feed/in_place_store.cpp",
     "offload/feed/transfer_fillers.cpp",

@@ -92,7 +92,7 @@ class InPlaceStore final : public Store {
       }
       return address != nullptr;
     };
-    batch.fetches.erase(std::remove_if(batch.fetches.begin(), batch.fetches.end(), is_mapped), batch.fetches.end());
+    std::erase_if(batch.fetches, is_mapped);
   }
 
   /// Leaves `batch` as it is when it throws.
@@ -144,8 +144,7 @@ class InPlaceStore final : public Store {
     if (--filling->unfilled > 0) {
       return;
     }
-    const std::shared_ptr<Job> job = filling->job;
-    end(job->batch, filling->failure);
+    end(transfer.job->batch, filling->failure);
     fillings_.erase(filling);
     open_all();
     drained_.notify_all();

@@ -78,20 +78,14 @@ class StagedStore final : public Store {
   /// Cuts the next transfer from the batches that wait, and lets the filling threads have its pieces. False when none
   /// waits.
   bool open_transfer() {
-    if (!cutter_.has_more()) {
-      Batch batch;
-      if (!queue_.take(batch)) {
-        return false;
-      }
-      try {
-        cutter_.begin(std::move(batch));
-      } catch (const std::exception& error) {
-        fail(link_, batch, error); // which it has not taken
-        end(batch);
-        return true;
-      }
+    Batch batch;
+    if (!cutter_.has_more() && !queue_.take(batch)) {
+      return false;
     }
     try {
+      if (!cutter_.has_more()) {
+        cutter_.begin(std::move(batch));
+      }
       TransferList sent_later(1);
       TransferList filled(1); // nothing is lost to lack of memory once it has been cut
       const auto transfer = cutter_.cut(staging_.next(), staging_.buffer_bytes());
@@ -104,8 +98,9 @@ class StagedStore final : public Store {
       }
     } catch (const std::exception& error) {
       const std::shared_ptr<Job> job = cutter_.give_up(); // transfers of it that are open are not sent any more
-      fail(link_, job->batch, error);
-      end(job->batch);
+      const Batch& failed = job ? job->batch : batch;     // it has taken the batch, or thrown
+      fail(link_, failed, error);
+      end(failed);
     }
     return true;
   }

@@ -17,9 +17,10 @@ constexpr int kMostDepth = 1000; // values are destroyed recursively
 constexpr std::size_t kMostDimensions = 64;
 
 using Value = PickledValue;
+using Kind = Value::Kind;
 using ValuePtr = std::shared_ptr<Value>;
 
-ValuePtr make_value(Value::Kind kind = Value::Kind::other, std::int64_t integer = 0, std::string text = {}) {
+ValuePtr make_value(Kind kind = Kind::other, std::int64_t integer = 0, std::string text = {}) {
   auto value = std::make_shared<Value>();
   value->kind = kind;
   value->integer = integer;
@@ -86,19 +87,21 @@ class Walk {
   }
 
   /// Values may be taken as far as the last mark.
-  ValuePtr pop() {
-    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) {
-      refuse("takes a value that is not there");
-    }
-    ValuePtr value = std::move(stack_.back());
-    stack_.pop_back();
-    return value;
-  }
-  const ValuePtr& top() {
+  const ValuePtr& top() const {
     if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) {
       refuse("takes a value that is not there");
     }
     return stack_.back();
+  }
+  ValuePtr pop() {
+    ValuePtr value = top();
+    stack_.pop_back();
+    return value;
+  }
+  std::vector<ValuePtr> pop(int count) {
+    std::vector<ValuePtr> values(count);
+    std::generate(values.rbegin(), values.rend(), [&] { return pop(); });
+    return values;
   }
   std::vector<ValuePtr> pop_to_mark() {
     if (marks_.empty()) {
@@ -110,10 +113,17 @@ class Walk {
     marks_.pop_back();
     return values;
   }
+  std::vector<ValuePtr> pop_pairs_to_mark() {
+    auto values = pop_to_mark();
+    if (values.size() % 2 != 0) {
+      refuse("holds a key without a value");
+    }
+    return values;
+  }
   void push(ValuePtr value) { stack_.push_back(std::move(value)); }
 
   void put_into(Value& container, const std::vector<ValuePtr>& values) {
-    if (container.kind == Value::Kind::constant) {
+    if (container.kind == Kind::constant) {
       refuse("puts values into what can hold none");
     }
     if (container.contained && !values.empty()) {
@@ -126,25 +136,19 @@ class Walk {
     if (container.depth > kMostDepth) {
       refuse("nests too deep");
     }
-    if (container.kind == Value::Kind::list) {
+    if (container.kind == Kind::list) {
       container.elements.insert(container.elements.end(), values.begin(), values.end());
     }
   }
+  void put_into_top(const std::vector<ValuePtr>& values) { put_into(*top(), values); }
   void push_container_of(const std::vector<ValuePtr>& values) {
     push(make_value());
     put_into(*stack_.back(), values);
   }
   void push_tuple(std::vector<ValuePtr> elements) {
-    push(make_value(Value::Kind::tuple));
+    push(make_value(Kind::tuple));
     put_into(*stack_.back(), elements);
     stack_.back()->elements = std::move(elements);
-  }
-  void push_tuple_of(int count) {
-    std::vector<ValuePtr> elements(count);
-    for (int i = count - 1; i >= 0; --i) {
-      elements[i] = pop();
-    }
-    push_tuple(std::move(elements));
   }
   void put(std::uint64_t id) {
     if (id > memo_.size()) { // writers count up; a gap would be filled
@@ -166,7 +170,7 @@ class Walk {
   bool step(unsigned char code) {
     switch (code) {
       case ']':
-        push(make_value(Value::Kind::list));
+        push(make_value(Kind::list));
         return true;
       case '}':
         push(make_value());
@@ -195,68 +199,53 @@ class Walk {
         marks_.push_back(stack_.size());
         return true;
       case 'K':
-        push(make_value(Value::Kind::integer, number<std::uint8_t>()));
+        push(make_value(Kind::integer, number<std::uint8_t>()));
         return true;
       case 'M':
-        push(make_value(Value::Kind::integer, number<std::uint16_t>()));
+        push(make_value(Kind::integer, number<std::uint16_t>()));
         return true;
       case 'J':
-        push(make_value(Value::Kind::integer, number<std::int32_t>()));
+        push(make_value(Kind::integer, number<std::int32_t>()));
         return true;
-      case 0x8a: {
-        const int bytes = number<std::uint8_t>();
-        if (bytes != 8) {
+      case 0x8a:
+        if (const int bytes = byte(); bytes != 8) {
           refuse("holds an integer of " + std::to_string(bytes) + " bytes");
         }
-        push(make_value(Value::Kind::integer, number<std::int64_t>()));
+        push(make_value(Kind::integer, number<std::int64_t>()));
         return true;
-      }
       case 'G':
         number<double>();
         push(make_value());
         return true;
-      case 'X': {
-        const auto bytes = number<std::uint32_t>();
-        push(make_value(Value::Kind::text, 0, std::string(take(bytes))));
+      case 'X':
+        push(make_value(Kind::text, 0, std::string(take(number<std::uint32_t>()))));
         return true;
-      }
       case 't':
         push_tuple(pop_to_mark());
         return true;
       case 0x85:
       case 0x86:
       case 0x87:
-        push_tuple_of(code - 0x84);
+        push_tuple(pop(code - 0x84));
         return true;
-      case 'e': {
-        const auto values = pop_to_mark();
-        put_into(*top(), values);
+      case 'e':
+        put_into_top(pop_to_mark());
         return true;
-      }
-      case 'a': {
-        const ValuePtr value = pop();
-        put_into(*top(), {value});
+      case 'a':
+        put_into_top(pop(1));
         return true;
-      }
       case 'l':
-      case 'd': {
-        const auto values = pop_to_mark();
-        check_pairs(code == 'd', values);
-        push_container_of(values);
+        push_container_of(pop_to_mark());
         return true;
-      }
-      case 'u': {
-        const auto values = pop_to_mark();
-        check_pairs(true, values);
-        put_into(*top(), values);
+      case 'd':
+        push_container_of(pop_pairs_to_mark());
         return true;
-      }
-      case 's': {
-        const ValuePtr value = pop();
-        const ValuePtr key = pop();
-        put_into(*top(), {key, value});
+      case 'u':
+        put_into_top(pop_pairs_to_mark());
         return true;
-      }
+      case 's': // a key and a value
+        put_into_top(pop(2));
+        return true;
       case 'c': {
         const std::string module = line();
         const std::string global = module + " " + line();
@@ -264,7 +253,7 @@ class Walk {
           refuse("holds a tensor of a Python class, which TorchScript does not write");
         }
         summary_.globals.insert(global);
-        push(make_value(Value::Kind::global, 0, global));
+        push(make_value(Kind::global, 0, global));
         return true;
       }
       case 0x81: // makes an object of a class and an empty tuple
@@ -283,17 +272,11 @@ class Walk {
     }
   }
 
-  void check_pairs(bool pairs, const std::vector<ValuePtr>& values) const {
-    if (pairs && values.size() % 2 != 0) {
-      refuse("holds a key without a value");
-    }
-  }
-
   /// What a reader calls a function of, or fills an object with.
   void apply() {
     const ValuePtr argument = pop();
     const ValuePtr function = pop();
-    if (function->kind != Value::Kind::global) {
+    if (function->kind != Kind::global) {
       refuse("calls what is no function");
     }
     if (function->text == "torch._utils _rebuild_tensor_v2" || function->text == "torch._utils _rebuild_qtensor") {
@@ -314,13 +297,12 @@ class Walk {
 
   void push_storage(const ValuePtr& id) {
     const auto& parts = id->elements;
-    if (id->kind != Value::Kind::tuple || parts.size() < 5 || parts[0]->text != "storage" ||
-        parts[1]->kind != Value::Kind::global || parts[2]->kind != Value::Kind::text ||
-        parts[3]->kind != Value::Kind::text || parts[4]->kind != Value::Kind::integer || parts[4]->integer < 0) {
+    if (!id->is_tuple_of({Kind::text, Kind::global, Kind::text, Kind::text, Kind::integer}) ||
+        parts[0]->text != "storage" || parts[4]->integer < 0) {
       refuse("refers to a storage in a way that is not known");
     }
     const std::string& type = parts[1]->text;
-    const ValuePtr value = make_value(Value::Kind::storage);
+    const ValuePtr value = make_value(Kind::storage);
     value->storage = std::make_shared<const PickledStorage>(
         PickledStorage{parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)});
     summary_.storages.push_back(*value->storage);
@@ -330,14 +312,13 @@ class Walk {
   /// (storage, offset, sizes, strides, ...), in elements.
   void check_tensor(const Value& arguments) {
     const auto& parts = arguments.elements;
-    if (arguments.kind != Value::Kind::tuple || parts.size() < 4 || parts[0]->kind != Value::Kind::storage ||
-        parts[1]->kind != Value::Kind::integer || parts[2]->kind != Value::Kind::tuple ||
-        parts[3]->kind != Value::Kind::tuple || parts[2]->elements.size() != parts[3]->elements.size()) {
+    if (!arguments.is_tuple_of({Kind::storage, Kind::integer, Kind::tuple, Kind::tuple}) ||
+        parts[2]->elements.size() != parts[3]->elements.size()) {
       refuse("makes a tensor in a way that is not known");
     }
     const auto& sizes = parts[2]->elements;
     const auto& strides = parts[3]->elements;
-    const auto is_count = [](const ValuePtr& v) { return v->kind == Value::Kind::integer && v->integer >= 0; };
+    const auto is_count = [](const ValuePtr& v) { return v->kind == Kind::integer && v->integer >= 0; };
     if (parts[1]->integer < 0 || sizes.size() > kMostDimensions || !std::all_of(sizes.begin(), sizes.end(), is_count) ||
         !std::all_of(strides.begin(), strides.end(), is_count)) {
       refuse("makes a tensor of sizes that are none");
@@ -364,7 +345,7 @@ class Walk {
   std::vector<ValuePtr> stack_;
   std::vector<std::size_t> marks_;
   std::vector<ValuePtr> memo_;
-  const ValuePtr constant_ = make_value(Value::Kind::constant); // None, True and False
+  const ValuePtr constant_ = make_value(Kind::constant); // None, True and False
   PickleSummary summary_;
 };
 

@@ -168,16 +168,15 @@ void check_sizes(const File& file, const ZipRecord& record, std::uint16_t flags)
   }
 }
 
-void check_overlaps(const File& file, const std::vector<ZipRecord>& records, std::vector<std::uint64_t> headers) {
-  std::vector<std::size_t> order(records.size());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    order[i] = i;
-  }
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return headers[a] < headers[b]; });
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    const ZipRecord& before = records[order[i - 1]];
-    if (headers[order[i]] < before.offset + before.stored_bytes) {
-      refuse(file, records[order[i]], "overlaps record " + before.name);
+/// Where the header of a record begins, and the number of the record.
+using Headers = std::vector<std::pair<std::uint64_t, std::size_t>>;
+
+void check_overlaps(const File& file, const std::vector<ZipRecord>& records, Headers headers) {
+  std::sort(headers.begin(), headers.end());
+  for (std::size_t i = 1; i < headers.size(); ++i) {
+    const ZipRecord& before = records[headers[i - 1].second];
+    if (headers[i].first < before.offset + before.stored_bytes) {
+      refuse(file, records[headers[i].second], "overlaps record " + before.name);
     }
   }
 }
@@ -188,7 +187,7 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
   const Directory where = find_directory(file);
   const Part directory(file, where.offset, where.bytes);
   std::vector<ZipRecord> records;
-  std::vector<std::uint64_t> headers;
+  Headers headers;
   std::unordered_set<std::string> names;
   std::uint64_t at = 0;
   for (std::uint64_t i = 0; i < where.records; ++i) {
@@ -223,7 +222,7 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
     const auto comment_bytes = directory.number<std::uint16_t>(at + 32);
     directory.part(extra_end, comment_bytes);
     at = extra_end + comment_bytes;
-    headers.push_back(header);
+    headers.emplace_back(header, records.size());
     records.push_back(std::move(record));
   }
   check_overlaps(file, records, std::move(headers));
