@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -12,23 +13,22 @@ namespace offload {
 /// allocates nothing once it is made.
 class FillProgress {
  public:
-  explicit FillProgress(std::size_t pieces) : there_(pieces) { again_.reserve(pieces); }
+  explicit FillProgress(std::size_t pieces) : there_(pieces), next_(pieces) {
+    std::iota(next_.rbegin(), next_.rend(), std::size_t{0});
+  }
 
   /// The first piece that is not there; the number of pieces when all are.
   std::size_t first_missing() const { return first_missing_; }
   bool all_there() const { return first_missing_ == there_.size(); }
 
   int in_flight() const { return in_flight_; }
-  bool has_next() const { return !again_.empty() || next_ < there_.size(); }
+  bool has_next() const { return !next_.empty(); }
 
   /// The next piece, which is in flight from now on: one that failed, or the first that nobody has begun to read.
   std::size_t begin_next() {
     ++in_flight_;
-    if (again_.empty()) {
-      return next_++;
-    }
-    const std::size_t piece = again_.back();
-    again_.pop_back();
+    const std::size_t piece = next_.back();
+    next_.pop_back();
     return piece;
   }
 
@@ -43,7 +43,7 @@ class FillProgress {
   }
   void end_failed(std::size_t piece) {
     --in_flight_;
-    again_.push_back(piece);
+    next_.push_back(piece);
   }
 
   /// Bytes are told by one at a time, and by nobody while all have been.
@@ -60,8 +60,7 @@ class FillProgress {
  private:
   std::vector<bool> there_; // by piece
   std::size_t first_missing_ = 0;
-  std::size_t next_ = 0;           // that nobody has begun to read
-  std::vector<std::size_t> again_; // failed; has room for all of them
+  std::vector<std::size_t> next_; // neither there nor in flight, the next at the end
   int in_flight_ = 0;
   std::uint64_t unreported_ = 0; // bytes
   bool reporting_ = false;

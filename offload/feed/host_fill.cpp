@@ -82,10 +82,8 @@ void HostFill::retry() {
 }
 
 void HostFill::cancel() {
-  {
-    const Lock lock(mutex_);
-    state_ = State::cancelled;
-  }
+  const Lock lock(mutex_);
+  state_ = State::cancelled;
   changed_.notify_all();
 }
 

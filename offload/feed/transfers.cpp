@@ -1,7 +1,6 @@
 #include <offload/feed/transfers.h>
 
 #include <algorithm>
-#include <utility>
 
 #include <offload/bytes.h>
 

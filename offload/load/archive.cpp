@@ -96,9 +96,8 @@ bool add_tensors(const Records& records, const std::string& pickle, const std::s
                          std::to_string(storage.numel) + " elements of " + storage.type);
     }
     const bool may_be_deferred = folder == "data/" && storage.numel * element >= kSmallBytes;
-    if (const auto [record, is_new] = tensors.emplace(*number, may_be_deferred); !is_new) {
-      record->second = false;
-    }
+    const auto [record, is_new] = tensors.emplace(*number, may_be_deferred);
+    record->second &= is_new;
   }
   return plain;
 }

@@ -30,13 +30,6 @@ Outline::Outline(std::shared_ptr<const File> file) : file_(std::move(file)) {
   }
 }
 
-std::string Outline::mark(std::uint64_t number) const {
-  std::string mark;
-  put(mark, {secret_[0], secret_[1], number});
-  mark.resize(kMarkBytes, '\0');
-  return mark;
-}
-
 std::optional<std::uint64_t> Outline::number_at(const void* data) const {
   std::array<std::uint64_t, 3> words{};
   std::memcpy(words.data(), data, sizeof words);
@@ -88,8 +81,10 @@ void Outline::add_from_file(const std::string& name, std::uint64_t offset, std::
 }
 
 void Outline::add_mark(const std::string& name, std::uint64_t number) {
-  const std::string bytes = mark(number);
-  add(name, bytes, zip_crc(bytes));
+  std::string mark;
+  put(mark, {secret_[0], secret_[1], number});
+  mark.resize(kMarkBytes, '\0');
+  add(name, mark, zip_crc(mark));
 }
 
 void Outline::finish() {

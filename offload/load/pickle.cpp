@@ -1,8 +1,6 @@
 #include <offload/load/pickle.h>
 
-#include <algorithm>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include <offload/error.h>
@@ -50,7 +48,9 @@ class Walk {
         summary_.root = stack_.front();
         return std::move(summary_);
       }
-      if (!step(code)) {
+      if (ValuePtr made = make(code)) {
+        stack_.push_back(std::move(made));
+      } else if (!follow(code)) {
         return std::nullopt;
       }
     }
@@ -120,7 +120,6 @@ class Walk {
     }
     return values;
   }
-  void push(ValuePtr value) { stack_.push_back(std::move(value)); }
 
   void put_into(Value& container, const std::vector<ValuePtr>& values) {
     if (container.kind == Kind::constant) {
@@ -141,14 +140,16 @@ class Walk {
     }
   }
   void put_into_top(const std::vector<ValuePtr>& values) { put_into(*top(), values); }
-  void push_container_of(const std::vector<ValuePtr>& values) {
-    push(make_value());
-    put_into(*stack_.back(), values);
+  ValuePtr make_container(const std::vector<ValuePtr>& values) {
+    ValuePtr container = make_value();
+    put_into(*container, values);
+    return container;
   }
-  void push_tuple(std::vector<ValuePtr> elements) {
-    push(make_value(Kind::tuple));
-    put_into(*stack_.back(), elements);
-    stack_.back()->elements = std::move(elements);
+  ValuePtr make_tuple(std::vector<ValuePtr> elements) {
+    ValuePtr tuple = make_value(Kind::tuple);
+    put_into(*tuple, elements);
+    tuple->elements = std::move(elements);
+    return tuple;
   }
   void put(std::uint64_t id) {
     if (id > memo_.size()) { // writers count up; a gap would be filled
@@ -159,74 +160,79 @@ class Walk {
     }
     memo_[id] = top();
   }
-  void get(std::uint64_t id) {
+  const ValuePtr& get(std::uint64_t id) const {
     if (id >= memo_.size()) {
       refuse("names value " + std::to_string(id) + " of " + std::to_string(memo_.size()));
     }
-    push(memo_[id]);
+    return memo_[id];
   }
 
-  /// False when the code is not known here.
-  bool step(unsigned char code) {
+  /// The value that a code makes; null when it makes none.
+  ValuePtr make(unsigned char code) {
     switch (code) {
       case ']':
-        push(make_value(Kind::list));
-        return true;
+        return make_value(Kind::list);
       case '}':
-        push(make_value());
-        return true;
+        return make_value();
       case 'N':
       case 0x88:
       case 0x89:
-        push(constant_);
-        return true;
+        return constant_;
+      case 'K':
+        return make_value(Kind::integer, number<std::uint8_t>());
+      case 'M':
+        return make_value(Kind::integer, number<std::uint16_t>());
+      case 'J':
+        return make_value(Kind::integer, number<std::int32_t>());
+      case 0x8a:
+        if (const int bytes = byte(); bytes != 8) {
+          refuse("holds an integer of " + std::to_string(bytes) + " bytes");
+        }
+        return make_value(Kind::integer, number<std::int64_t>());
+      case 'G':
+        number<double>();
+        return make_value();
+      case 'X':
+        return make_value(Kind::text, 0, std::string(take(number<std::uint32_t>())));
+      case 'c':
+        return make_global();
       case ')':
-        push_tuple({});
-        return true;
+        return make_tuple({});
+      case 't':
+        return make_tuple(pop_to_mark());
+      case 0x85:
+      case 0x86:
+      case 0x87:
+        return make_tuple(pop(code - 0x84));
+      case 'l':
+        return make_container(pop_to_mark());
+      case 'd':
+        return make_container(pop_pairs_to_mark());
+      case 'h':
+        return get(number<std::uint8_t>());
+      case 'j':
+        return get(number<std::uint32_t>());
+      case 'b':
+      case 'R':
+        return apply();
+      case 'Q':
+        return make_storage(*pop());
+      default:
+        return nullptr;
+    }
+  }
+
+  /// Does what another code says. False when that is not known here.
+  bool follow(unsigned char code) {
+    switch (code) {
       case 'q':
         put(number<std::uint8_t>());
         return true;
       case 'r':
         put(number<std::uint32_t>());
         return true;
-      case 'h':
-        get(number<std::uint8_t>());
-        return true;
-      case 'j':
-        get(number<std::uint32_t>());
-        return true;
       case '(':
         marks_.push_back(stack_.size());
-        return true;
-      case 'K':
-        push(make_value(Kind::integer, number<std::uint8_t>()));
-        return true;
-      case 'M':
-        push(make_value(Kind::integer, number<std::uint16_t>()));
-        return true;
-      case 'J':
-        push(make_value(Kind::integer, number<std::int32_t>()));
-        return true;
-      case 0x8a:
-        if (const int bytes = byte(); bytes != 8) {
-          refuse("holds an integer of " + std::to_string(bytes) + " bytes");
-        }
-        push(make_value(Kind::integer, number<std::int64_t>()));
-        return true;
-      case 'G':
-        number<double>();
-        push(make_value());
-        return true;
-      case 'X':
-        push(make_value(Kind::text, 0, std::string(take(number<std::uint32_t>()))));
-        return true;
-      case 't':
-        push_tuple(pop_to_mark());
-        return true;
-      case 0x85:
-      case 0x86:
-      case 0x87:
-        push_tuple(pop(code - 0x84));
         return true;
       case 'e':
         put_into_top(pop_to_mark());
@@ -234,46 +240,33 @@ class Walk {
       case 'a':
         put_into_top(pop(1));
         return true;
-      case 'l':
-        push_container_of(pop_to_mark());
-        return true;
-      case 'd':
-        push_container_of(pop_pairs_to_mark());
-        return true;
       case 'u':
         put_into_top(pop_pairs_to_mark());
         return true;
       case 's': // a key and a value
         put_into_top(pop(2));
         return true;
-      case 'c': {
-        const std::string module = line();
-        const std::string global = module + " " + line();
-        if (global == "torch._tensor _rebuild_from_type_v2") { // the reader would take it for the global after it
-          refuse("holds a tensor of a Python class, which TorchScript does not write");
-        }
-        summary_.globals.insert(global);
-        push(make_value(Kind::global, 0, global));
-        return true;
-      }
       case 0x81: // makes an object of a class and an empty tuple
         pop();
         top();
-        return true;
-      case 'b':
-      case 'R':
-        apply();
-        return true;
-      case 'Q':
-        push_storage(pop());
         return true;
       default:
         return false;
     }
   }
 
+  ValuePtr make_global() {
+    const std::string module = line();
+    const std::string global = module + " " + line();
+    if (global == "torch._tensor _rebuild_from_type_v2") { // the reader would take it for the global after it
+      refuse("holds a tensor of a Python class, which TorchScript does not write");
+    }
+    summary_.globals.insert(global);
+    return make_value(Kind::global, 0, global);
+  }
+
   /// What a reader calls a function of, or fills an object with.
-  void apply() {
+  ValuePtr apply() {
     const ValuePtr argument = pop();
     const ValuePtr function = pop();
     if (function->kind != Kind::global) {
@@ -288,25 +281,21 @@ class Walk {
     if (function->text.starts_with("torch.jit._pickle build_") && !argument->is_tuple_of(1)) {
       refuse("calls a function with nothing");
     }
-    if (function->text == "torch.jit._pickle build_intlist") {
-      push(argument->elements[0]);
-    } else {
-      push_container_of({argument});
-    }
+    return function->text == "torch.jit._pickle build_intlist" ? argument->elements[0] : make_container({argument});
   }
 
-  void push_storage(const ValuePtr& id) {
-    const auto& parts = id->elements;
-    if (!id->is_tuple_of({Kind::text, Kind::global, Kind::text, Kind::text, Kind::integer}) ||
+  ValuePtr make_storage(const Value& id) {
+    const auto& parts = id.elements;
+    if (!id.is_tuple_of({Kind::text, Kind::global, Kind::text, Kind::text, Kind::integer}) ||
         parts[0]->text != "storage" || parts[4]->integer < 0) {
       refuse("refers to a storage in a way that is not known");
     }
     const std::string& type = parts[1]->text;
-    const ValuePtr value = make_value(Kind::storage);
+    ValuePtr value = make_value(Kind::storage);
     value->storage = std::make_shared<const PickledStorage>(
         PickledStorage{parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)});
     summary_.storages.push_back(*value->storage);
-    push(value);
+    return value;
   }
 
   /// (storage, offset, sizes, strides, ...), in elements.

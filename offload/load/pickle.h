@@ -37,7 +37,7 @@ struct PickledValue {
   bool is_tuple_of(std::initializer_list<Kind> kinds) const {
     return is_tuple_of(kinds.size()) &&
            std::equal(kinds.begin(), kinds.end(), elements.begin(),
-                      [](Kind kind, const auto& element) { return element->kind == kind; });
+                      [](Kind wanted, const auto& element) { return element->kind == wanted; });
   }
 };
 
