@@ -44,7 +44,7 @@ void look_at_beginning(const std::string& path, std::string_view bytes) {
     refuse(path, "what torch.save wrote before PyTorch 1.6",
            "load it in Python with torch.load, and export the model: ");
   }
-  if (bytes.starts_with("\x80")) {
+  if (bytes.starts_with('\x80')) {
     refuse(path, "a pickle", "load it in Python, and export the model: ");
   }
   throw ArchiveError(path + ": is not a TorchScript archive, which begins as a zip file does; make one with " +
