@@ -191,7 +191,7 @@ TEST(FileReader, ReadsMoreThanItHasBuffersFor) {
     FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0));
     for (std::size_t i = 0; i < kMany; ++i) {
       reader.read(reinterpret_cast<std::byte*>(read.data()) + i * 10'000, i * 10'000, 10'000,
-                  [&](const std::string& error) { failed += !error.empty(); });
+                  [&](const std::exception_ptr& failure) { failed += failure ? 1 : 0; });
     }
   } // waits for what is under way
   EXPECT_EQ(failed, 0U);

@@ -30,8 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = [
     "offload/ring/streamer.cpp",
     "offload/feed/staged_store.cpp",
-    "offload/feed/batch_queue.h",
-    "offload/feed/staging.cpp",
+    "offload/feed/staging.h",
     "offload/feed/transfers.h",
     "offload/feed/in_place_store.cpp",
     "offload/feed/transfer_fillers.cpp",

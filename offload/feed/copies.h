@@ -14,21 +14,22 @@ struct Copy {
   std::uint64_t place; ///< offset in the ring
   HostPlace src;
   std::uint64_t bytes;
-  WeightId first; ///< of the weights that it carries
+
+  bool is_followed_by(const Copy& next) const {
+    return place + bytes == next.place && !src.in_file() && !next.src.in_file() &&
+           src.memory + bytes == next.src.memory && src.direct == next.src.direct;
+  }
 };
 
-/// The copies of a batch, neighbours joined where `alike(a, b)` holds for their weights.
-template <typename Alike>
-std::vector<Copy> merge_neighbours(const Batch& batch, const HostPlaces& host, Alike alike) {
+/// The copies of a batch, neighbours joined.
+inline std::vector<Copy> merge_neighbours(const Batch& batch, const HostPlaces& host) {
   std::vector<Copy> copies;
   for (const Fetch& fetch : batch.fetches) {
-    const HostPlace& src = host[fetch.weight];
-    const bool is_next = !copies.empty() && copies.back().place + copies.back().bytes == fetch.place;
-    if (is_next && !src.in_file() && !copies.back().src.in_file() &&
-        copies.back().src.memory + copies.back().bytes == src.memory && alike(copies.back().first, fetch.weight)) {
-      copies.back().bytes += fetch.bytes;
+    const Copy copy{fetch.place, host[fetch.weight], fetch.bytes};
+    if (!copies.empty() && copies.back().is_followed_by(copy)) {
+      copies.back().bytes += copy.bytes;
     } else {
-      copies.push_back({fetch.place, src, fetch.bytes, fetch.weight});
+      copies.push_back(copy);
     }
   }
   return copies;
@@ -68,22 +69,18 @@ inline void fail(Link& link, const Batch& batch, const std::exception& error) no
   }
 }
 
-/// Nothing more happens to `arrival`.
-inline void announce(Arrival& arrival) {
-  arrival.issued.store(true, std::memory_order_release);
-  arrival.issued.notify_all();
-}
-
 /// All copies of `batch` are enqueued, or it failed: either way nothing more happens to its arrival.
 inline void finish(Link& link, const Batch& batch) noexcept {
-  if (batch.arrival->failure.empty()) {
+  Arrival& arrival = *batch.arrival;
+  if (arrival.failure.empty()) {
     try {
-      batch.arrival->fence = link.record_arrived();
+      arrival.fence = link.record_arrived();
     } catch (const std::exception& error) {
       fail(link, batch, error);
     }
   }
-  announce(*batch.arrival);
+  arrival.issued.store(true, std::memory_order_release);
+  arrival.issued.notify_all();
 }
 
 } // namespace offload

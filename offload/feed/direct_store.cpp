@@ -13,7 +13,7 @@ class DirectStore final : public Store {
   void issue(Batch batch) override {
     try {
       wait_for_readers(link_, batch);
-      for (const Copy& copy : merge_neighbours(batch, host_, [](WeightId, WeightId) { return true; })) {
+      for (const Copy& copy : merge_neighbours(batch, host_)) {
         if (fill_) {
           fill_->await_bytes(copy.src.memory + copy.bytes);
         }
@@ -29,8 +29,8 @@ class DirectStore final : public Store {
 
  private:
   Link& link_;
-  HostPlaces host_;
-  std::byte* ring_;
+  const HostPlaces host_;
+  std::byte* const ring_;
   HostFill* const fill_; // null when all has come
 };
 

@@ -39,8 +39,6 @@ HostFill::HostFill(const std::shared_ptr<FileReader>& reader, const std::vector<
   }
 }
 
-HostFill::~HostFill() { stop(); }
-
 void HostFill::stop() {
   {
     const Lock lock(mutex_);
@@ -62,35 +60,30 @@ void HostFill::await_bytes(const std::byte* end) {
   if (is_there(end)) {
     return;
   }
-  if (!failure_.any()) {
-    throw Error("the weights are not wanted any more");
+  if (failure_.any()) {
+    failure_.report();
   }
-  failure_.report();
+  throw Error("the weights are not wanted any more");
 }
 
 void HostFill::retry() {
   if (all_there() && !refused_) {
     return;
   }
-  std::exception_ptr untold;
-  {
-    const Lock lock(mutex_);
-    if (failure_.reported() || refused_) {
-      untold = failure_.clear();
-      refused_ = false;
-      wake_.notify_all();
-    }
+  const Lock lock(mutex_);
+  if (!failure_.reported() && !refused_) {
+    return;
   }
-  if (untold) {
+  refused_ = false;
+  wake_.notify_all();
+  if (const auto untold = failure_.clear()) {
     std::rethrow_exception(untold);
   }
 }
 
 void HostFill::cancel() {
-  {
-    const Lock lock(mutex_);
-    state_ = State::cancelled;
-  }
+  const Lock lock(mutex_);
+  state_ = State::cancelled;
   changed_.notify_all();
 }
 
@@ -168,28 +161,27 @@ std::exception_ptr HostFill::call(const std::function<void()>& callback) {
 }
 
 /// True when it is what those who wait are told.
-bool HostFill::record_failure(std::exception_ptr failure) {
+bool HostFill::record_failure(const std::exception_ptr& failure) {
   changed_.notify_all();
-  return failure_.record(std::move(failure));
+  return failure_.record(failure);
 }
 
 void HostFill::read(FileReader& reader, std::size_t piece) {
   const Part& part = pieces_[piece];
   try {
-    reader.read(part.place, part.offset, part.bytes, [this, piece](const std::string& error) {
-      end(piece, error.empty() ? nullptr : failure_of<ArchiveError>(error));
-    });
+    reader.read(part.place, part.offset, part.bytes,
+                [this, piece](const std::exception_ptr& failure) { end(piece, failure); });
   } catch (...) { // not begun with
     end(piece, std::current_exception());
   }
 }
 
 /// On a thread of the reader, or on ours.
-void HostFill::end(std::size_t piece, std::exception_ptr failure) {
+void HostFill::end(std::size_t piece, const std::exception_ptr& failure) {
   const Lock lock(mutex_);
   if (failure) {
     progress_.end_failed(piece);
-    record_failure(std::move(failure));
+    record_failure(failure);
   } else {
     progress_.end_there(piece, callbacks_.on_progress ? pieces_[piece].bytes : 0);
     publish();

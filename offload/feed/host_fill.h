@@ -38,7 +38,7 @@ class HostFill {
   HostFill(const std::shared_ptr<FileReader>& reader, const std::vector<Part>& parts, Callbacks callbacks, int threads);
 
   /// What has not come by now does not come.
-  ~HostFill();
+  ~HostFill() { stop(); }
   HostFill(const HostFill&) = delete;
   HostFill& operator=(const HostFill&) = delete;
 
@@ -68,8 +68,8 @@ class HostFill {
   void report() OFFLOAD_REQUIRES(mutex_);
   std::exception_ptr call(const std::function<void()>& callback) OFFLOAD_REQUIRES(mutex_);
   void read(FileReader& reader, std::size_t piece);
-  void end(std::size_t piece, std::exception_ptr failure);
-  bool record_failure(std::exception_ptr failure) OFFLOAD_REQUIRES(mutex_);
+  void end(std::size_t piece, const std::exception_ptr& failure);
+  bool record_failure(const std::exception_ptr& failure) OFFLOAD_REQUIRES(mutex_);
   void publish() OFFLOAD_REQUIRES(mutex_);
   void stop();
 

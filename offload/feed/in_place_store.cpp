@@ -66,9 +66,8 @@ class InPlaceStore final : public Store {
   /// A batch until all of it is in its places.
   struct Filling {
     std::shared_ptr<Job> job;
-    TransferList transfers; // until it is opened
+    TransferList transfers; // until they are opened
     std::size_t unfilled = 0;
-    bool open = false;
     std::exception_ptr failure;
   };
   using Fillings = std::list<Filling>;
@@ -92,7 +91,7 @@ class InPlaceStore final : public Store {
       }
       return address != nullptr;
     };
-    batch.fetches.erase(std::remove_if(batch.fetches.begin(), batch.fetches.end(), is_mapped), batch.fetches.end());
+    std::erase_if(batch.fetches, is_mapped);
   }
 
   /// Leaves `batch` as it is when it throws.
@@ -126,9 +125,8 @@ class InPlaceStore final : public Store {
   /// Opens what no earlier one keeps from its places: a host has read a place when it is given to others.
   void open_all() OFFLOAD_REQUIRES(mutex_) {
     for (auto filling = fillings_.begin(); filling != fillings_.end(); ++filling) {
-      if (!filling->open && std::none_of(fillings_.begin(), filling,
-                                         [&](const Filling& earlier) { return overlap(earlier, *filling); })) {
-        filling->open = true;
+      const auto keeps_it = [&](const Filling& earlier) { return overlap(earlier, *filling); };
+      if (!filling->transfers.empty() && std::none_of(fillings_.begin(), filling, keeps_it)) {
         fillers_.open(filling->transfers);
       }
     }
@@ -144,8 +142,7 @@ class InPlaceStore final : public Store {
     if (--filling->unfilled > 0) {
       return;
     }
-    const std::shared_ptr<Job> job = filling->job;
-    end(job->batch, filling->failure);
+    end(transfer.job->batch, filling->failure);
     fillings_.erase(filling);
     open_all();
     drained_.notify_all();

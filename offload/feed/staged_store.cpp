@@ -1,11 +1,12 @@
 #include <algorithm>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <thread>
 #include <utility>
 
+#include <offload/core/mutex.h>
 #include <offload/core/start_thread.h>
-#include <offload/feed/batch_queue.h>
 #include <offload/feed/staging.h>
 #include <offload/feed/stores.h>
 #include <offload/feed/transfer_fillers.h>
@@ -14,6 +15,66 @@
 namespace offload {
 
 namespace {
+
+/// Batches on their way to the issuing thread, which takes them, and ends them. Any thread puts, drains and closes.
+class BatchQueue {
+ public:
+  /// Takes `batch`, unless it throws.
+  void put(Batch&& batch) {
+    {
+      const Lock lock(mutex_);
+      batches_.push_back(std::move(batch));
+      ++pending_;
+    }
+    work_.notify_one();
+  }
+
+  /// False when there is none.
+  bool take(Batch& batch) {
+    const Lock lock(mutex_);
+    if (batches_.empty()) {
+      return false;
+    }
+    batch = std::move(batches_.front());
+    batches_.pop_front();
+    return true;
+  }
+
+  /// Waits for one to take. False when there is none and will be none.
+  bool await_any() {
+    const Lock lock(mutex_);
+    work_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return closed_ || !batches_.empty(); });
+    return !batches_.empty();
+  }
+
+  /// One of those that were taken has been issued, or has failed.
+  void note_ended() {
+    const Lock lock(mutex_);
+    --pending_;
+    drained_.notify_all();
+  }
+
+  /// Waits until all that were put have ended.
+  void drain() {
+    const Lock lock(mutex_);
+    drained_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return pending_ == 0; });
+  }
+
+  /// No more will be put.
+  void close() {
+    const Lock lock(mutex_);
+    closed_ = true;
+    work_.notify_all();
+  }
+
+ private:
+  Mutex mutex_;
+  Condition work_;
+  Condition drained_;
+  std::deque<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);
+  int pending_ OFFLOAD_GUARDED_BY(mutex_) = 0; // batches that have not ended
+  bool closed_ OFFLOAD_GUARDED_BY(mutex_) = false;
+};
 
 /// One issuing thread takes batches in order, cuts them into transfers, and keeps as many transfers filling as there
 /// are free buffers, over the borders of batches; filling threads take pieces of whatever transfer is open. Nobody
@@ -78,20 +139,14 @@ class StagedStore final : public Store {
   /// Cuts the next transfer from the batches that wait, and lets the filling threads have its pieces. False when none
   /// waits.
   bool open_transfer() {
-    if (!cutter_.has_more()) {
-      Batch batch;
-      if (!queue_.take(batch)) {
-        return false;
-      }
-      try {
-        cutter_.begin(std::move(batch));
-      } catch (const std::exception& error) {
-        fail(link_, batch, error); // which it has not taken
-        end(batch);
-        return true;
-      }
+    Batch batch;
+    if (!cutter_.has_more() && !queue_.take(batch)) {
+      return false;
     }
     try {
+      if (!cutter_.has_more()) {
+        cutter_.begin(std::move(batch));
+      }
       TransferList sent_later(1);
       TransferList filled(1); // nothing is lost to lack of memory once it has been cut
       const auto transfer = cutter_.cut(staging_.next(), staging_.buffer_bytes());
@@ -104,8 +159,9 @@ class StagedStore final : public Store {
       }
     } catch (const std::exception& error) {
       const std::shared_ptr<Job> job = cutter_.give_up(); // transfers of it that are open are not sent any more
-      fail(link_, job->batch, error);
-      end(job->batch);
+      const Batch& failed = job ? job->batch : batch;     // it has taken the batch, or thrown
+      fail(link_, failed, error);
+      end(failed);
     }
     return true;
   }

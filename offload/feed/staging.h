@@ -2,10 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <offload/core/link.h>
+#include <offload/error.h>
 #include <offload/feed/stores.h>
 
 namespace offload {
@@ -19,19 +22,52 @@ class Staging {
   std::uint64_t buffer_bytes() const { return buffers_.buffer_bytes; }
 
   /// The buffer whose turn it is. Throws when none may be filled any more.
-  std::byte* next() const;
+  std::byte* next() const {
+    if (!broken_.empty()) {
+      throw Error(broken_);
+    }
+    return buffers_.data + next_ * buffer_bytes();
+  }
   void take_next() { next_ = (next_ + 1) % count(); }
 
   /// True when the link does not read it any more, as far as can be seen without a wait.
-  bool next_is_read();
-  void await_next_read();
+  bool next_is_read() {
+    FencePtr& sent = sent_[next_];
+    if (sent && link_.reached(*sent)) {
+      sent.reset();
+    }
+    return !sent;
+  }
+  void await_next_read() {
+    if (const FencePtr sent = std::exchange(sent_[next_], nullptr)) {
+      try {
+        link_.synchronize(*sent);
+      } catch (const std::exception&) { // the next command tells it; a device that is gone reads nothing
+      }
+    }
+  }
 
   /// What the link still reads must not be freed.
-  void await_all_read();
+  void await_all_read() {
+    for (std::size_t i = 0; i < count(); ++i, take_next()) {
+      await_next_read();
+    }
+  }
 
   /// The link reads the buffer that begins at `data` from now on, until a fence. Where none can be had, nobody knows
   /// until when: then now is waited for, and where that can not be, no buffer is filled ever again. Throws either way.
-  void note_sent(const std::byte* data);
+  void note_sent(const std::byte* data) {
+    try {
+      sent_[(data - buffers_.data) / buffer_bytes()] = link_.record_arrived();
+    } catch (const std::exception& refused) {
+      try {
+        link_.synchronize(*link_.record_arrived());
+      } catch (const std::exception&) {
+        broken_ = refused.what();
+      }
+      throw;
+    }
+  }
 
  private:
   Link& link_;

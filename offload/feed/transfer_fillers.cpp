@@ -1,11 +1,9 @@
 #include <offload/feed/transfer_fillers.h>
 
 #include <cstring>
-#include <string>
 #include <utility>
 
 #include <offload/core/start_thread.h>
-#include <offload/error.h>
 
 namespace offload {
 
@@ -45,12 +43,7 @@ void TransferFillers::stop() {
 void TransferFillers::run() {
   while (const std::shared_ptr<Transfer> transfer = next_open()) {
     for (std::size_t next = transfer->taken++; next < transfer->pieces.size(); next = transfer->taken++) {
-      const Piece& piece = transfer->pieces[next];
-      if (piece.src.in_file()) {
-        read(transfer, piece);
-      } else {
-        copy(transfer, piece);
-      }
+      fill(transfer, transfer->pieces[next]);
     }
   }
 }
@@ -72,38 +65,34 @@ void TransferFillers::drop_taken() {
 }
 
 /// Ends on a thread of the reader, or here.
-void TransferFillers::read(const std::shared_ptr<Transfer>& transfer, const Piece& piece) {
-  try {
-    sources_.reader->read(piece.dst, piece.src.offset, piece.src.bytes, [this, transfer](const std::string& error) {
-      end(transfer, error.empty() ? nullptr : failure_of<ArchiveError>(error));
-    });
-  } catch (...) { // not begun with, for lack of memory
-    end(transfer, std::current_exception());
-  }
-}
-
-void TransferFillers::copy(const std::shared_ptr<Transfer>& transfer, const Piece& piece) {
+void TransferFillers::fill(const std::shared_ptr<Transfer>& transfer, const Piece& piece) {
+  const HostPlace& src = piece.src;
   std::exception_ptr failure;
   try {
-    if (piece.src.memory) { // else it lies beyond the weight in the file
+    if (src.in_file()) {
+      sources_.reader->read(piece.dst, src.offset, src.bytes,
+                            [this, transfer](const std::exception_ptr& thrown) { end(*transfer, thrown); });
+      return;
+    }
+    if (src.memory) { // else it lies beyond the weight in the file
       if (sources_.fill) {
-        sources_.fill->await_bytes(piece.src.memory + piece.bytes);
+        sources_.fill->await_bytes(src.memory + piece.bytes);
       }
-      std::memcpy(piece.dst, piece.src.memory, piece.bytes);
+      std::memcpy(piece.dst, src.memory, piece.bytes);
     }
   } catch (...) {
     failure = std::current_exception();
   }
-  end(transfer, failure);
+  end(*transfer, failure);
 }
 
-void TransferFillers::end(const std::shared_ptr<Transfer>& transfer, std::exception_ptr failure) {
+void TransferFillers::end(Transfer& transfer, const std::exception_ptr& failure) {
   if (failure) {
     const Lock lock(mutex_);
-    transfer->failure = std::move(failure);
+    transfer.failure = failure;
   }
-  if (--transfer->unfilled == 0) {
-    on_filled_(*transfer);
+  if (--transfer.unfilled == 0) {
+    on_filled_(transfer);
   }
 }
 

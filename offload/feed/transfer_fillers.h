@@ -33,9 +33,8 @@ class TransferFillers {
   void run();
   std::shared_ptr<Transfer> next_open();
   void drop_taken() OFFLOAD_REQUIRES(mutex_);
-  void read(const std::shared_ptr<Transfer>& transfer, const Piece& piece);
-  void copy(const std::shared_ptr<Transfer>& transfer, const Piece& piece);
-  void end(const std::shared_ptr<Transfer>& transfer, std::exception_ptr failure);
+  void fill(const std::shared_ptr<Transfer>& transfer, const Piece& piece);
+  void end(Transfer& transfer, const std::exception_ptr& failure);
 
   const FillSources sources_;
   const std::function<void(Transfer& transfer)> on_filled_;

@@ -1,7 +1,6 @@
 #include <offload/feed/transfers.h>
 
 #include <algorithm>
-#include <utility>
 
 #include <offload/bytes.h>
 
@@ -9,8 +8,7 @@ namespace offload {
 
 namespace {
 
-constexpr std::uint64_t kPieceBytes = 128_KiB;
-constexpr std::uint64_t kFilePieceBytes = FileReader::kMostBytes;
+constexpr std::uint64_t kPieceBytes = 128_KiB; // of what is in memory
 
 /// The part of `place` from `done` on, of `bytes` at most.
 HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t bytes) {
@@ -24,8 +22,7 @@ HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t byte
 
 void TransferCutter::begin(Batch&& batch) {
   auto job = std::make_shared<Job>();
-  job->copies =
-      merge_neighbours(batch, host_, [&](WeightId a, WeightId b) { return host_[a].direct == host_[b].direct; });
+  job->copies = merge_neighbours(batch, host_);
   job->batch = std::move(batch);
   job_ = std::move(job);
 }
@@ -56,7 +53,7 @@ void TransferCutter::cut_pieces(Job& job, Transfer& transfer, std::uint64_t room
     if (copy.place + job.done != transfer.place + transfer.bytes || copy.src.direct) {
       break;
     }
-    const std::uint64_t most = copy.src.in_file() ? kFilePieceBytes : kPieceBytes;
+    const std::uint64_t most = copy.src.in_file() ? FileReader::kMostBytes : kPieceBytes;
     const std::uint64_t bytes = std::min({copy.bytes - job.done, room - transfer.bytes, most});
     transfer.pieces.push_back({transfer.data + transfer.bytes, part_of(copy.src, job.done, bytes), bytes});
     transfer.bytes += bytes;

@@ -48,28 +48,16 @@ class FileDisk : public Disk {
 
 class ThreadDisk final : public FileDisk {
  public:
-  ThreadDisk(std::shared_ptr<const File> file, int threads) : FileDisk(std::move(file)) {
-    try {
-      for (int i = 0; i < threads; ++i) {
-        threads_.push_back(start_thread("reading a file", [this] { run(); }));
-      }
-    } catch (...) {
-      stop();
-      throw;
+  explicit ThreadDisk(std::shared_ptr<const File> file) : FileDisk(std::move(file)) {}
+
+  /// Where the system refuses a thread, the destructor ends those before it: this object was complete when they began.
+  ThreadDisk(std::shared_ptr<const File> file, int threads) : ThreadDisk(std::move(file)) {
+    for (int i = 0; i < threads; ++i) {
+      threads_.push_back(start_thread("reading a file", [this] { run(); }));
     }
   }
-  ~ThreadDisk() override { stop(); }
 
-  void start(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) override {
-    {
-      const Lock lock(mutex_);
-      requests_.push_back({dst, offset, bytes, std::move(done)});
-    }
-    changed_.notify_one();
-  }
-
- private:
-  void stop() {
+  ~ThreadDisk() override {
     {
       const Lock lock(mutex_);
       stopping_ = true;
@@ -80,6 +68,15 @@ class ThreadDisk final : public FileDisk {
     }
   }
 
+  void start(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) override {
+    {
+      const Lock lock(mutex_);
+      requests_.push_back({dst, offset, bytes, std::move(done)});
+    }
+    changed_.notify_one();
+  }
+
+ private:
   void run() {
     const Lock lock(mutex_);
     while (true) {
@@ -157,8 +154,7 @@ class RingDisk final : public FileDisk {
       if (io_uring_wait_cqe(&ring_, &entry) != 0) {
         continue; // interrupted
       }
-      {
-        // After what the one who submitted did: the kernel sees to that, but a sanitizer does not see the kernel.
+      { // after what the one who submitted did: the kernel sees to that, but a sanitizer does not see the kernel
         const Lock lock(mutex_);
       }
       const std::unique_ptr<Request> request(static_cast<Request*>(io_uring_cqe_get_data(entry)));

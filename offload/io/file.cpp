@@ -24,31 +24,20 @@ namespace {
 /// Addresses that are as far into a huge page as the bytes are in the file: where the page cache has those together,
 /// they are mapped together, and found more quickly by those who read them.
 constexpr std::uint64_t kHugePageBytes = 2_MiB;
-
 constexpr std::uint64_t kSampleBytes = 16_MiB; // one page of so many is looked for
 
 /// On a file system where others may take away what is mapped, as a server does when the last name of a file goes.
 bool is_remote(int descriptor) {
-  constexpr std::array<std::uint32_t, 8> kRemote = {
-      0x6969,     // NFS
-      0x517B,     // SMB
-      0xFF534D42, // CIFS
-      0xFE534D42, // SMB 2
-      0x00C36400, // Ceph
-      0x5346414F, // AFS
-      0x01021997, // 9P
-      0x65735546, // FUSE
-  };
+  // NFS, SMB, CIFS, SMB 2, Ceph, AFS, 9P, FUSE
+  constexpr std::array<std::uint32_t, 8> kRemote = {0x6969,     0x517B,     0xFF534D42, 0xFE534D42,
+                                                    0x00C36400, 0x5346414F, 0x01021997, 0x65735546};
   struct statfs status{};
   return fstatfs(descriptor, &status) != 0 ||
          std::find(kRemote.begin(), kRemote.end(), static_cast<std::uint32_t>(status.f_type)) != kRemote.end();
 }
 
-/// The file at addresses that suit its huge pages, or at others; null where it can not be mapped.
+/// The file at addresses that suit its huge pages, or at others; null where it can not be mapped, as one of no bytes.
 const std::byte* map_whole(int descriptor, std::uint64_t bytes) {
-  if (bytes == 0) {
-    return nullptr;
-  }
   void* anywhere = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
   if (anywhere == MAP_FAILED) {
     return nullptr;
@@ -131,7 +120,7 @@ std::optional<std::uint64_t> File::cached_bytes(std::uint64_t offset, std::uint6
   }
   const std::uint64_t begin = offset / kPageBytes * kPageBytes;
   const std::uint64_t end = std::min(size_, offset + bytes);
-  std::vector<unsigned char> pages((end - begin + kPageBytes - 1) / kPageBytes);
+  std::vector<unsigned char> pages(align_up(end - begin, kPageBytes) / kPageBytes);
   if (mincore(const_cast<std::byte*>(mapped_) + begin, end - begin, pages.data()) != 0) {
     return std::nullopt;
   }
@@ -165,15 +154,11 @@ const std::byte* File::mapped_if_cached(std::uint64_t offset, std::uint64_t byte
   if (!mincore_tells_) { // to ask for each range would bring what is asked for
     return was_cached_ ? mapped_ + offset : nullptr;
   }
-  if (!is_cached_at(offset + bytes - 1)) {
-    return nullptr;
+  bool cached = is_cached_at(offset + bytes - 1);
+  for (std::uint64_t at = 0; cached && at < bytes; at += kSampleBytes) {
+    cached = is_cached_at(offset + at);
   }
-  for (std::uint64_t at = 0; at < bytes; at += kSampleBytes) {
-    if (!is_cached_at(offset + at)) {
-      return nullptr;
-    }
-  }
-  return mapped_ + offset;
+  return cached ? mapped_ + offset : nullptr;
 }
 
 bool File::contains(const void* address) const {

@@ -20,10 +20,10 @@ class File {
 
   const std::string& path() const { return path_; }
   std::uint64_t size() const { return size_; }
+  int descriptor() const { return descriptor_; }
 
   /// For reads past the page cache; -1 where the file system has none.
   int direct_descriptor() const { return direct_; }
-  int descriptor() const { return descriptor_; }
 
   /// Reads all of [offset, offset + bytes). Throws ArchiveError when the file ends before, or can not be read.
   void read(void* dst, std::uint64_t offset, std::uint64_t bytes) const;
@@ -50,11 +50,11 @@ class File {
   std::string explain(std::uint64_t offset, std::uint64_t bytes, std::int64_t result) const;
 
  private:
+  bool is_cached_at(std::uint64_t offset) const;
+
   std::string path_;
   int descriptor_ = -1;
   int direct_ = -1;
-  bool is_cached_at(std::uint64_t offset) const;
-
   std::uint64_t size_ = 0;
   timespec modified_{};
   const std::byte* mapped_ = nullptr; // null where it could not be, or is on another machine

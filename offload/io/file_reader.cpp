@@ -5,10 +5,28 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string>
 
-#include <offload/error.h>
+#include <offload/bytes.h>
 
 namespace offload {
+
+namespace {
+
+/// What `work` with a file throws, as an ArchiveError; null when nothing.
+template <typename Work>
+std::exception_ptr thrown_by(Work work) noexcept {
+  try {
+    work();
+    return nullptr;
+  } catch (const ArchiveError&) {
+    return std::current_exception();
+  } catch (const std::exception&) {
+    return failure_of<ArchiveError>("host memory ran out while a file was read");
+  }
+}
+
+} // namespace
 
 FileReader::FileReader(std::shared_ptr<const File> file, std::unique_ptr<Disk> disk)
     : file_(std::move(file)), disk_(std::move(disk)) {
@@ -19,7 +37,7 @@ FileReader::FileReader(std::shared_ptr<const File> file, std::unique_ptr<Disk> d
   }
   buffers_ = static_cast<std::byte*>(memory);
   for (int i = 0; i < kReadsInFlight; ++i) {
-    free_.push_back(i);
+    free_.push_back(buffers_ + i * kBufferBytes);
   }
 }
 
@@ -28,38 +46,31 @@ FileReader::~FileReader() {
   munmap(buffers_, kBytesHeld);
 }
 
-std::string FileReader::changed() const {
-  try {
-    file_->check_unchanged();
-    return "";
-  } catch (const ArchiveError& error) {
-    return error.what();
-  }
-}
-
 void FileReader::read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done) {
-  std::int64_t cached = 0;
-  do {
+  std::int64_t cached = 1;
+  while (bytes > 0 && cached > 0) {
     cached = disk_->read_cached(dst, offset, bytes);
-    if (cached > 0) {
-      dst += cached;
-      offset += static_cast<std::uint64_t>(cached);
-      bytes -= static_cast<std::uint64_t>(cached);
+    if (cached < 0) {
+      throw ArchiveError(file_->explain(offset, bytes, cached));
     }
-  } while (cached > 0 && bytes > 0);
-  if (bytes == 0 || cached < 0) {
-    done(cached < 0 ? file_->explain(offset, bytes, cached) : changed());
+    dst += cached;
+    offset += static_cast<std::uint64_t>(cached);
+    bytes -= static_cast<std::uint64_t>(cached);
+  }
+  if (bytes == 0) {
+    file_->check_unchanged();
+    done(nullptr);
     return;
   }
   auto read = std::make_shared<Read>(Read{dst, offset, bytes, std::move(done)});
+  read->begin = offset / kDiskBlock * kDiskBlock;
+  read->end = align_up(offset + bytes, kDiskBlock);
   {
     const Lock lock(mutex_);
     freed_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return !free_.empty(); });
     read->buffer = free_.back();
     free_.pop_back();
   }
-  read->begin = offset / kDiskBlock * kDiskBlock;
-  read->end = (offset + bytes + kDiskBlock - 1) / kDiskBlock * kDiskBlock;
   try {
     start(read);
   } catch (...) {
@@ -68,70 +79,44 @@ void FileReader::read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes,
   }
 }
 
+/// Ends on a thread of the disk, which nothing may leave.
 void FileReader::start(const std::shared_ptr<Read>& read) {
-  std::byte* to = buffer(read->buffer) + read->have;
   const std::uint64_t from = read->begin + read->have;
-  const std::uint64_t bytes = read->end - from;
-  disk_->start(to, from, bytes, [this, read](std::int64_t result) { on_completion(read, result); });
+  disk_->start(read->buffer + read->have, from, read->end - from, [this, read](std::int64_t result) noexcept {
+    bool resumed = false;
+    const auto failure = thrown_by([&] { resumed = resume(read, result); });
+    if (!resumed) {
+      finish(*read, failure);
+    }
+  });
 }
 
-/// On a thread of the disk, which nothing may leave.
-void FileReader::on_completion(const std::shared_ptr<Read>& read, std::int64_t result) noexcept {
-  try {
-    resume(read, result);
-  } catch (const std::exception&) {
-    finish(read, no_memory_);
-  }
-}
-
-/// A read may come short anywhere: then the rest is asked for, from the last whole block on.
-void FileReader::resume(const std::shared_ptr<Read>& read, std::int64_t result) {
+/// A read may come short anywhere: then the rest is asked for, from the last whole block on. False when there is none.
+bool FileReader::resume(const std::shared_ptr<Read>& read, std::int64_t result) {
   const std::uint64_t wanted = read->offset + read->bytes - read->begin;
-  if (result == -EINTR || result == -EAGAIN) {
-    start(read);
-    return;
-  }
-  if (result == -EINVAL) { // a disk with larger blocks than ours: through the page cache, then
-    std::string error;
-    try {
-      file_->read(read->dst, read->offset, read->bytes);
-    } catch (const ArchiveError& failure) {
-      error = failure.what();
-    }
-    finish(read, error);
-    return;
-  }
-  if (result <= 0) {
-    finish(read, file_->explain(read->offset, read->bytes, result));
-    return;
-  }
-  const std::uint64_t have = read->have + static_cast<std::uint64_t>(result);
-  if (have < wanted) {
-    const std::uint64_t whole = have / kDiskBlock * kDiskBlock;
-    if (whole == read->have) { // less than a block: the file ends here
-      finish(read, file_->explain(read->offset, read->bytes, 0));
-      return;
-    }
+  const std::uint64_t have = read->have + static_cast<std::uint64_t>(std::max<std::int64_t>(result, 0));
+  const std::uint64_t whole = have / kDiskBlock * kDiskBlock;
+  if (result == -EINTR || result == -EAGAIN || (have < wanted && whole > read->have)) {
     read->have = whole;
     start(read);
-    return;
+    return true;
   }
-  std::memcpy(read->dst, buffer(read->buffer) + (read->offset - read->begin), read->bytes);
-  finish(read, "");
+  if (result == -EINVAL) { // a disk with larger blocks than ours: through the page cache, then
+    file_->read(read->dst, read->offset, read->bytes);
+  } else if (have < wanted) { // it failed, or the file ends here: less than a block came
+    throw ArchiveError(file_->explain(read->offset, read->bytes, result));
+  } else {
+    std::memcpy(read->dst, read->buffer + (read->offset - read->begin), read->bytes);
+  }
+  return false;
 }
 
 /// Nothing of the read is to be done any more.
-void FileReader::finish(const std::shared_ptr<Read>& read, const std::string& error) {
-  release_buffer(*read);
-  const std::string* reported = &error;
-  std::string change;
-  try {
-    change = changed(); // it explains what went wrong, and what seems right may be of both
-    reported = change.empty() ? &error : &change;
-  } catch (const std::exception&) {
-    reported = &no_memory_;
-  }
-  read->done(*reported);
+void FileReader::finish(const Read& read, const std::exception_ptr& failure) {
+  release_buffer(read);
+  // A change explains what went wrong, and what seems right may be of both.
+  const auto change = thrown_by([&] { file_->check_unchanged(); });
+  read.done(change ? change : failure);
 }
 
 void FileReader::release_buffer(const Read& read) {
@@ -152,9 +137,9 @@ void FileReader::read_all(std::byte* dst, std::uint64_t offset, std::uint64_t by
     ++pending;
     try {
       const Unlock unlocked(mutex);
-      read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::string& error) {
+      read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::exception_ptr& error) {
         const Lock done_lock(mutex);
-        failure = error.empty() ? failure : failure_of<ArchiveError>(error);
+        failure = error ? error : failure;
         --pending;
         changed.notify_one();
       });

@@ -3,7 +3,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include <offload/core/mutex.h>
@@ -14,7 +13,7 @@ namespace offload {
 
 /// An error of this type, or what keeps one from being made.
 template <typename AnError>
-std::exception_ptr failure_of(const std::string& what) {
+std::exception_ptr failure_of(const auto& what) {
   try {
     return std::make_exception_ptr(AnError(what));
   } catch (...) {
@@ -39,12 +38,12 @@ class FileReader {
   FileReader(const FileReader&) = delete;
   FileReader& operator=(const FileReader&) = delete;
 
-  /// Empty when all went well. It throws nothing.
-  using Done = std::function<void(const std::string& error)>;
+  /// An ArchiveError, or null when all went well. It throws nothing.
+  using Done = std::function<void(const std::exception_ptr& failure)>;
 
   /// Reads [offset, offset + bytes), at most kMostBytes, into `dst`. `done` is called once, before this function
   /// returns or later from another thread; until then `dst` belongs to the reader. Waits while as many reads are in
-  /// flight as may be.
+  /// flight as may be. When it throws, nothing is under way, and `done` is not called.
   void read(std::byte* dst, std::uint64_t offset, std::uint64_t bytes, Done done);
 
   /// Reads a range of any length and waits for it. Throws ArchiveError.
@@ -56,26 +55,22 @@ class FileReader {
     std::uint64_t offset;
     std::uint64_t bytes;
     Done done;
-    int buffer = 0;
+    std::byte* buffer = nullptr;
     std::uint64_t begin = 0; // of what is read, a whole number of blocks
     std::uint64_t end = 0;
     std::uint64_t have = 0; // of it so far
   };
 
   void start(const std::shared_ptr<Read>& read);
-  void on_completion(const std::shared_ptr<Read>& read, std::int64_t result) noexcept;
-  void resume(const std::shared_ptr<Read>& read, std::int64_t result);
-  void finish(const std::shared_ptr<Read>& read, const std::string& error);
+  bool resume(const std::shared_ptr<Read>& read, std::int64_t result);
+  void finish(const Read& read, const std::exception_ptr& failure);
   void release_buffer(const Read& read);
-  std::string changed() const;
-  std::byte* buffer(int number) const { return buffers_ + number * kBufferBytes; }
 
   const std::shared_ptr<const File> file_;
-  const std::string no_memory_ = "host memory ran out while a file was read"; // there before it does
   std::byte* buffers_ = nullptr;
   Mutex mutex_;
   Condition freed_;
-  std::vector<int> free_ OFFLOAD_GUARDED_BY(mutex_);
+  std::vector<std::byte*> free_ OFFLOAD_GUARDED_BY(mutex_);
   std::unique_ptr<Disk> disk_; // goes first: it calls back
 };
 

@@ -71,16 +71,14 @@ using TensorRecords = std::unordered_map<std::size_t, bool>;
 /// when it holds what may read them during the import.
 bool add_tensors(const Records& records, const std::string& pickle, const std::string& folder, TensorRecords& tensors,
                  std::uint64_t& steps) {
-  std::optional<PickleSummary> summary;
-  check(records, [&] { summary = read_pickle(records.read(pickle), pickle, steps); });
+  const auto summary = read_pickle(records.read(pickle), pickle, steps);
   if (!summary) {
     return false;
   }
-  bool plain = true;
-  for (const std::string& global : summary->globals) {
-    plain = plain && (!global.starts_with("torch._utils ") || global == "torch._utils _rebuild_tensor_v2") &&
-            global.find("torch.classes") == std::string::npos;
-  }
+  bool plain = std::all_of(summary->globals.begin(), summary->globals.end(), [](const std::string& global) {
+    return (!global.starts_with("torch._utils ") || global == "torch._utils _rebuild_tensor_v2") &&
+           global.find("torch.classes") == std::string::npos;
+  });
   for (const PickledStorage& storage : summary->storages) {
     const std::uint64_t element = element_bytes(storage.type);
     plain = plain && element > 0;
@@ -90,17 +88,16 @@ bool add_tensors(const Records& records, const std::string& pickle, const std::s
     const std::string name = folder + storage.key;
     const auto number = records.find(name);
     if (!number) {
-      throw ArchiveError(records.path() + ": is damaged: the tensor " + name + " is not there");
+      throw ArchiveError("the tensor " + name + " is not there");
     }
     const std::uint64_t held = records.all()[*number].bytes;
     if (storage.numel > held / std::max<std::uint64_t>(element, 1)) {
-      throw ArchiveError(records.path() + ": is damaged: record " + name + " has " + std::to_string(held) +
-                         " bytes for " + std::to_string(storage.numel) + " elements of " + storage.type);
+      throw ArchiveError("record " + name + " has " + std::to_string(held) + " bytes for " +
+                         std::to_string(storage.numel) + " elements of " + storage.type);
     }
     const bool may_be_deferred = folder == "data/" && storage.numel * element >= kSmallBytes;
-    if (const auto [record, is_new] = tensors.emplace(*number, may_be_deferred); !is_new) {
-      record->second = false;
-    }
+    const auto [record, is_new] = tensors.emplace(*number, may_be_deferred);
+    record->second &= is_new;
   }
   return plain;
 }
@@ -115,26 +112,23 @@ std::shared_ptr<Outline> make_outline(const Records& records, Weights weights) {
   TensorRecords tensors;
   std::uint64_t steps = kMostPickleSteps;
   bool may_defer = weights == Weights::on_file;
-  may_defer &= add_tensors(records, "constants.pkl", "constants/", tensors, steps);
-  may_defer &= add_tensors(records, "data.pkl", "data/", tensors, steps);
+  check(records, [&] {
+    may_defer &= add_tensors(records, "constants.pkl", "constants/", tensors, steps);
+    may_defer &= add_tensors(records, "data.pkl", "data/", tensors, steps);
+  });
   std::unordered_map<std::size_t, std::string> held; // what is packed, and what is no tensor
   for (std::size_t i = 0; i < records.all().size(); ++i) {
     const ZipRecord& record = records.all()[i];
-    if (is_extra(record)) {
+    if (is_extra(record) || (record.is_stored() && !is_text(record))) {
       continue;
     }
-    if (!record.is_stored() || is_text(record)) {
-      const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
-      const std::string name = lower_case(record.name);
-      if (name.ends_with(".debug_pkl")) {
-        check(records, [&] { check_source_ranges(bytes, record.name, steps); });
-      }
-      if (name.ends_with(".py")) {
-        check(records, [&] { check_code(bytes, record.name); });
-      }
-      if (name.ends_with(".py") && bytes.find("__setstate__") != std::string::npos) {
-        may_defer = false; // it runs during the import
-      }
+    const std::string& bytes = held[i] = read_zip_record(*records.file(), record);
+    const std::string name = lower_case(record.name);
+    if (name.ends_with(".debug_pkl")) {
+      check(records, [&] { check_source_ranges(bytes, record.name, steps); });
+    } else if (name.ends_with(".py")) {
+      check(records, [&] { check_code(bytes, record.name); });
+      may_defer &= bytes.find("__setstate__") == std::string::npos; // it runs during the import
     }
   }
   auto outline = std::make_shared<Outline>(records.file());

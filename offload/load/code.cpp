@@ -15,10 +15,8 @@ namespace {
 /// blocks.
 constexpr std::size_t kMostNesting = 1000;
 
-bool is_word_operator(std::string_view word) {
-  static constexpr std::array<std::string_view, 7> kWords = {"if", "else", "and", "or", "not", "in", "is"};
-  return std::find(kWords.begin(), kWords.end(), word) != kWords.end();
-}
+/// What is written as a word, and is no value.
+constexpr std::array<std::string_view, 8> kOperators = {"if", "else", "and", "or", "not", "in", "is", "return"};
 
 bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
@@ -42,9 +40,9 @@ class Nesting {
         at_ = static_cast<std::size_t>(
             std::find_if_not(text_.begin() + static_cast<std::ptrdiff_t>(at_), text_.end(), is_word) - text_.begin());
         const std::string_view word = text_.substr(begin, at_ - begin);
-        if (is_word_operator(word) || word == "return") {
+        if (std::find(kOperators.begin(), kOperators.end(), word) != kOperators.end()) {
           last_ = Last::other;
-          add(1);
+          add();
         }
       } else {
         ++at_;
@@ -65,7 +63,7 @@ class Nesting {
       case '[':
       case '{':
         operators_.push_back(0);
-        add(1);
+        add();
         break;
       case ')':
       case ']':
@@ -78,7 +76,7 @@ class Nesting {
         if (operators_.size() > 1) {
           operators_.pop_back();
         }
-        add(1); // what follows may be one more call or index of the same value
+        add(); // what follows may be one more call or index of the same value
         break;
       case ',':
         restart();
@@ -94,22 +92,21 @@ class Nesting {
       case ';':
         break;
       default:
-        add(1);
+        add();
     }
   }
 
   /// Counts what nests within the innermost bracket.
-  void add(std::size_t count) {
-    operators_.back() += count;
-    sum_ += count;
-    if (sum_ > kMostNesting) {
+  void add() {
+    ++operators_.back();
+    if (++sum_ > kMostNesting) {
       refuse();
     }
   }
   void restart() {
-    const std::size_t kept = operators_.size() > 1 ? 1 : 0; // the bracket
-    sum_ -= operators_.back() - std::min(operators_.back(), kept);
-    operators_.back() = std::min(operators_.back(), kept);
+    const std::size_t kept = std::min<std::size_t>(operators_.back(), operators_.size() > 1 ? 1 : 0); // the bracket
+    sum_ -= operators_.back() - kept;
+    operators_.back() = kept;
   }
 
   /// Blocks are recognised by their indentation.
@@ -124,18 +121,13 @@ class Nesting {
   void skip_string(char quote) {
     const std::string three(3, quote);
     const bool is_long = text_.substr(at_, 3) == three;
-    at_ += is_long ? 3 : 1;
-    while (at_ < text_.size()) {
-      if (text_[at_] == '\\') {
-        at_ += 2;
-      } else if (is_long ? text_.substr(at_, 3) == three : text_[at_] == quote || text_[at_] == '\n') {
-        at_ += is_long ? 3 : 1;
-        return;
-      } else {
-        ++at_;
-      }
+    const std::size_t quotes = is_long ? 3 : 1;
+    at_ += quotes;
+    while (at_ < text_.size() &&
+           (is_long ? text_.substr(at_, 3) != three : text_[at_] != quote && text_[at_] != '\n')) {
+      at_ += text_[at_] == '\\' ? 2 : 1;
     }
-    at_ = text_.size();
+    at_ = std::min(at_ + quotes, text_.size());
   }
 
   [[noreturn]] void refuse() const {

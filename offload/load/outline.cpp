@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <random>
 
 #include <offload/error.h>
@@ -11,9 +12,10 @@ namespace offload {
 
 namespace {
 
+/// Little-endian, as zip archives are.
 template <typename Number>
-void put(std::string& to, Number number) {
-  to.append(reinterpret_cast<const char*>(&number), sizeof number); // little-endian, as zip archives are
+void put(std::string& to, std::initializer_list<Number> numbers) {
+  to.append(reinterpret_cast<const char*>(numbers.begin()), numbers.size() * sizeof(Number));
 }
 
 constexpr std::uint32_t kElsewhere = 0xFFFFFFFF; // the number stands in the part for large ones
@@ -26,15 +28,6 @@ Outline::Outline(std::shared_ptr<const File> file) : file_(std::move(file)) {
   for (std::uint64_t& word : secret_) {
     word = static_cast<std::uint64_t>(random()) << 32 | random();
   }
-}
-
-std::string Outline::mark(std::uint64_t number) const {
-  std::string mark;
-  put(mark, secret_[0]);
-  put(mark, secret_[1]);
-  put(mark, number);
-  mark.resize(kMarkBytes, '\0');
-  return mark;
 }
 
 std::optional<std::uint64_t> Outline::number_at(const void* data) const {
@@ -52,41 +45,27 @@ void Outline::append(std::string held) {
 void Outline::begin_record(const std::string& name, std::uint64_t bytes, std::uint32_t crc) {
   const std::uint64_t begin = end_;
   const auto put_sizes = [&](std::string& to) {
-    put<std::uint16_t>(to, 0); // flags
-    put<std::uint16_t>(to, 0); // stored
-    put<std::uint32_t>(to, 0); // time and date
-    put(to, crc);
-    put(to, kElsewhere);
-    put(to, kElsewhere);
-    put(to, static_cast<std::uint16_t>(name.size()));
+    put<std::uint16_t>(to, {0, 0, 0, 0}); // flags, stored, time, date
+    put(to, {crc, kElsewhere, kElsewhere});
+    put(to, {static_cast<std::uint16_t>(name.size())});
   };
   std::string header = "PK\3\4";
-  put(header, kVersion);
+  put(header, {kVersion});
   put_sizes(header);
-  put<std::uint16_t>(header, 20);
+  put<std::uint16_t>(header, {20}); // the part for large numbers
   header += name;
-  put<std::uint16_t>(header, 1);
-  put<std::uint16_t>(header, 16);
-  put(header, bytes);
-  put(header, bytes);
+  put<std::uint16_t>(header, {1, 16});
+  put(header, {bytes, bytes});
   append(std::move(header));
 
   directory_ += "PK\1\2";
-  put(directory_, kVersion);
-  put(directory_, kVersion);
+  put(directory_, {kVersion, kVersion});
   put_sizes(directory_);
-  put<std::uint16_t>(directory_, 28);
-  put<std::uint16_t>(directory_, 0); // comment
-  put<std::uint16_t>(directory_, 0); // disk
-  put<std::uint16_t>(directory_, 0); // attributes
-  put<std::uint32_t>(directory_, 0);
-  put(directory_, kElsewhere);
+  put<std::uint16_t>(directory_, {28, 0, 0, 0});   // the part for large numbers, comment, disk, attributes
+  put<std::uint32_t>(directory_, {0, kElsewhere}); // more of those, where the record begins
   directory_ += name;
-  put<std::uint16_t>(directory_, 1);
-  put<std::uint16_t>(directory_, 24);
-  put(directory_, bytes);
-  put(directory_, bytes);
-  put(directory_, begin);
+  put<std::uint16_t>(directory_, {1, 24});
+  put(directory_, {bytes, bytes, begin});
   ++records_;
 }
 
@@ -102,8 +81,10 @@ void Outline::add_from_file(const std::string& name, std::uint64_t offset, std::
 }
 
 void Outline::add_mark(const std::string& name, std::uint64_t number) {
-  const std::string bytes = mark(number);
-  add(name, bytes, zip_crc(bytes));
+  std::string mark;
+  put(mark, {secret_[0], secret_[1], number});
+  mark.resize(kMarkBytes, '\0');
+  add(name, mark, zip_crc(mark));
 }
 
 void Outline::finish() {
@@ -111,25 +92,17 @@ void Outline::finish() {
   const std::uint64_t bytes = directory_.size();
   std::string end = std::move(directory_);
   end += "PK\6\6";
-  put<std::uint64_t>(end, 44); // of what follows
-  put(end, kVersion);
-  put(end, kVersion);
-  put<std::uint64_t>(end, 0); // disks
-  put(end, records_);
-  put(end, records_);
-  put(end, bytes);
-  put(end, begin);
+  put<std::uint64_t>(end, {44}); // of what follows
+  put(end, {kVersion, kVersion});
+  put<std::uint64_t>(end, {0, records_, records_, bytes, begin}); // disks first
   end += "PK\6\7";
-  put<std::uint32_t>(end, 0); // disk
-  put(end, begin + bytes);
-  put<std::uint32_t>(end, 1); // disks
+  put<std::uint32_t>(end, {0}); // disk
+  put(end, {begin + bytes});
+  put<std::uint32_t>(end, {1}); // disks
   end += "PK\5\6";
-  put<std::uint32_t>(end, 0); // disks
-  put<std::uint16_t>(end, 0xFFFF);
-  put<std::uint16_t>(end, 0xFFFF);
-  put(end, kElsewhere);
-  put(end, kElsewhere);
-  put<std::uint16_t>(end, 0); // comment
+  put<std::uint16_t>(end, {0, 0, 0xFFFF, 0xFFFF}); // disks, records
+  put(end, {kElsewhere, kElsewhere});
+  put<std::uint16_t>(end, {0}); // comment
   append(std::move(end));
 }
 

@@ -65,7 +65,6 @@ class Outline final : public caffe2::serialize::ReadAdapterInterface {
     std::uint64_t file_offset; // of a part that is not held
   };
 
-  std::string mark(std::uint64_t number) const;
   void append(std::string held);
   void begin_record(const std::string& name, std::uint64_t bytes, std::uint32_t crc);
 

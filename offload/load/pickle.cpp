@@ -1,8 +1,6 @@
 #include <offload/load/pickle.h>
 
-#include <algorithm>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include <offload/error.h>
@@ -17,9 +15,10 @@ constexpr int kMostDepth = 1000; // values are destroyed recursively
 constexpr std::size_t kMostDimensions = 64;
 
 using Value = PickledValue;
+using Kind = Value::Kind;
 using ValuePtr = std::shared_ptr<Value>;
 
-ValuePtr make_value(Value::Kind kind = Value::Kind::other, std::int64_t integer = 0, std::string text = {}) {
+ValuePtr make_value(Kind kind = Kind::other, std::int64_t integer = 0, std::string text = {}) {
   auto value = std::make_shared<Value>();
   value->kind = kind;
   value->integer = integer;
@@ -49,7 +48,9 @@ class Walk {
         summary_.root = stack_.front();
         return std::move(summary_);
       }
-      if (!step(code)) {
+      if (ValuePtr made = make(code)) {
+        stack_.push_back(std::move(made));
+      } else if (!follow(code)) {
         return std::nullopt;
       }
     }
@@ -86,19 +87,21 @@ class Walk {
   }
 
   /// Values may be taken as far as the last mark.
-  ValuePtr pop() {
-    if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) {
-      refuse("takes a value that is not there");
-    }
-    ValuePtr value = std::move(stack_.back());
-    stack_.pop_back();
-    return value;
-  }
-  const ValuePtr& top() {
+  const ValuePtr& top() const {
     if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) {
       refuse("takes a value that is not there");
     }
     return stack_.back();
+  }
+  ValuePtr pop() {
+    ValuePtr value = top();
+    stack_.pop_back();
+    return value;
+  }
+  std::vector<ValuePtr> pop(int count) {
+    std::vector<ValuePtr> values(count);
+    std::generate(values.rbegin(), values.rend(), [&] { return pop(); });
+    return values;
   }
   std::vector<ValuePtr> pop_to_mark() {
     if (marks_.empty()) {
@@ -110,10 +113,16 @@ class Walk {
     marks_.pop_back();
     return values;
   }
-  void push(ValuePtr value) { stack_.push_back(std::move(value)); }
+  std::vector<ValuePtr> pop_pairs_to_mark() {
+    auto values = pop_to_mark();
+    if (values.size() % 2 != 0) {
+      refuse("holds a key without a value");
+    }
+    return values;
+  }
 
   void put_into(Value& container, const std::vector<ValuePtr>& values) {
-    if (container.kind == Value::Kind::constant) {
+    if (container.kind == Kind::constant) {
       refuse("puts values into what can hold none");
     }
     if (container.contained && !values.empty()) {
@@ -126,25 +135,21 @@ class Walk {
     if (container.depth > kMostDepth) {
       refuse("nests too deep");
     }
-    if (container.kind == Value::Kind::list) {
+    if (container.kind == Kind::list) {
       container.elements.insert(container.elements.end(), values.begin(), values.end());
     }
   }
-  void push_container_of(const std::vector<ValuePtr>& values) {
-    push(make_value());
-    put_into(*stack_.back(), values);
+  void put_into_top(const std::vector<ValuePtr>& values) { put_into(*top(), values); }
+  ValuePtr make_container(const std::vector<ValuePtr>& values) {
+    ValuePtr container = make_value();
+    put_into(*container, values);
+    return container;
   }
-  void push_tuple(std::vector<ValuePtr> elements) {
-    push(make_value(Value::Kind::tuple));
-    put_into(*stack_.back(), elements);
-    stack_.back()->elements = std::move(elements);
-  }
-  void push_tuple_of(int count) {
-    std::vector<ValuePtr> elements(count);
-    for (int i = count - 1; i >= 0; --i) {
-      elements[i] = pop();
-    }
-    push_tuple(std::move(elements));
+  ValuePtr make_tuple(std::vector<ValuePtr> elements) {
+    ValuePtr tuple = make_value(Kind::tuple);
+    put_into(*tuple, elements);
+    tuple->elements = std::move(elements);
+    return tuple;
   }
   void put(std::uint64_t id) {
     if (id > memo_.size()) { // writers count up; a gap would be filled
@@ -155,145 +160,116 @@ class Walk {
     }
     memo_[id] = top();
   }
-  void get(std::uint64_t id) {
+  const ValuePtr& get(std::uint64_t id) const {
     if (id >= memo_.size()) {
       refuse("names value " + std::to_string(id) + " of " + std::to_string(memo_.size()));
     }
-    push(memo_[id]);
+    return memo_[id];
   }
 
-  /// False when the code is not known here.
-  bool step(unsigned char code) {
+  /// The value that a code makes; null when it makes none.
+  ValuePtr make(unsigned char code) {
     switch (code) {
       case ']':
-        push(make_value(Value::Kind::list));
-        return true;
+        return make_value(Kind::list);
       case '}':
-        push(make_value());
-        return true;
+        return make_value();
       case 'N':
       case 0x88:
       case 0x89:
-        push(constant_);
-        return true;
+        return constant_;
+      case 'K':
+        return make_value(Kind::integer, number<std::uint8_t>());
+      case 'M':
+        return make_value(Kind::integer, number<std::uint16_t>());
+      case 'J':
+        return make_value(Kind::integer, number<std::int32_t>());
+      case 0x8a:
+        if (const int bytes = byte(); bytes != 8) {
+          refuse("holds an integer of " + std::to_string(bytes) + " bytes");
+        }
+        return make_value(Kind::integer, number<std::int64_t>());
+      case 'G':
+        number<double>();
+        return make_value();
+      case 'X':
+        return make_value(Kind::text, 0, std::string(take(number<std::uint32_t>())));
+      case 'c':
+        return make_global();
       case ')':
-        push_tuple({});
-        return true;
+        return make_tuple({});
+      case 't':
+        return make_tuple(pop_to_mark());
+      case 0x85:
+      case 0x86:
+      case 0x87:
+        return make_tuple(pop(code - 0x84));
+      case 'l':
+        return make_container(pop_to_mark());
+      case 'd':
+        return make_container(pop_pairs_to_mark());
+      case 'h':
+        return get(number<std::uint8_t>());
+      case 'j':
+        return get(number<std::uint32_t>());
+      case 'b':
+      case 'R':
+        return apply();
+      case 'Q':
+        return make_storage(*pop());
+      default:
+        return nullptr;
+    }
+  }
+
+  /// Does what another code says. False when that is not known here.
+  bool follow(unsigned char code) {
+    switch (code) {
       case 'q':
         put(number<std::uint8_t>());
         return true;
       case 'r':
         put(number<std::uint32_t>());
         return true;
-      case 'h':
-        get(number<std::uint8_t>());
-        return true;
-      case 'j':
-        get(number<std::uint32_t>());
-        return true;
       case '(':
         marks_.push_back(stack_.size());
         return true;
-      case 'K':
-        push(make_value(Value::Kind::integer, number<std::uint8_t>()));
+      case 'e':
+        put_into_top(pop_to_mark());
         return true;
-      case 'M':
-        push(make_value(Value::Kind::integer, number<std::uint16_t>()));
+      case 'a':
+        put_into_top(pop(1));
         return true;
-      case 'J':
-        push(make_value(Value::Kind::integer, number<std::int32_t>()));
+      case 'u':
+        put_into_top(pop_pairs_to_mark());
         return true;
-      case 0x8a: {
-        const int bytes = number<std::uint8_t>();
-        if (bytes != 8) {
-          refuse("holds an integer of " + std::to_string(bytes) + " bytes");
-        }
-        push(make_value(Value::Kind::integer, number<std::int64_t>()));
+      case 's': // a key and a value
+        put_into_top(pop(2));
         return true;
-      }
-      case 'G':
-        number<double>();
-        push(make_value());
-        return true;
-      case 'X': {
-        const auto bytes = number<std::uint32_t>();
-        push(make_value(Value::Kind::text, 0, std::string(take(bytes))));
-        return true;
-      }
-      case 't':
-        push_tuple(pop_to_mark());
-        return true;
-      case 0x85:
-      case 0x86:
-      case 0x87:
-        push_tuple_of(code - 0x84);
-        return true;
-      case 'e': {
-        const auto values = pop_to_mark();
-        put_into(*top(), values);
-        return true;
-      }
-      case 'a': {
-        const ValuePtr value = pop();
-        put_into(*top(), {value});
-        return true;
-      }
-      case 'l':
-      case 'd': {
-        const auto values = pop_to_mark();
-        check_pairs(code == 'd', values);
-        push_container_of(values);
-        return true;
-      }
-      case 'u': {
-        const auto values = pop_to_mark();
-        check_pairs(true, values);
-        put_into(*top(), values);
-        return true;
-      }
-      case 's': {
-        const ValuePtr value = pop();
-        const ValuePtr key = pop();
-        put_into(*top(), {key, value});
-        return true;
-      }
-      case 'c': {
-        const std::string module = line();
-        const std::string global = module + " " + line();
-        if (global == "torch._tensor _rebuild_from_type_v2") { // the reader would take it for the global after it
-          refuse("holds a tensor of a Python class, which TorchScript does not write");
-        }
-        summary_.globals.insert(global);
-        push(make_value(Value::Kind::global, 0, global));
-        return true;
-      }
       case 0x81: // makes an object of a class and an empty tuple
         pop();
         top();
-        return true;
-      case 'b':
-      case 'R':
-        apply();
-        return true;
-      case 'Q':
-        push_storage(pop());
         return true;
       default:
         return false;
     }
   }
 
-  void check_pairs(bool pairs, const std::vector<ValuePtr>& values) const {
-    if (pairs && values.size() % 2 != 0) {
-      refuse("holds a key without a value");
+  ValuePtr make_global() {
+    const std::string module = line();
+    const std::string global = module + " " + line();
+    if (global == "torch._tensor _rebuild_from_type_v2") { // the reader would take it for the global after it
+      refuse("holds a tensor of a Python class, which TorchScript does not write");
     }
+    summary_.globals.insert(global);
+    return make_value(Kind::global, 0, global);
   }
 
   /// What a reader calls a function of, or fills an object with.
-  void apply() {
+  ValuePtr apply() {
     const ValuePtr argument = pop();
     const ValuePtr function = pop();
-    if (function->kind != Value::Kind::global) {
+    if (function->kind != Kind::global) {
       refuse("calls what is no function");
     }
     if (function->text == "torch._utils _rebuild_tensor_v2" || function->text == "torch._utils _rebuild_qtensor") {
@@ -305,39 +281,33 @@ class Walk {
     if (function->text.starts_with("torch.jit._pickle build_") && !argument->is_tuple_of(1)) {
       refuse("calls a function with nothing");
     }
-    if (function->text == "torch.jit._pickle build_intlist") {
-      push(argument->elements[0]);
-    } else {
-      push_container_of({argument});
-    }
+    return function->text == "torch.jit._pickle build_intlist" ? argument->elements[0] : make_container({argument});
   }
 
-  void push_storage(const ValuePtr& id) {
-    const auto& parts = id->elements;
-    if (id->kind != Value::Kind::tuple || parts.size() < 5 || parts[0]->text != "storage" ||
-        parts[1]->kind != Value::Kind::global || parts[2]->kind != Value::Kind::text ||
-        parts[3]->kind != Value::Kind::text || parts[4]->kind != Value::Kind::integer || parts[4]->integer < 0) {
+  ValuePtr make_storage(const Value& id) {
+    const auto& parts = id.elements;
+    if (!id.is_tuple_of({Kind::text, Kind::global, Kind::text, Kind::text, Kind::integer}) ||
+        parts[0]->text != "storage" || parts[4]->integer < 0) {
       refuse("refers to a storage in a way that is not known");
     }
     const std::string& type = parts[1]->text;
-    const ValuePtr value = make_value(Value::Kind::storage);
+    ValuePtr value = make_value(Kind::storage);
     value->storage = std::make_shared<const PickledStorage>(
         PickledStorage{parts[2]->text, type.substr(type.find(' ') + 1), static_cast<std::uint64_t>(parts[4]->integer)});
     summary_.storages.push_back(*value->storage);
-    push(value);
+    return value;
   }
 
   /// (storage, offset, sizes, strides, ...), in elements.
   void check_tensor(const Value& arguments) {
     const auto& parts = arguments.elements;
-    if (arguments.kind != Value::Kind::tuple || parts.size() < 4 || parts[0]->kind != Value::Kind::storage ||
-        parts[1]->kind != Value::Kind::integer || parts[2]->kind != Value::Kind::tuple ||
-        parts[3]->kind != Value::Kind::tuple || parts[2]->elements.size() != parts[3]->elements.size()) {
+    if (!arguments.is_tuple_of({Kind::storage, Kind::integer, Kind::tuple, Kind::tuple}) ||
+        parts[2]->elements.size() != parts[3]->elements.size()) {
       refuse("makes a tensor in a way that is not known");
     }
     const auto& sizes = parts[2]->elements;
     const auto& strides = parts[3]->elements;
-    const auto is_count = [](const ValuePtr& v) { return v->kind == Value::Kind::integer && v->integer >= 0; };
+    const auto is_count = [](const ValuePtr& v) { return v->kind == Kind::integer && v->integer >= 0; };
     if (parts[1]->integer < 0 || sizes.size() > kMostDimensions || !std::all_of(sizes.begin(), sizes.end(), is_count) ||
         !std::all_of(strides.begin(), strides.end(), is_count)) {
       refuse("makes a tensor of sizes that are none");
@@ -364,7 +334,7 @@ class Walk {
   std::vector<ValuePtr> stack_;
   std::vector<std::size_t> marks_;
   std::vector<ValuePtr> memo_;
-  const ValuePtr constant_ = make_value(Value::Kind::constant); // None, True and False
+  const ValuePtr constant_ = make_value(Kind::constant); // None, True and False
   PickleSummary summary_;
 };
 

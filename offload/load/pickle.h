@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <set>
@@ -29,7 +31,14 @@ struct PickledValue {
 
   bool is_integer() const { return kind == Kind::integer; }
   bool is_text() const { return kind == Kind::text; }
-  bool is_tuple_of(std::size_t count) const { return kind == Kind::tuple && elements.size() >= count; } ///< or more
+
+  /// Or of more.
+  bool is_tuple_of(std::size_t count) const { return kind == Kind::tuple && elements.size() >= count; }
+  bool is_tuple_of(std::initializer_list<Kind> kinds) const {
+    return is_tuple_of(kinds.size()) &&
+           std::equal(kinds.begin(), kinds.end(), elements.begin(),
+                      [](Kind wanted, const auto& element) { return element->kind == wanted; });
+  }
 };
 
 /// What a pickle of a TorchScript archive holds.

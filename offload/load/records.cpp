@@ -15,39 +15,37 @@ namespace {
 
 constexpr std::uint64_t kMostTextBytes = 256_MiB; // unpacked
 
+/// How to make what is wanted; messages end with it.
+constexpr const char* kExport = "torch.jit.script(model.eval()).save('model.pt')";
+
 [[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& remedy) {
-  throw ArchiveError(path + ": is " + what + ", not a TorchScript archive; " + remedy);
+  throw ArchiveError(path + ": is " + what + ", not a TorchScript archive; " + remedy + kExport);
 }
 
 /// What files begin with that are taken for archives.
 void look_at_beginning(const std::string& path, std::string_view bytes) {
-  const auto begins_with = [&](std::string_view magic) { return bytes.starts_with(magic); };
-  const std::string into_model = std::string("load the tensors into their model and export that: ") + kExport;
-  if (begins_with("PK\3\4")) {
+  if (bytes.starts_with("PK\3\4")) {
     return;
   }
   if (bytes.size() > 8 && bytes[8] == '{') { // eight bytes of length, then JSON
     refuse(path, "a safetensors file",
            "load the tensors into their model, model.load_state_dict(safetensors.torch.load_file(path)), and export "
-           "that: " +
-               std::string(kExport));
+           "that: ");
   }
-  if (bytes.substr(std::min<std::size_t>(bytes.size(), 4)).starts_with("PTMF")) {
+  if (bytes.size() > 4 && bytes.substr(4).starts_with("PTMF")) {
     refuse(path, "a module for mobile devices, which PyTorch wrote as a flatbuffer",
-           std::string("export the model that it was made of: ") + kExport);
+           "export the model that it was made of: ");
   }
-  if (begins_with("GGUF")) {
-    refuse(path, "a GGUF file", into_model);
+  if (bytes.starts_with("GGUF") || bytes.starts_with("\x89HDF")) {
+    refuse(path, bytes[0] == 'G' ? "a GGUF file" : "an HDF5 file",
+           "load the tensors into their model and export that: ");
   }
-  if (begins_with("\x89HDF")) {
-    refuse(path, "an HDF5 file", into_model);
-  }
-  if (begins_with("\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.")) {
+  if (bytes.starts_with("\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.")) {
     refuse(path, "what torch.save wrote before PyTorch 1.6",
-           std::string("load it in Python with torch.load, and export the model: ") + kExport);
+           "load it in Python with torch.load, and export the model: ");
   }
-  if (begins_with("\x80")) {
-    refuse(path, "a pickle", std::string("load it in Python, and export the model: ") + kExport);
+  if (bytes.starts_with('\x80')) {
+    refuse(path, "a pickle", "load it in Python, and export the model: ");
   }
   throw ArchiveError(path + ": is not a TorchScript archive, which begins as a zip file does; make one with " +
                      kExport);
@@ -87,10 +85,8 @@ std::shared_ptr<const File> open_file(const std::string& path) {
 void check_text(const std::string& path, const std::vector<ZipRecord>& records) {
   std::uint64_t bytes = 0;
   for (const ZipRecord& record : records) {
-    if (!is_text(record)) {
-      continue;
-    }
-    bytes += std::min(record.bytes, kMostTextBytes + 1); // so that the sum is one, whatever they say
+    // No more of one than is refused, so that the sum is one, whatever they say.
+    bytes += is_text(record) ? std::min(record.bytes, kMostTextBytes + 1) : 0;
     if (bytes > kMostTextBytes) {
       throw ArchiveError(path + ": holds more than " + format_bytes(kMostTextBytes) +
                          " of code and other text, with record " + record.name + " of " + format_bytes(record.bytes));
@@ -109,7 +105,7 @@ Records::Records(const std::string& path) : file_(open_file(path)), records_(rea
   const std::string folder =
       records_.empty() ? "" : lower_case(records_[0].name.substr(0, records_[0].name.find('/') + 1));
   if (folder.empty()) {
-    refuse(path, "a zip file of another kind", std::string("make one with ") + kExport);
+    refuse(path, "a zip file of another kind", "make one with ");
   }
   for (std::size_t i = 0; i < records_.size(); ++i) {
     if (const std::string name = lower_case(records_[i].name); name.starts_with(folder)) {
@@ -138,9 +134,8 @@ void Records::look_at_kind() const {
   }
   if (has(".data/extern_modules")) {
     refuse(path(), "what torch.package wrote",
-           std::string("load it in Python, torch.package.PackageImporter(path).load_pickle(package, resource), and "
-                       "export the model: ") +
-               kExport);
+           "load it in Python, torch.package.PackageImporter(path).load_pickle(package, resource), and export the "
+           "model: ");
   }
   if (has("model.json")) {
     throw ArchiveError(path() + ": was written before PyTorch 1.4: bring it up to date in Python, " +
@@ -164,21 +159,19 @@ void Records::look_at_kind() const {
                        [&](const ZipRecord& record) { return record.name.find(part) != std::string::npos; });
   };
   if (any("archive_format") || any("serialized_exported_program") || (any("models/") && any(".json"))) {
-    refuse(path(), "a program of torch.export (.pt2)",
-           std::string("export the model that it was made of as TorchScript: ") + kExport);
+    refuse(path(), "a program of torch.export (.pt2)", "export the model that it was made of as TorchScript: ");
   }
   if (!has("data.pkl")) {
-    refuse(path(), "a zip file of another kind", std::string("make one with ") + kExport);
+    refuse(path(), "a zip file of another kind", "make one with ");
   }
   const std::string pickle = read("data.pkl");
   // A pickled module names the class of the model; a state dict names containers and tensors only.
-  if (pickle.find("_modules") != std::string_view::npos && pickle.find("_parameters") != std::string_view::npos) {
+  if (pickle.find("_modules") != std::string::npos && pickle.find("_parameters") != std::string::npos) {
     refuse(path(), "a pickled nn.Module",
-           std::string("load it in Python, model = torch.load(path, weights_only=False), and export it: ") + kExport);
+           "load it in Python, model = torch.load(path, weights_only=False), and export it: ");
   }
-  refuse(
-      path(), "a state dict, or other values that torch.save wrote",
-      std::string("load them into their model, model.load_state_dict(torch.load(path)), and export that: ") + kExport);
+  refuse(path(), "a state dict, or other values that torch.save wrote",
+         "load them into their model, model.load_state_dict(torch.load(path)), and export that: ");
 }
 
 } // namespace offload

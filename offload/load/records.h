@@ -10,9 +10,6 @@
 
 namespace offload {
 
-/// How to make what is wanted; messages end with it.
-constexpr const char* kExport = "torch.jit.script(model.eval()).save('model.pt')";
-
 /// Code, pickles, and the like: what is looked at before the importer sees it.
 bool is_text(const ZipRecord& record);
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include <offload/error.h>
 #include <offload/load/pickle.h>
@@ -52,11 +51,9 @@ bool is_table(const Value& root) {
   const bool has_texts = root.is_tuple_of(3) && root.elements[0]->text == "FORMAT_WITH_STRING_TABLE";
   const Value& ranges = has_texts ? *root.elements[2] : root;
   const Value* texts = has_texts ? root.elements[1].get() : nullptr;
-  if (!root.is_tuple_of(1) || !ranges.is_tuple_of(0) || (texts && !texts->is_tuple_of(1))) {
-    return false;
-  }
-  if (texts &&
-      !std::all_of(texts->elements.begin(), texts->elements.end(), [](const auto& v) { return v->is_text(); })) {
+  const auto is_text = [](const auto& value) { return value->is_text(); };
+  if (!root.is_tuple_of(1) || !ranges.is_tuple_of(0) ||
+      (texts && !(texts->is_tuple_of(1) && std::all_of(texts->elements.begin(), texts->elements.end(), is_text)))) {
     return false;
   }
   std::map<const Value*, std::int64_t> lengths; // of sources, which many ranges share
@@ -77,8 +74,7 @@ bool is_table(const Value& root) {
 
 void check_source_ranges(std::string_view bytes, const std::string& name, std::uint64_t& steps) {
   const auto summary = read_pickle(bytes, name, steps);
-  const std::set<std::string> known = {"torch.jit._pickle build_intlist"};
-  if (!summary || !std::includes(known.begin(), known.end(), summary->globals.begin(), summary->globals.end()) ||
+  if (!summary || summary->globals.size() > summary->globals.count("torch.jit._pickle build_intlist") ||
       !is_table(*summary->root)) {
     throw ArchiveError("record " + name + " is no table of source ranges");
   }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string_view>
 #include <unordered_set>
 
 #include <offload/bytes.h>
@@ -30,12 +29,9 @@ class Part {
     file.read(bytes_.data(), offset, bytes);
   }
 
-  template <typename Number>
-  Number number(std::uint64_t at) const {
-    Number number;
-    std::memcpy(&number, part(at, sizeof number).data(), sizeof number); // little-endian, as this machine
-    return number;
-  }
+  std::uint16_t u16(std::uint64_t at) const { return number<std::uint16_t>(at); }
+  std::uint32_t u32(std::uint64_t at) const { return number<std::uint32_t>(at); }
+  std::uint64_t u64(std::uint64_t at) const { return number<std::uint64_t>(at); }
   std::string_view part(std::uint64_t at, std::uint64_t bytes) const {
     if (at > bytes_.size() || bytes_.size() - at < bytes) {
       throw ArchiveError(path_ + ": the directory of the archive is cut short");
@@ -46,6 +42,13 @@ class Part {
   std::size_t last(std::string_view mark, std::size_t from) const { return bytes_.rfind(mark, from); }
 
  private:
+  template <typename Number>
+  Number number(std::uint64_t at) const {
+    Number number;
+    std::memcpy(&number, part(at, sizeof number).data(), sizeof number); // little-endian, as this machine
+    return number;
+  }
+
   const std::string& path_;
   std::string bytes_;
 };
@@ -70,27 +73,22 @@ Directory find_directory(const File& file) {
       throw ArchiveError(file.path() + ": is one of several parts of an archive");
     }
   };
-  require_one_part(tail.number<std::uint16_t>(end + 4), tail.number<std::uint16_t>(end + 6),
-                   tail.number<std::uint16_t>(end + 8), tail.number<std::uint16_t>(end + 10));
-  Directory directory{tail.number<std::uint32_t>(end + 16), tail.number<std::uint32_t>(end + 12),
-                      tail.number<std::uint16_t>(end + 10)};
+  require_one_part(tail.u16(end + 4), tail.u16(end + 6), tail.u16(end + 8), tail.u16(end + 10));
+  Directory directory{tail.u32(end + 16), tail.u32(end + 12), tail.u16(end + 10)};
   std::uint64_t limit = file.size() - tail_bytes + end; // where it has to end
   if (end >= kLocatorBytes && tail.has_mark(end - kLocatorBytes, "PK\6\7")) {
-    const auto end64 = tail.number<std::uint64_t>(end - kLocatorBytes + 8);
-    require_one_part(tail.number<std::uint32_t>(end - kLocatorBytes + 4), 0,
-                     tail.number<std::uint32_t>(end - kLocatorBytes + 16), 1);
+    const std::uint64_t end64 = tail.u64(end - kLocatorBytes + 8);
+    require_one_part(tail.u32(end - kLocatorBytes + 4), 0, tail.u32(end - kLocatorBytes + 16), 1);
     if (limit < kLocatorBytes + kEnd64Bytes || end64 > limit - kLocatorBytes - kEnd64Bytes) {
       throw ArchiveError(file.path() + ": the directory of the archive lies outside it");
     }
     const Part numbers(file, end64, kEnd64Bytes);
     if (numbers.has_mark(0, "PK\6\6")) {
-      if (numbers.number<std::uint64_t>(4) < kEnd64Bytes - 12) {
+      if (numbers.u64(4) < kEnd64Bytes - 12) {
         throw ArchiveError(file.path() + ": the directory of the archive is damaged");
       }
-      require_one_part(numbers.number<std::uint32_t>(16), numbers.number<std::uint32_t>(20),
-                       numbers.number<std::uint64_t>(24), numbers.number<std::uint64_t>(32));
-      directory = {numbers.number<std::uint64_t>(48), numbers.number<std::uint64_t>(40),
-                   numbers.number<std::uint64_t>(32)};
+      require_one_part(numbers.u32(16), numbers.u32(20), numbers.u64(24), numbers.u64(32));
+      directory = {numbers.u64(48), numbers.u64(40), numbers.u64(32)};
       limit = end64;
     }
   }
@@ -108,8 +106,8 @@ Directory find_directory(const File& file) {
 void read_large_numbers(const Part& directory, std::uint64_t at, std::uint64_t end, ZipRecord& record,
                         std::uint64_t& header) {
   while (end - at >= 4) {
-    const auto kind = directory.number<std::uint16_t>(at);
-    const std::uint64_t next = at + 4 + directory.number<std::uint16_t>(at + 2);
+    const auto kind = directory.u16(at);
+    const std::uint64_t next = at + 4 + directory.u16(at + 2);
     at += 4;
     if (next > end) {
       return;
@@ -117,7 +115,7 @@ void read_large_numbers(const Part& directory, std::uint64_t at, std::uint64_t e
     if (kind == 1) {
       for (std::uint64_t* number : {&record.bytes, &record.stored_bytes, &header}) {
         if (*number == kElsewhere && next - at >= 8) {
-          *number = directory.number<std::uint64_t>(at);
+          *number = directory.u64(at);
           at += 8;
         }
       }
@@ -137,11 +135,11 @@ void find_bytes(const File& file, ZipRecord& record, std::uint64_t header, std::
     refuse(file, record, "lies outside the file");
   }
   const Part own(file, header, kHeaderBytes + record.name.size());
-  if (!own.has_mark(0, "PK\3\4") || own.number<std::uint16_t>(26) != record.name.size() ||
-      own.part(kHeaderBytes, record.name.size()) != record.name || own.number<std::uint16_t>(8) != record.method) {
+  if (!own.has_mark(0, "PK\3\4") || own.u16(26) != record.name.size() ||
+      own.part(kHeaderBytes, record.name.size()) != record.name || own.u16(8) != record.method) {
     refuse(file, record, "is not where the directory says");
   }
-  record.offset = header + kHeaderBytes + record.name.size() + own.number<std::uint16_t>(28);
+  record.offset = header + kHeaderBytes + record.name.size() + own.u16(28);
   if (record.offset > end || end - record.offset < record.stored_bytes) {
     refuse(file, record, "lies outside the file");
   }
@@ -168,16 +166,15 @@ void check_sizes(const File& file, const ZipRecord& record, std::uint16_t flags)
   }
 }
 
-void check_overlaps(const File& file, const std::vector<ZipRecord>& records, std::vector<std::uint64_t> headers) {
-  std::vector<std::size_t> order(records.size());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    order[i] = i;
-  }
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return headers[a] < headers[b]; });
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    const ZipRecord& before = records[order[i - 1]];
-    if (headers[order[i]] < before.offset + before.stored_bytes) {
-      refuse(file, records[order[i]], "overlaps record " + before.name);
+/// Where the header of a record begins, and the number of the record.
+using Headers = std::vector<std::pair<std::uint64_t, std::size_t>>;
+
+void check_overlaps(const File& file, const std::vector<ZipRecord>& records, Headers headers) {
+  std::sort(headers.begin(), headers.end());
+  for (std::size_t i = 1; i < headers.size(); ++i) {
+    const ZipRecord& before = records[headers[i - 1].second];
+    if (headers[i].first < before.offset + before.stored_bytes) {
+      refuse(file, records[headers[i].second], "overlaps record " + before.name);
     }
   }
 }
@@ -188,7 +185,7 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
   const Directory where = find_directory(file);
   const Part directory(file, where.offset, where.bytes);
   std::vector<ZipRecord> records;
-  std::vector<std::uint64_t> headers;
+  Headers headers;
   std::unordered_set<std::string> names;
   std::uint64_t at = 0;
   for (std::uint64_t i = 0; i < where.records; ++i) {
@@ -196,19 +193,19 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
       throw ArchiveError(file.path() + ": the directory of the archive is damaged");
     }
     ZipRecord record;
-    const auto flags = directory.number<std::uint16_t>(at + 8);
-    record.method = directory.number<std::uint16_t>(at + 10);
-    record.crc = directory.number<std::uint32_t>(at + 16);
-    record.stored_bytes = directory.number<std::uint32_t>(at + 20);
-    record.bytes = directory.number<std::uint32_t>(at + 24);
-    std::uint64_t header = directory.number<std::uint32_t>(at + 42);
-    const std::uint64_t name_end = at + kEntryBytes + directory.number<std::uint16_t>(at + 28);
-    const std::uint64_t extra_end = name_end + directory.number<std::uint16_t>(at + 30);
+    const auto flags = directory.u16(at + 8);
+    record.method = directory.u16(at + 10);
+    record.crc = directory.u32(at + 16);
+    record.stored_bytes = directory.u32(at + 20);
+    record.bytes = directory.u32(at + 24);
+    std::uint64_t header = directory.u32(at + 42);
+    const std::uint64_t name_end = at + kEntryBytes + directory.u16(at + 28);
+    const std::uint64_t extra_end = name_end + directory.u16(at + 30);
     record.name = directory.part(at + kEntryBytes, name_end - at - kEntryBytes);
     directory.part(name_end, extra_end - name_end);
     read_large_numbers(directory, name_end, extra_end, record, header);
     check_sizes(file, record, flags);
-    if (directory.number<std::uint16_t>(at + 34) != 0) {
+    if (directory.u16(at + 34) != 0) {
       refuse(file, record, "lies in another part of the archive");
     }
     find_bytes(file, record, header, where.offset);
@@ -217,13 +214,13 @@ std::vector<ZipRecord> read_zip_directory(const File& file) {
              "is there twice: by the same name, or in capitals, which PyTorch's reader does not tell apart");
     }
     constexpr std::uint32_t kFolder = 0x10;
-    if ((directory.number<std::uint32_t>(at + 38) & kFolder) != 0 && record.bytes > 0) {
+    if ((directory.u32(at + 38) & kFolder) != 0 && record.bytes > 0) {
       refuse(file, record, "is a folder, and has bytes");
     }
-    const auto comment_bytes = directory.number<std::uint16_t>(at + 32);
+    const auto comment_bytes = directory.u16(at + 32);
     directory.part(extra_end, comment_bytes);
     at = extra_end + comment_bytes;
-    headers.push_back(header);
+    headers.emplace_back(header, records.size());
     records.push_back(std::move(record));
   }
   check_overlaps(file, records, std::move(headers));
@@ -244,22 +241,16 @@ std::string read_zip_record(const File& file, const ZipRecord& record) {
     }
     // Sizes over 4 GiB do not fit what zlib counts in; what is packed is text, and tensors that somebody packed again.
     constexpr std::uint64_t kMost = 1ULL << 30;
-    std::uint64_t read = 0;
-    std::uint64_t written = 0;
     int status = Z_OK;
     while (status == Z_OK) {
-      stream.next_in = reinterpret_cast<Bytef*>(stored.data() + read);
-      stream.avail_in = static_cast<uInt>(std::min(stored.size() - read, kMost));
-      stream.next_out = reinterpret_cast<Bytef*>(bytes.data() + written);
-      stream.avail_out = static_cast<uInt>(std::min(bytes.size() - written, kMost));
-      const auto in = stream.avail_in;
-      const auto out = stream.avail_out;
+      stream.next_in = reinterpret_cast<Bytef*>(stored.data() + stream.total_in);
+      stream.avail_in = static_cast<uInt>(std::min(stored.size() - stream.total_in, kMost));
+      stream.next_out = reinterpret_cast<Bytef*>(bytes.data() + stream.total_out);
+      stream.avail_out = static_cast<uInt>(std::min(bytes.size() - stream.total_out, kMost));
       status = inflate(&stream, Z_NO_FLUSH);
-      read += in - stream.avail_in;
-      written += out - stream.avail_out;
     }
     inflateEnd(&stream);
-    if (status != Z_STREAM_END || written != bytes.size()) {
+    if (status != Z_STREAM_END || stream.total_out != bytes.size()) {
       refuse(file, record, "is damaged: it can not be unpacked");
     }
   }
