@@ -4,7 +4,6 @@
 
 #include <offload/core/promises.h>
 #include <offload/runtime/adopt.h>
-#include <offload/runtime/arguments.h>
 
 #include "modules.h"
 
@@ -25,8 +24,7 @@ class OnHost {
   OnHost& operator=(const OnHost&) = delete;
 
   Made call(const std::vector<c10::IValue>& inputs, std::vector<LeasedStep>* trace = nullptr) {
-    const std::string method = "forward";
-    Request request{method, make_stack(model_.program, find_method(model_.program, method), c10::kCPU, inputs, {}), 0};
+    const Request request = make_request(model_.program, c10::kCPU, "forward", inputs, {});
     Executor::How how;
     how.expected = std::make_shared<const Sequence>();
     how.trace = trace;

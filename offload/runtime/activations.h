@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <unordered_map>
+#include <utility>
 
 namespace offload {
 
@@ -11,21 +12,36 @@ namespace offload {
 class Activations {
  public:
   /// A call of `shape` took `bytes`.
-  void record(std::size_t shape, std::uint64_t bytes);
+  void record(std::size_t shape, std::uint64_t bytes) {
+    Shape& seen = shapes_[shape];
+    seen.known = seen.bytes() == 0 || bytes <= seen.bytes();
+    seen.recent = std::max(seen.recent, bytes);
+    if (std::exchange(seen.at_least, 0) > 0) {
+      add_up();
+    }
+    count(seen);
+  }
 
-  /// A call of `shape` takes `bytes` at least: it was stopped there. Once one of that shape has been seen to its end,
-  /// what that took counts instead, even if it is less: memory in pieces also stops calls that would fit into it in
-  /// one.
-  void record_at_least(std::size_t shape, std::uint64_t bytes);
+  /// A call of `shape` takes `bytes` at least: it was stopped there. Once one has been seen to its end, what that took
+  /// counts instead, even if it is less: memory in pieces also stops calls that would fit into it in one.
+  void record_at_least(std::size_t shape, std::uint64_t bytes) {
+    Shape& seen = shapes_[shape];
+    seen.known = false;
+    seen.at_least = std::max(seen.at_least, bytes);
+    count(seen);
+  }
 
   /// Calls of `shape` are planned for, whether they come or not.
-  void pin(std::size_t shape);
+  void pin(std::size_t shape) { shapes_[shape].pinned = true; }
 
   /// True when a call of `shape` has been seen to its end, and took no more than the ones before it.
-  bool knows(std::size_t shape) const;
+  bool knows(std::size_t shape) const {
+    const auto seen = shapes_.find(shape);
+    return seen != shapes_.end() && seen->second.known;
+  }
 
   /// What a call of `shape` is expected to take: of a shape that is not known, as much as the largest.
-  std::uint64_t expected(std::size_t shape) const;
+  std::uint64_t expected(std::size_t shape) const { return knows(shape) ? shapes_.at(shape).bytes() : largest_; }
 
   /// What the largest call takes.
   std::uint64_t largest() const { return largest_; }
@@ -36,7 +52,10 @@ class Activations {
   bool empty() const { return largest_ == 0; }
 
   /// A call of `shape` was refused: it is as if it had not come.
-  void remove(std::size_t shape);
+  void remove(std::size_t shape) {
+    shapes_.erase(shape);
+    add_up();
+  }
 
   /// What is not seen again is dropped after so many calls to twice as many.
   static constexpr std::uint64_t kPeriod = 1024;
@@ -53,9 +72,35 @@ class Activations {
     std::uint64_t bytes() const { return std::max({recent, before, at_least}); }
   };
 
-  void count(const Shape& seen);
-  void begin_period();
-  void add_up();
+  void count(const Shape& seen) {
+    add(seen);
+    if (++calls_ % kPeriod == 0) {
+      begin_period();
+    }
+  }
+
+  void begin_period() {
+    for (auto& [shape, seen] : shapes_) {
+      if (!seen.pinned) {
+        seen.before = std::max(std::exchange(seen.recent, 0), std::exchange(seen.at_least, 0));
+      }
+    }
+    std::erase_if(shapes_, [](const auto& entry) { return entry.second.bytes() == 0; });
+    add_up();
+  }
+
+  void add_up() {
+    largest_ = 0;
+    differ_ = false;
+    for (const auto& [shape, seen] : shapes_) {
+      add(seen);
+    }
+  }
+
+  void add(const Shape& seen) {
+    differ_ = differ_ || (largest_ > 0 && seen.bytes() != largest_);
+    largest_ = std::max(largest_, seen.bytes());
+  }
 
   std::unordered_map<std::size_t, Shape> shapes_;
   std::uint64_t calls_ = 0;

@@ -2,28 +2,70 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 
 #include <offload/feed/stores.h>
 #include <offload/load/file_bytes.h>
+#include <offload/runtime/state.h>
 #include <offload/tensor/plain_modes.h>
 #include <offload/tensor/values.h>
 
 namespace offload {
 
-namespace {
-
-/// The bytes of a weight as a tensor, whatever its dtype and device.
-at::Tensor bytes_tensor(const c10::Storage& storage, std::uint64_t begin, std::uint64_t bytes) {
-  return at::empty({0}, at::TensorOptions(at::kByte).device(storage.device()))
-      .set_(storage, static_cast<std::int64_t>(begin), {static_cast<std::int64_t>(bytes)}, {1});
+void Displaced::replace(const Holders& holders, const std::function<at::Tensor(const at::Tensor&)>& placeholder) {
+  holders_ = holders;
+  std::unordered_map<const void*, at::Tensor> known;
+  replace_tensors(holders_, [&](const at::Tensor& tensor) {
+    if (!is_weight_like(tensor)) {
+      return tensor;
+    }
+    at::Tensor& stands = known[tensor.unsafeGetTensorImpl()];
+    if (!stands.defined()) {
+      stands = placeholder(tensor);
+      on_storage_[tensor.storage().unsafeGetStorageImpl()].push_back(tensors_.size());
+      tensors_.emplace_back(stands, tensor);
+    }
+    return stands;
+  });
 }
+
+void Displaced::free_bytes(const c10::Storage& storage, const std::shared_ptr<HostMemory>& memory, std::byte* place) {
+  const auto& positions = on_storage_.at(storage.unsafeGetStorageImpl());
+  const bool alone = storage.use_count() == positions.size() + 1 &&
+                     std::all_of(positions.begin(), positions.end(),
+                                 [this](std::size_t position) { return tensors_[position].second.use_count() == 1; });
+  if (alone) {
+    storage.set_data_ptr_noswap(at::DataPtr(nullptr, storage.device()));
+    moved_.push_back({storage, memory, place});
+  }
+}
+
+void Displaced::put_back() {
+  for (const Moved& moved : moved_) {
+    moved.memory->unpin();
+    const std::uint64_t bytes = moved.storage.nbytes();
+    const auto discard = [memory = moved.memory, place = moved.place, bytes](void*) { memory->discard(place, bytes); };
+    const at::Tensor there =
+        at::from_blob(moved.place, {static_cast<std::int64_t>(bytes)}, discard, at::kByte).to(moved.storage.device());
+    moved.storage.set_data_ptr_noswap(there.storage().set_data_ptr(at::DataPtr()));
+  }
+  std::unordered_map<const void*, const at::Tensor*> stood;
+  for (const auto& [placeholder, tensor] : tensors_) {
+    stood[placeholder.unsafeGetTensorImpl()] = &tensor;
+  }
+  replace_tensors(holders_, [&](const at::Tensor& tensor) {
+    const auto found = stood.find(tensor.unsafeGetTensorImpl());
+    return found == stood.end() ? tensor : *found->second;
+  });
+}
+
+namespace {
 
 /// Reports what has been moved.
 struct Progress {
-  const std::function<void(std::uint64_t, std::uint64_t)>& report; ///< may be empty
+  std::function<void(std::uint64_t, std::uint64_t)> report; ///< may be empty
   std::uint64_t to_move = 0;
   std::uint64_t moved = 0;
 
@@ -34,51 +76,29 @@ struct Progress {
   }
 };
 
-/// What becomes of the bytes of a weight.
-enum class Fate {
-  filled, ///< read from the file into host memory, beside the first calls
-  copied, ///< to host memory
-  fixed,  ///< they always stay, in memory of their own: that of the device
-  left,   ///< where they are: on the file, or in the module
-};
-
-Fate fate_of(const Model& model, WeightId id) {
-  const WeightEntry& entry = model.weight(id);
-  const bool on_file = file_bytes(model.program.weights.weights[id].storage) != nullptr;
-  if (entry.bytes == 0) {
-    return model.device.is_cuda() || on_file ? Fate::fixed : Fate::left;
-  }
-  return entry.source.kind != Source::Kind::memory ? Fate::left : on_file ? Fate::filled : Fate::copied;
-}
-
 /// What the engine works with, but for the bytes that have to be moved first.
 Engine::Config make_config(const Model& model, std::shared_ptr<LaneGate> gate) {
   const auto& weights = model.program.weights.weights;
   Engine::Config config;
-  config.device = model.device;
-  config.lanes = model.lanes;
   config.gate = std::move(gate);
-  config.weights = model.weights;
   config.lender = std::make_shared<WeightLender>(model.device, model.weights);
   config.storages.resize(weights.size());
   for (WeightId id = 0; id < weights.size(); ++id) {
     const Source::Kind kind = model.weight(id).source.kind;
     if (kind == Source::Kind::module) {
       config.storages[id] = weights[id].storage;
-    }
-    if (kind == Source::Kind::file || fate_of(model, id) == Fate::filled) {
+    } else if (kind == Source::Kind::file) {
       config.file = model.file;
+      config.mapped = model.maps_file ? model.file : nullptr;
     }
-    config.maps_file = config.maps_file || (kind == Source::Kind::file && model.maps_file);
   }
   config.host = std::make_shared<HostMemory>(model.host.in_memory - model.host.in_module);
-  config.pinned = model.host.pinned_weights;
   return config;
 }
 
 /// Puts placeholders in the place of all weights; those of planned ones, by weight.
-std::vector<std::vector<at::Tensor>> put_placeholders(Model& model, const std::shared_ptr<WeightLender>& lender,
-                                                      Owner owner, Displaced& displaced) {
+Placeholders put_placeholders(Model& model, const std::shared_ptr<WeightLender>& lender, Owner owner,
+                              Displaced& displaced) {
   const auto& weights = model.program.weights.weights;
   std::vector<c10::Storage> storages;
   for (WeightId id = 0; id < weights.size(); ++id) {
@@ -93,7 +113,7 @@ std::vector<std::vector<at::Tensor>> put_placeholders(Model& model, const std::s
       return id ? placeholder_for(*id, constant) : constant;
     });
   }
-  std::vector<std::vector<at::Tensor>> placeholders(weights.size());
+  Placeholders placeholders(weights.size());
   displaced.replace(model.program.holders, [&](const at::Tensor& tensor) {
     const WeightId id = model.program.weights.id_of(tensor);
     at::Tensor placeholder = placeholder_for(id, tensor);
@@ -125,37 +145,34 @@ std::vector<c10::Storage> move_bytes(Model& model, Engine::Config& config, Devic
         reader->read_all(to, on_file->offset + weight.begin, bytes);
       } else {
         at::from_blob(to, {static_cast<std::int64_t>(bytes)}, at::kByte)
-            .copy_(bytes_tensor(weight.storage, weight.begin, bytes));
+            .copy_(bytes_tensor(weight.storage, weight.begin, weight.end));
       }
     };
-    const auto place = [&] { return config.host->data() + model.weight(id).source.offset; };
-    const Fate fate = fate_of(model, id);
-    switch (fate) {
-      case Fate::filled:
-        config.to_fill.push_back({place(), on_file->offset + weight.begin, bytes});
-        break;
-      case Fate::copied:
-        read_into(place());
+    const WeightEntry& entry = model.weight(id);
+    const bool stays = entry.bytes == 0 && (on_file || model.device.is_cuda()); // in memory of its own
+    if (entry.bytes > 0 && entry.source.kind == Source::Kind::memory) {
+      std::byte* place = config.host->data() + entry.source.offset;
+      if (on_file) { // it is read beside the first calls
+        config.file = model.file;
+        config.to_fill.push_back({place, on_file->offset + weight.begin, bytes});
+      } else {
+        read_into(place);
         if (bytes == weight.storage.nbytes()) {
-          displaced.free_bytes(weight.storage, config.host, place());
+          displaced.free_bytes(weight.storage, config.host, place);
         }
-        break;
-      case Fate::fixed: {
-        at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
-        read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
-        storages[id] = own.storage();
-        if (model.device.is_cuda()) {
-          storages[id] =
-              c10::Storage(c10::Storage::use_byte_size_t(), bytes, at::DataPtr(fixed.data() + fixed_end, model.device));
-          bytes_tensor(storages[id], 0, bytes).copy_(own);
-          fixed_end += align_up(bytes, kAlignment);
-        }
-        break;
       }
-      case Fate::left:
-        break;
-    }
-    const bool comes_later = on_file && fate != Fate::fixed; // and is reported then
+    } else if (stays) {
+      at::Tensor own = at::empty({static_cast<std::int64_t>(bytes)}, at::kByte);
+      read_into(static_cast<std::byte*>(own.mutable_data_ptr()));
+      storages[id] = own.storage();
+      if (model.device.is_cuda()) {
+        storages[id] =
+            c10::Storage(c10::Storage::use_byte_size_t(), bytes, at::DataPtr(fixed.data() + fixed_end, model.device));
+        bytes_tensor(storages[id], 0, bytes).copy_(own);
+        fixed_end += align_up(bytes, kAlignment);
+      }
+    } // else it is left where it is: on the file, or in the module
+    const bool comes_later = on_file && !stays; // and is reported then
     weight.storage = c10::Storage();
     if (!comes_later) {
       progress.add(bytes);
@@ -194,13 +211,12 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
                                        Displaced& displaced) {
   const PlainModes plain;
   auto adopted = std::make_unique<Adopted>();
-  std::optional<c10::cuda::CUDAGuard> guard;
+  const c10::DeviceGuard guard(model.device);
   if (model.device.is_cuda()) {
-    guard.emplace(model.device);
     adopted->fixed = DeviceMemory(model.device.index(), model.ranges_bytes, "small weights and buffers");
   }
   Engine::Config config = make_config(model, std::move(gate));
-  auto placeholders = put_placeholders(model, config.lender, owner, displaced);
+  Placeholders placeholders = put_placeholders(model, config.lender, owner, displaced);
   Progress progress{report};
   for (WeightId id = 0; id < model.count(); ++id) {
     const bool stays_on_file = model.weight(id).source.kind == Source::Kind::file;
@@ -212,20 +228,16 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
     progress.add(0);
   }
   if (report) {
-    config.on_progress = [report, moved = progress.moved, to_move = progress.to_move](std::uint64_t bytes) mutable {
-      report(moved += bytes, to_move);
-    };
+    config.on_progress = [progress](std::uint64_t bytes) mutable { progress.add(bytes); };
   }
   if (model.host.staging > 0) {
     config.staging = HostMemory(model.host.staging);
     std::fill_n(config.staging.data(), config.staging.bytes(), std::byte{0});
     config.staging.pin(config.staging.bytes());
   }
-  adopted->engine = std::make_unique<Engine>(std::move(config));
-  adopted->placed =
-      std::make_unique<PlacedModule>(model.program, *adopted->engine, model.weights, std::move(placeholders));
-  adopted->executor =
-      std::make_unique<Executor>(model.program, *adopted->engine, *adopted->placed, adopted->fixed, model.device);
+  adopted->engine = std::make_unique<Engine>(model, std::move(config));
+  adopted->placed = std::make_unique<PlacedModule>(model, *adopted->engine, std::move(placeholders));
+  adopted->executor = std::make_unique<Executor>(model, *adopted->engine, *adopted->placed, adopted->fixed);
   return adopted;
 }
 

@@ -3,8 +3,8 @@
 #include <c10/util/Exception.h>
 #include <c10/util/hash.h>
 
+#include <algorithm>
 #include <iterator>
-#include <utility>
 
 #include <offload/error.h>
 
@@ -24,28 +24,31 @@ const LoweredMethod& find_method(const Program& program, const std::string& name
 
 namespace {
 
+/// Of a tuple or a list, and the values of a dict.
+template <typename Visit>
+void visit_elements(const c10::IValue& value, Visit visit) {
+  const c10::ArrayRef<c10::IValue> elements = value.isTuple()  ? value.toTupleRef().elements().asArrayRef()
+                                              : value.isList() ? value.toListRef()
+                                                               : c10::ArrayRef<c10::IValue>();
+  std::for_each(elements.begin(), elements.end(), visit);
+  if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      visit(entry.value());
+    }
+  }
+}
+
 /// Tensors on another device would fail deep in the model; here the argument can be named.
 void check_device(const c10::IValue& value, const std::string& argument, c10::Device device) {
-  if (value.isTensor()) {
+  if (value.isTensor() && value.toTensor().defined()) {
     const at::Tensor& tensor = value.toTensor();
-    const bool scalar_on_host = tensor.defined() && tensor.dim() == 0 && tensor.device().is_cpu();
-    if (tensor.defined() && tensor.device() != device && !scalar_on_host) {
+    const bool scalar_on_host = tensor.dim() == 0 && tensor.device().is_cpu();
+    if (tensor.device() != device && !scalar_on_host) {
       throw InputError("argument '" + argument + "' is on " + tensor.device().str() + ", the module runs on " +
                        device.str() + ": move it there with to()");
     }
-  } else if (value.isTuple()) {
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      check_device(element, argument, device);
-    }
-  } else if (value.isList()) {
-    for (const c10::IValue& element : value.toListRef()) {
-      check_device(element, argument, device);
-    }
-  } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) {
-      check_device(entry.value(), argument, device);
-    }
   }
+  visit_elements(value, [&](const c10::IValue& element) { check_device(element, argument, device); });
 }
 
 /// The same for values that are alike in what decides the memory of a call.
@@ -63,51 +66,35 @@ std::size_t shape_of(const c10::IValue& value) {
     }
   } else if (value.isInt() || value.isBool()) {
     add(static_cast<std::size_t>(value.isInt() ? value.toInt() : static_cast<std::int64_t>(value.toBool())));
-  } else if (value.isTuple()) {
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      add(shape_of(element));
-    }
-  } else if (value.isList()) {
-    for (const c10::IValue& element : value.toListRef()) {
-      add(shape_of(element));
-    }
-  } else if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) {
-      add(shape_of(entry.value()));
-    }
   }
+  visit_elements(value, [&](const c10::IValue& element) { add(shape_of(element)); });
   return shape;
 }
 
 } // namespace
 
-std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack) {
-  std::size_t shape = std::hash<std::string>()(method);
-  for (std::size_t i = 1; i < stack.size(); ++i) {
-    shape = c10::hash_combine(shape, stack[i].isObject() ? 0 : shape_of(stack[i]));
-  }
-  return shape;
-}
-
-std::vector<c10::IValue> make_stack(const Program& program, const LoweredMethod& method, c10::Device device,
-                                    std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
-  method.require_gradients();
-  std::vector<c10::IValue> stack = {program.holders.front()};
+Request make_request(const Program& program, c10::Device device, const std::string& method,
+                     std::vector<c10::IValue> inputs, const Kwargs& kwargs) {
+  const LoweredMethod& lowered = find_method(program, method);
+  lowered.require_gradients();
+  Request request{method, {program.holders.front()}, std::hash<std::string>()(method)};
+  std::vector<c10::IValue>& stack = request.stack;
   stack.insert(stack.end(), std::make_move_iterator(inputs.begin()), std::make_move_iterator(inputs.end()));
   try {
-    method.schema.checkAndNormalizeInputs(stack, kwargs);
+    lowered.schema.checkAndNormalizeInputs(stack, kwargs);
   } catch (const c10::Error& error) {
     throw InputError(error.what_without_backtrace());
   } catch (const std::exception& error) {
     throw InputError(error.what());
   }
   for (std::size_t i = 1; i < stack.size(); ++i) {
-    check_device(stack[i], method.schema.arguments()[i].name(), device);
+    check_device(stack[i], lowered.schema.arguments()[i].name(), device);
+    request.shape = c10::hash_combine(request.shape, stack[i].isObject() ? 0 : shape_of(stack[i]));
   }
-  if (method.takes_constants) {
+  if (lowered.takes_constants) {
     stack.push_back(program.holders.back());
   }
-  return stack;
+  return request;
 }
 
 } // namespace offload

@@ -12,16 +12,18 @@
 
 namespace offload {
 
+/// A call that somebody wants.
+struct Request {
+  std::string method;
+  std::vector<c10::IValue> stack; ///< what its graph takes: the module, then the arguments, with defaults
+  std::size_t shape; ///< as a hash: calls that may take different activations, or different branches, differ in it
+};
+
+/// Throws InputError that names the argument, or that lists the methods there are.
+Request make_request(const Program& program, c10::Device device, const std::string& method,
+                     std::vector<c10::IValue> inputs, const Kwargs& kwargs);
+
 /// The method of that name. Throws InputError, which lists those there are.
 const LoweredMethod& find_method(const Program& program, const std::string& name);
-
-/// What the graph of a method takes: the module, then its arguments, with defaults for those that are not given. Throws
-/// InputError that names the argument.
-std::vector<c10::IValue> make_stack(const Program& program, const LoweredMethod& method, c10::Device device,
-                                    std::vector<c10::IValue> inputs, const Kwargs& kwargs);
-
-/// The shape of a call, as a hash: calls that may take different activations, or different branches, differ in it.
-/// `stack` begins with the module, which is the same for all calls.
-std::size_t shape_of_call(const std::string& method, const std::vector<c10::IValue>& stack);
 
 } // namespace offload

@@ -1,12 +1,11 @@
 #include <offload/runtime/engine.h>
 
 #include <ATen/Parallel.h>
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 #include <cstring>
 #include <functional>
-#include <optional>
 #include <thread>
 
 #include <offload/bytes.h>
@@ -14,31 +13,31 @@
 #include <offload/device/cuda_link.h>
 #include <offload/device/host_link.h>
 #include <offload/feed/stores.h>
-#include <offload/runtime/model.h>
+#include <offload/module.h>
 
 namespace offload {
 
-Engine::Engine(Config config)
-    : config_(std::move(config)), lanes_(make_lanes(config_.device, config_.lanes, config_.gate)) {
-  link_ = config_.device.is_cuda() ? make_cuda_link(config_.device.index(), lanes_->calls()) : make_host_link();
+Engine::Engine(const Model& model, Config config)
+    : model_(model), config_(std::move(config)), lanes_(make_lanes(model.device, model.lanes, config_.gate)) {
+  link_ = model_.device.is_cuda() ? make_cuda_link(model_.device.index(), lanes_->calls()) : make_host_link();
   if (config_.file) {
     reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
   }
   if (config_.to_fill.empty()) {
-    config_.host->pin(config_.pinned);
+    config_.host->pin(model_.host.pinned_weights);
     return;
   }
   HostFill::Callbacks callbacks;
   callbacks.on_progress = config_.on_progress;
-  if (config_.pinned > 0) {
+  if (model_.host.pinned_weights > 0) {
     callbacks.prepare = [this] {
-      const c10::cuda::CUDAGuard guard(config_.device);
-      config_.host->pin(config_.pinned);
+      const c10::DeviceGuard guard(model_.device);
+      config_.host->pin(model_.host.pinned_weights);
     };
   }
   // One more than read, for the first is busy with page-locking while they do.
   fill_ = std::make_unique<HostFill>(reader_, config_.to_fill, std::move(callbacks), staging_threads() + 1);
-  if (std::none_of(config_.weights->begin(), config_.weights->end(),
+  if (std::none_of(model_.weights->begin(), model_.weights->end(),
                    [](const WeightEntry& weight) { return weight.source.kind == Source::Kind::file; })) {
     reader_.reset(); // it goes when all has come
   }
@@ -54,7 +53,7 @@ bool Engine::owns(const void* address) const {
     return true;
   }
   const auto* byte = static_cast<const std::byte*>(address);
-  for (WeightId weight = 0; weight < count(); ++weight) {
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
     if (bytes(weight) > 0 && stays_on_host(weight) && std::less_equal<>()(host_bytes(weight), byte) &&
         std::less<>()(byte, host_bytes(weight) + bytes(weight))) {
       return true;
@@ -63,10 +62,11 @@ bool Engine::owns(const void* address) const {
   return false;
 }
 
-void Engine::await_host_bytes(WeightId weight) const {
-  if (fill_ && !in_file(weight)) {
+const std::byte* Engine::await_host_bytes(WeightId weight) const {
+  if (fill_) {
     fill_->await_bytes(host_bytes(weight) + bytes(weight));
   }
+  return host_bytes(weight);
 }
 
 Engine::~Engine() {
@@ -113,36 +113,37 @@ void Engine::stop_streaming() {
   used_before_ = link_->bytes(); // nobody will use what was ahead
 }
 
-std::uint64_t Engine::bytes_used() const {
-  const std::lock_guard lock(mutex_);
-  return used_before_ + (streaming_ ? streaming_->streamer->bytes_used() : 0);
-}
-
-std::uint64_t Engine::misses() const {
-  const std::lock_guard lock(mutex_);
-  return misses_before_ + (streaming_ ? streaming_->streamer->misses() : 0);
+void Engine::report(Stats& stats) const {
+  std::unique_lock lock(mutex_);
+  stats.misses = misses_before_ + (streaming_ ? streaming_->streamer->misses() : 0);
+  const std::uint64_t used = used_before_ + (streaming_ ? streaming_->streamer->bytes_used() : 0);
+  lock.unlock();
+  stats.bytes_streamed = link_->bytes();
+  stats.bytes_ahead = stats.bytes_streamed - std::min(stats.bytes_streamed, used);
+  stats.copies = link_->copies();
+  stats.stall_us = link_->stall_us();
+  stats.bytes_in_place = config_.lender->bytes_in_place();
+  stats.bytes_in_cache = config_.lender->bytes_in_cache();
 }
 
 std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
   HostPlaces host;
   bool all_direct = true;
-  for (WeightId weight = 0; weight < count(); ++weight) {
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
     const Source& src = source(weight);
     if (bytes(weight) == 0) {
       host.emplace_back();
-    } else if (in_file(weight)) {
-      host.push_back({nullptr, src.offset, src.bytes});
-      all_direct = false;
-    } else {
-      host.push_back(in_memory(host_bytes(weight), src.direct && config_.device.is_cuda()));
-      all_direct = all_direct && src.direct;
+      continue;
     }
+    host.push_back(in_file(weight) ? HostPlace{nullptr, src.offset, src.bytes}
+                                   : in_memory(host_bytes(weight), src.direct && model_.device.is_cuda()));
+    all_direct = all_direct && src.direct; // none in the file is
   }
   if (all_direct) {
     return make_direct_store(*link_, std::move(host), ring, fill_.get());
   }
   FillSources sources{staging_threads(), reader_.get(), fill_.get()};
-  if (config_.device.is_cuda()) {
+  if (model_.device.is_cuda()) {
     const StagingBuffers buffers{config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
     return make_staged_store(*link_, std::move(host), ring, buffers, sources);
   }
@@ -150,7 +151,7 @@ std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
     const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
     sources.threads = std::clamp(spare, 1, sources.threads);
   }
-  return make_in_place_store(*link_, std::move(host), ring, sources, config_.maps_file ? config_.file : nullptr);
+  return make_in_place_store(*link_, std::move(host), ring, sources, config_.mapped);
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {
@@ -158,8 +159,7 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
   if (in_file(weight)) {
     reader_->read_all(to, source(weight).offset, source(weight).bytes);
   } else {
-    await_host_bytes(weight);
-    std::memcpy(to, host_bytes(weight), bytes(weight));
+    std::memcpy(to, await_host_bytes(weight), bytes(weight));
   }
 }
 
@@ -167,10 +167,7 @@ bool Engine::copy_resident(WeightId weight, std::byte* to) const {
   if (!in_file(weight) || !placed() || !placed_.stays(weight)) {
     return false;
   }
-  std::optional<c10::cuda::CUDAGuard> guard;
-  if (config_.device.is_cuda()) {
-    guard.emplace(config_.device);
-  }
+  const c10::DeviceGuard guard(model_.device);
   slab_->download(places_of(placed_)[weight], to, bytes(weight));
   return true;
 }
@@ -178,15 +175,15 @@ bool Engine::copy_resident(WeightId weight, std::byte* to) const {
 /// To its place in the slab.
 void Engine::upload(WeightId weight, std::uint64_t offset) {
   if (!in_file(weight)) {
-    await_host_bytes(weight);
+    const std::byte* from = await_host_bytes(weight);
     // CUDA copies what is page-locked, or what is not, but no range that is both.
     const std::uint64_t begin = source(weight).offset;
-    const std::uint64_t pinned = std::clamp(config_.pinned, begin, begin + bytes(weight)) - begin;
-    slab_->upload(offset, host_bytes(weight), pinned);
-    slab_->upload(offset + pinned, host_bytes(weight) + pinned, bytes(weight) - pinned);
+    const std::uint64_t pinned = std::clamp(model_.host.pinned_weights, begin, begin + bytes(weight)) - begin;
+    slab_->upload(offset, from, pinned);
+    slab_->upload(offset + pinned, from + pinned, bytes(weight) - pinned);
     return;
   }
-  if (config_.device.is_cpu()) {
+  if (model_.device.is_cpu()) {
     copy_to_host(weight, slab_->data() + offset);
     return;
   }
@@ -202,8 +199,7 @@ void Engine::upload(WeightId weight, std::uint64_t offset) {
 
 /// Once they have come. Nobody writes them.
 WeightLender::Bytes Engine::bytes_on_host(WeightId weight) const {
-  await_host_bytes(weight);
-  auto* address = const_cast<std::byte*>(host_bytes(weight));
+  auto* address = const_cast<std::byte*>(await_host_bytes(weight));
   const c10::Storage& storage = config_.storages[weight];
   return storage ? WeightLender::Bytes(std::make_shared<c10::Storage>(storage), address)
                  : WeightLender::Bytes(config_.host, address);
@@ -212,7 +208,7 @@ WeightLender::Bytes Engine::bytes_on_host(WeightId weight) const {
 /// Where the device finds the bytes that the host has page-locked for it.
 WeightLender::Bytes Engine::locate(WeightId weight) const {
   WeightLender::Bytes bytes = bytes_on_host(weight);
-  if (config_.device.is_cpu()) {
+  if (model_.device.is_cpu()) {
     return bytes;
   }
   void* seen = nullptr;
@@ -221,7 +217,7 @@ WeightLender::Bytes Engine::locate(WeightId weight) const {
 }
 
 std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
-  std::vector<std::uint64_t> places(count(), kNowhere);
+  std::vector<std::uint64_t> places(model_.count(), kNowhere);
   std::uint64_t end = 0;
   for (WeightId weight = 0; weight < places.size(); ++weight) {
     if (residency.stays(weight) && !stays_on_host(weight)) {
@@ -232,9 +228,9 @@ std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
   return places;
 }
 
-/// Weights that stay in the same slab go from one place to the other. Both layouts have them in the same order: those
-/// that go down, taken from below, and then those that go up, taken from above, are never written over before they
-/// move.
+/// Weights that stay in the same slab go from one place to the other. Both layouts have them in one order: so nothing
+/// is written over before it moves, where those that go down are taken from below, and then those that go up from
+/// above.
 void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to) {
   const auto move = [&](WeightId weight, bool down) {
     if (from[weight] != kNowhere && to[weight] != kNowhere && to[weight] != from[weight] &&
@@ -250,35 +246,30 @@ void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std:
   }
 }
 
-void Engine::place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known) {
-  const WeightTable& weights = *config_.weights;
-  const std::uint64_t taken = config_.device.is_cpu() ? bytes_taken_on_host(residency, weights) : bytes_of(residency);
-  const std::uint64_t slab_bytes = align_up(taken, granularity(config_.device));
-  const bool same = placed() && residency == placed_;
-  const bool as_large = same || (placed() && config_.device.is_cpu() && slab_->bytes() == slab_bytes);
+void Engine::place(const Residency& residency, const Placeholders& known) {
+  const std::uint64_t taken =
+      model_.device.is_cpu() ? bytes_taken_on_host(residency, *model_.weights) : bytes_of(residency);
+  const std::uint64_t slab_bytes = align_up(taken, granularity(model_.device));
+  const bool as_large = placed() && slab_->bytes() == slab_bytes && (model_.device.is_cpu() || residency == placed_);
   const std::vector<std::uint64_t> places = places_of(residency);
   retry();
   stop_streaming();
   const bool keeps_slab = as_large && slab_.use_count() == 1; // else somebody has kept a lease, and reads it
   const std::vector<std::uint64_t> before =
-      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(count(), kNowhere);
-  std::optional<c10::cuda::CUDAGuard> guard;
-  if (config_.device.is_cuda()) {
-    guard.emplace(config_.device);
-  }
+      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(model_.count(), kNowhere);
+  const c10::DeviceGuard guard(model_.device);
   if (!keeps_slab) {
     slab_.reset(); // before others are taken
     placed_bytes_ = 0;
-    slab_ =
-        std::make_shared<DeviceMemory>(config_.device.is_cuda() ? config_.device.index() : -1, slab_bytes, "weights");
+    slab_ = std::make_shared<DeviceMemory>(model_.device.index(), slab_bytes, "weights"); // of a host it is -1
   }
   placed_ = residency;
-  placed_bytes_ = align_up(bytes_of(residency), granularity(config_.device));
-  std::vector<WeightLender::Bytes> resident(count());
+  placed_bytes_ = align_up(bytes_of(residency), granularity(model_.device));
+  std::vector<WeightLender::Bytes> resident(model_.count());
   std::uint64_t end = 0;
   try {
     move_within_slab(before, places);
-    for (WeightId weight = 0; weight < count(); ++weight) {
+    for (WeightId weight = 0; weight < model_.count(); ++weight) {
       if (places[weight] != kNowhere) {
         if (before[weight] == kNowhere) {
           upload(weight, places[weight]);
@@ -293,18 +284,18 @@ void Engine::place(const Residency& residency, const std::vector<std::vector<at:
     auto streaming = std::make_shared<Streaming>();
     streaming->slab = slab_;
     streaming->store = make_store(ring);
-    StreamerConfig config;
-    config.link = link_.get();
-    config.store = streaming->store.get();
-    config.ring = ring;
-    config.ring_bytes = residency.ring_bytes;
-    config.batch_bytes = kBatchBytes;
-    config.lanes = config_.lanes;
-    config.weights = config_.weights;
-    streaming->streamer = std::make_unique<Streamer>(std::move(config));
-    config_.lender->attach(
-        {streaming, streaming->streamer.get()}, std::move(resident), known,
-        [this](WeightId weight) { return locate(weight); }, config_.maps_file ? config_.file : nullptr);
+    streaming->streamer = std::make_unique<Streamer>(StreamerConfig{.link = link_.get(),
+                                                                    .store = streaming->store.get(),
+                                                                    .ring = ring,
+                                                                    .ring_bytes = residency.ring_bytes,
+                                                                    .batch_bytes = kBatchBytes,
+                                                                    .lanes = model_.lanes,
+                                                                    .weights = model_.weights});
+    config_.lender->attach({.streamer = {streaming, streaming->streamer.get()},
+                            .resident = std::move(resident),
+                            .locate = [this](WeightId weight) { return locate(weight); },
+                            .mapped = config_.mapped},
+                           known);
     const std::lock_guard lock(mutex_);
     streaming_ = std::move(streaming);
   } catch (...) {

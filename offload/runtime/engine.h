@@ -1,11 +1,9 @@
 #pragma once
 
-#include <c10/core/Device.h>
 #include <c10/core/Storage.h>
 
 #include <memory>
 #include <mutex>
-#include <string>
 #include <vector>
 
 #include <offload/device/lanes.h>
@@ -14,8 +12,11 @@
 #include <offload/io/file_reader.h>
 #include <offload/plan/simulate.h>
 #include <offload/runtime/lender.h>
+#include <offload/runtime/model.h>
 
 namespace offload {
+
+struct Stats;
 
 /// The weights of one module on the move: host memory, device slab, link, streamer, lanes. It executes a residency that
 /// the planner has chosen.
@@ -25,29 +26,25 @@ namespace offload {
 class Engine {
  public:
   struct Config {
-    c10::Device device = c10::kCPU;
-    int lanes = 1;
     std::shared_ptr<LaneGate> gate;      ///< that calls come through
-    WeightTablePtr weights;              ///< those of 0 bytes are none of its business
     std::vector<c10::Storage> storages;  ///< by weight, where the module has it; null for those in `host` or `file`
     std::shared_ptr<HostMemory> host;    ///< the bytes of weights
-    std::uint64_t pinned = 0;            ///< of `host`, the first so many are to be page-locked
     std::shared_ptr<const File> file;    ///< null when nothing comes from one
-    bool maps_file = false;              ///< see Options::map_file
+    std::shared_ptr<const File> mapped;  ///< the same where it is read through its mapping, else null
     std::vector<HostFill::Part> to_fill; ///< of `host`, what comes from `file`; the rest is there
     std::function<void(std::uint64_t)> on_progress; ///< see HostFill
     HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
     std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
   };
 
-  explicit Engine(Config config);
+  /// `model` outlives this. Weights of 0 bytes are none of its business.
+  Engine(const Model& model, Config config);
   ~Engine();
 
   /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first,
   /// except where it is the same, or, on the host, takes as much memory: then what stays is not brought again. Throws
-  /// Error when the device has not so much memory; nothing is placed then. `known` is what the module holds for each
-  /// weight.
-  void place(const Residency& residency, const std::vector<std::vector<at::Tensor>>& known);
+  /// Error when the device has not so much memory; nothing is placed then.
+  void place(const Residency& residency, const Placeholders& known);
 
   /// Frees what was placed.
   void clear();
@@ -78,22 +75,19 @@ class Engine {
   /// What resident weights and the ring take, in the units that the device gives out. On the host, resident weights
   /// that are used where they lie count, too.
   std::uint64_t placed_bytes() const { return placed_bytes_; }
-  std::uint64_t bytes_streamed() const { return link_->bytes(); }
-  std::uint64_t bytes_used() const; ///< of those streamed, without what no call has used yet
-  std::uint64_t copies() const { return link_->copies(); }
-  double stall_us() const { return link_->stall_us(); }
-  std::uint64_t misses() const;
+
+  /// Adds what is counted here.
+  void report(Stats& stats) const;
 
  private:
   std::unique_ptr<Store> make_store(std::byte* ring);
   void stop_streaming();
-  std::size_t count() const { return config_.weights->size(); }
-  std::uint64_t bytes(WeightId weight) const { return (*config_.weights)[weight].bytes; }
-  const Source& source(WeightId weight) const { return (*config_.weights)[weight].source; }
+  std::uint64_t bytes(WeightId weight) const { return model_.weight(weight).bytes; }
+  const Source& source(WeightId weight) const { return model_.weight(weight).source; }
   bool in_file(WeightId weight) const { return source(weight).kind == Source::Kind::file; }
-  bool stays_on_host(WeightId weight) const { return config_.device.is_cpu() && !in_file(weight); }
-  const std::byte* host_bytes(WeightId weight) const;
-  void await_host_bytes(WeightId weight) const;
+  bool stays_on_host(WeightId weight) const { return model_.device.is_cpu() && !in_file(weight); }
+  const std::byte* host_bytes(WeightId weight) const; ///< of one that does not lie in the file
+  const std::byte* await_host_bytes(WeightId weight) const;
   void upload(WeightId weight, std::uint64_t offset);
 
   /// By weight, where it stays in the slab; kNowhere for those that do not, as those that are used where they lie.
@@ -110,6 +104,7 @@ class Engine {
     std::unique_ptr<Streamer> streamer;
   };
 
+  const Model& model_;
   const Config config_;
   std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
   std::unique_ptr<Lanes> lanes_;

@@ -5,16 +5,15 @@
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
-#include <unordered_map>
+#include <atomic>
 #include <unordered_set>
 #include <utility>
 
-#include <offload/runtime/arguments.h>
-#include <offload/runtime/call_scope.h>
-#include <offload/runtime/restart.h>
-#include <offload/tensor/values.h>
+#include <offload/device/torch_versions.h>
+#include <offload/runtime/state.h>
 
 namespace offload {
 
@@ -34,18 +33,49 @@ class NoAutocastCache {
   const bool before_;
 };
 
-bool draws_random_numbers(const Program& program) {
-  return std::any_of(program.methods.begin(), program.methods.end(),
-                     [](const auto& entry) { return entry.second.draws_random_numbers(); });
-}
+/// Says that this thread computes a call of `module`, for as long as this lives: see Note [Guards of a call]. PyTorch
+/// hands it on to the threads that work for the call: of lanes, at::launch, and autograd.
+class CallScope {
+ public:
+  explicit CallScope(const void* module)
+      : info_(std::make_shared<Info>(module, Info::current())), guard_(kCallScopeSlot, info_) {}
+  ~CallScope() { info_->ended = true; } // a thread that was started in the call may still have it
+  CallScope(const CallScope&) = delete;
+  CallScope& operator=(const CallScope&) = delete;
+
+  /// True where a call of `module` waits for what this thread does: on the way there may be calls of other modules.
+  static bool is_within(const void* module) {
+    for (const Info* info = Info::current(); info; info = info->outer) {
+      if (info->module == module && !info->ended) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  struct Info final : c10::DebugInfoBase {
+    Info(const void* called, const Info* around) : module(called), outer(around) {}
+    static const Info* current() { return dynamic_cast<const Info*>(c10::ThreadLocalDebugInfo::get(kCallScopeSlot)); }
+
+    const void* const module;
+    const Info* const outer; // PyTorch keeps it for as long as this
+    std::atomic<bool> ended = false;
+  };
+
+  const std::shared_ptr<Info> info_;
+  const c10::DebugInfoGuard guard_;
+};
 
 } // namespace
 
-Executor::Executor(Program& program, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed,
-                   c10::Device device)
-    : program_(program), engine_(engine), placed_(placed), fixed_(fixed), device_(device) {
-  if (device.is_cuda() && draws_random_numbers(program)) {
-    generators_ = {at::globalContext().defaultGenerator(device), at::globalContext().defaultGenerator(c10::kCPU)};
+Executor::Executor(const Model& model, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed)
+    : model_(model), engine_(engine), placed_(placed), fixed_(fixed) {
+  const auto& methods = model.program.methods;
+  const bool draws = std::any_of(methods.begin(), methods.end(),
+                                 [](const auto& entry) { return entry.second.draws_random_numbers(); });
+  if (model.device.is_cuda() && draws) {
+    generators_ = {at::globalContext().defaultGenerator(model.device), at::globalContext().defaultGenerator(c10::kCPU)};
   }
 }
 
@@ -83,14 +113,14 @@ Made Executor::run(int lane, const Request& request, const How& how) {
 // allocate. The call ends on the device (CudaCall::end) after the last copy of an output. Host memory that it was lent
 // is freed only when the device has come that far.
 
-/// See Note [Guards of a call].
 Made Executor::run_here(int lane, const Request& request, const How& how) {
   const CallScope in_call(this);
   Streamer& streamer = engine_.streamer();
-  const std::vector<c10::IValue> inputs(request.stack.begin() + 1, request.stack.end());
-  const LoweredMethod& lowered = find_method(program_, request.method);
+  const LoweredMethod& lowered = find_method(model_.program, request.method);
+  const std::vector<c10::IValue> arguments(request.stack.begin() + 1,
+                                           request.stack.end() - (lowered.takes_constants ? 1 : 0));
   const bool gradients = lowered.gradients == Gradients::callers && at::GradMode::is_enabled();
-  const GradientBoundary boundary = lowered.holds_weights ? GradientBoundary(inputs) : GradientBoundary();
+  const GradientBoundary boundary = lowered.holds_weights ? GradientBoundary(arguments) : GradientBoundary();
   engine_.retry();
   const at::NoGradGuard no_grad;
   const NoAutocastCache no_cache;
@@ -98,14 +128,20 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
   const auto call = engine_.lanes().enter(lane, how.overflow, how.trace != nullptr);
   std::optional<Restart> restart;
   try {
-    if (device_.is_cuda()) {
-      const std::vector<c10::IValue> arguments(inputs.begin(), inputs.end() - (lowered.takes_constants ? 1 : 0));
-      restart.emplace(arguments, how.is_known_to_fit ? std::nullopt : state_before(), generators_);
+    if (model_.device.is_cuda()) {
+      std::optional<StateSnapshot> state;
+      if (model_.program.writes_state && !how.is_known_to_fit) {
+        state.emplace(model_.program.holders,
+                      [&](const at::Tensor& tensor) { // weights that are planned are never written
+                        return is_weight_like(tensor) && engine_.owns(tensor.storage().data());
+                      });
+      }
+      restart.emplace(arguments, std::move(state), generators_);
     }
     const WeightLender::Scope scope(engine_.lender(), lane, how.trace, [&] { return call->must_stop(); });
     streamer.begin(lane, how.expected);
     try {
-      made.output = detach_outputs(*call, lowered.run(request.stack, gradients), inputs, boundary);
+      made.output = detach_outputs(*call, lowered.run(request.stack, gradients), arguments, boundary);
     } catch (...) {
       streamer.end(lane);
       if (scope.failure() && !call->overflowed()) {
@@ -137,24 +173,14 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
   return made;
 }
 
-/// What the call may write in the module. Weights that are planned are written by none.
-std::optional<StateSnapshot> Executor::state_before() const {
-  if (!program_.writes_state) {
-    return std::nullopt;
-  }
-  return StateSnapshot(program_.holders, [&](const at::Tensor& tensor) {
-    return is_weight_like(tensor) && engine_.owns(tensor.storage().data());
-  });
-}
-
 /// What the call has put into the module moves out of the lane's memory.
 void Executor::retain_state(Lanes::Call& call) {
-  if (!program_.writes_state || !device_.is_cuda()) {
+  if (!model_.program.writes_state || !model_.device.is_cuda()) {
     return;
   }
   std::vector<at::Tensor> written;
   std::unordered_map<const void*, std::size_t> positions;
-  for (const c10::IValue& holder : program_.holders) {
+  for (const c10::IValue& holder : model_.program.holders) {
     visit_tensors("", holder, [&](const std::string&, const at::Tensor& tensor) {
       if (is_weight_like(tensor) && !placeholder_record(tensor) && engine_.lanes().owns(tensor.storage().data()) &&
           positions.emplace(tensor.unsafeGetTensorImpl(), written.size()).second) {
@@ -167,28 +193,34 @@ void Executor::retain_state(Lanes::Call& call) {
   }
   const std::vector<at::Tensor> kept =
       copy_together(written, [&](const std::vector<at::Tensor>& bytes) { return call.retain(bytes); });
-  replace_tensors(program_.holders, [&](const at::Tensor& tensor) {
+  replace_tensors(model_.program.holders, [&](const at::Tensor& tensor) {
     const auto position = positions.find(tensor.unsafeGetTensorImpl());
     return position == positions.end() ? tensor : kept[position->second];
   });
 }
 
 /// Copies what must not leave the call: memory of its lane, of leases, and weights themselves. It may leave through
-/// `inputs`, too: the containers among them belong to the caller, and the model may have put tensors into them.
+/// `arguments`, too: the containers among them belong to the caller, and the model may have put tensors into them.
 c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& output,
-                                     const std::vector<c10::IValue>& inputs, const GradientBoundary& boundary) {
+                                     const std::vector<c10::IValue>& arguments, const GradientBoundary& boundary) {
   std::vector<c10::IValue> values = {output};
   std::unordered_set<const void*> callers;
-  for (const c10::IValue& input : inputs) {
+  for (const c10::IValue& argument : arguments) {
     const std::size_t before = callers.size();
-    if (!input.isObject()) {
-      visit_containers(input, [&](const c10::IValue& container) { callers.insert(container.internalToPointer()); });
+    if (!argument.isObject()) {
+      visit_containers(argument, [&](const c10::IValue& container) { callers.insert(container.internalToPointer()); });
     }
     if (callers.size() > before) {
-      values.push_back(input);
+      values.push_back(argument);
     }
   }
-  const auto belongs_to_caller = [&](const c10::IValue& value) { return callers.count(value.internalToPointer()) > 0; };
+  const auto replace_in_values = [&](const Program::Replace& replace) {
+    for (c10::IValue& value : values) {
+      value = map_tensors(value, replace, [&](const c10::IValue& container) {
+        return callers.count(container.internalToPointer()) > 0;
+      });
+    }
+  };
   const auto must_be_copied = [&](const at::Tensor& tensor) {
     if (!is_weight_like(tensor) || tensor.numel() == 0) {
       return false;
@@ -199,33 +231,23 @@ c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& outpu
   };
   std::vector<at::Tensor> inner;
   std::unordered_map<const void*, std::size_t> copied; // their positions: one may be met several times
-  for (c10::IValue& value : values) {
-    value = map_tensors(
-        value,
-        [&](const at::Tensor& tensor) {
-          const at::Tensor filled =
-              placeholder_record(tensor) ? placed_.host_copy(tensor).to(device_) : boundary.detach(tensor);
-          if (must_be_copied(filled) && copied.emplace(filled.unsafeGetTensorImpl(), inner.size()).second) {
-            inner.push_back(filled);
-          }
-          return filled;
-        },
-        belongs_to_caller);
-  }
-  if (boundary.cuts() && program_.writes_state) {
-    replace_tensors(program_.holders, [&](const at::Tensor& tensor) { return boundary.detach(tensor); });
+  replace_in_values([&](const at::Tensor& tensor) {
+    const at::Tensor filled =
+        placeholder_record(tensor) ? placed_.host_copy(tensor).to(model_.device) : boundary.detach(tensor);
+    if (must_be_copied(filled) && copied.emplace(filled.unsafeGetTensorImpl(), inner.size()).second) {
+      inner.push_back(filled);
+    }
+    return filled;
+  });
+  if (boundary.cuts() && model_.program.writes_state) {
+    replace_tensors(model_.program.holders, [&](const at::Tensor& tensor) { return boundary.detach(tensor); });
   }
   retain_state(call);
   const std::vector<at::Tensor> outer = call.detach(inner);
-  for (c10::IValue& value : values) {
-    value = map_tensors(
-        value,
-        [&](const at::Tensor& tensor) {
-          const auto copy = copied.find(tensor.unsafeGetTensorImpl());
-          return copy == copied.end() ? tensor : outer[copy->second];
-        },
-        belongs_to_caller);
-  }
+  replace_in_values([&](const at::Tensor& tensor) {
+    const auto copy = copied.find(tensor.unsafeGetTensorImpl());
+    return copy == copied.end() ? tensor : outer[copy->second];
+  });
   return values.front();
 }
 

@@ -7,23 +7,17 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include <offload/device/lanes.h>
 #include <offload/graph/program.h>
+#include <offload/runtime/arguments.h>
 #include <offload/runtime/engine.h>
-#include <offload/runtime/gradient_boundary.h>
 #include <offload/runtime/placed_module.h>
-#include <offload/runtime/state.h>
+#include <offload/tensor/values.h>
 
 namespace offload {
-
-/// A call that somebody wants.
-struct Request {
-  const std::string& method;
-  std::vector<c10::IValue> stack; ///< as make_stack() makes it
-  std::size_t shape;              ///< as shape_of_call() gives it
-};
 
 /// A call that was made. Where it overflowed there is no output, and what it wrote has been put back.
 struct Made {
@@ -34,11 +28,45 @@ struct Made {
   std::exception_ptr lost; ///< why what it wrote could not be put back; null when it could
 };
 
+/// What leaves a call that ran with gradients. A tensor that was computed holds the graph that computed it, and with it
+/// the weights that were saved for backward: their leases would never end. Tensors that the caller gave keep their
+/// graph.
+class GradientBoundary {
+ public:
+  explicit GradientBoundary(const std::vector<c10::IValue>& arguments) : cuts_(true) {
+    for (const c10::IValue& argument : arguments) {
+      if (!argument.isObject()) { // else it holds weights
+        visit_tensors("", argument, [&](const std::string&, const at::Tensor& tensor) {
+          given_.emplace(tensor.unsafeGetTensorImpl(), tensor);
+        });
+      }
+    }
+  }
+
+  /// Of a call without gradients: there is nothing to cut.
+  GradientBoundary() = default;
+
+  bool cuts() const { return cuts_; }
+
+  /// The tensor without its graph.
+  at::Tensor detach(const at::Tensor& tensor) const {
+    if (!cuts_ || !tensor.requires_grad() || given_.count(tensor.unsafeGetTensorImpl()) > 0) {
+      return tensor;
+    }
+    const bool has_graph = tensor.grad_fn() || (tensor.is_view() && tensor._base().grad_fn());
+    return has_graph ? tensor.detach() : tensor;
+  }
+
+ private:
+  bool cuts_ = false;
+  std::unordered_map<const void*, at::Tensor> given_; // kept, so that no other gets the address of one
+};
+
 /// Runs one call, from its arguments to its output, on a lane that is the call's.
 class Executor {
  public:
   /// `fixed`: memory that stays on the device. All that is named here outlives this.
-  Executor(Program& program, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed, c10::Device device);
+  Executor(const Model& model, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed);
 
   struct How {
     std::shared_ptr<const Sequence> expected;         ///< what it is expected to lease
@@ -55,16 +83,14 @@ class Executor {
 
  private:
   Made run_here(int lane, const Request& request, const How& how);
-  c10::IValue detach_outputs(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& inputs,
+  c10::IValue detach_outputs(Lanes::Call& call, const c10::IValue& output, const std::vector<c10::IValue>& arguments,
                              const GradientBoundary& boundary);
-  std::optional<StateSnapshot> state_before() const;
   void retain_state(Lanes::Call& call);
 
-  Program& program_;
+  const Model& model_;
   Engine& engine_;
   PlacedModule& placed_;
   const DeviceMemory& fixed_;
-  const c10::Device device_;
   std::vector<at::Generator> generators_; // that calls draw from
 };
 

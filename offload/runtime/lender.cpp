@@ -36,30 +36,17 @@ class WeightLender::StreamedLease final : public Lease {
 
 thread_local WeightLender::Scope* WeightLender::Scope::current = nullptr;
 
-WeightLender::Scope::Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace,
-                           std::function<bool()> must_stop)
-    : lender_(lender), lane_(lane), trace_(trace), must_stop_(std::move(must_stop)), outer_(current) {
-  current = this;
-}
-
-WeightLender::Scope::~Scope() { current = outer_; }
-
 void WeightLender::Scope::check_mapping() const {
   if (reads_mapping_) {
-    lender_.mapped_->check_unchanged();
+    lender_.placing_.mapped->check_unchanged();
   }
 }
 
-void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident,
-                          const std::vector<std::vector<at::Tensor>>& known, std::function<Bytes(WeightId)> locate,
-                          std::shared_ptr<const File> mapped) {
-  mapped_ = std::move(mapped);
-  streamer_ = std::move(streamer);
-  resident_ = std::move(resident);
-  locate_ = std::move(locate);
-  resident_tensors_.assign(resident_.size(), {});
-  for (WeightId weight = 0; weight < resident_.size(); ++weight) {
-    if (resident_[weight]) {
+void WeightLender::attach(Placing placing, const Placeholders& known) {
+  placing_ = std::move(placing);
+  resident_tensors_.assign(placing_.resident.size(), {});
+  for (WeightId weight = 0; weight < known.size(); ++weight) {
+    if (placing_.resident[weight]) {
       for (const at::Tensor& placeholder : known[weight]) {
         resident_tensors_[weight].push_back(resident_tensor(weight, placeholder));
       }
@@ -68,10 +55,7 @@ void WeightLender::attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes>
 }
 
 void WeightLender::detach() {
-  streamer_.reset();
-  mapped_.reset();
-  locate_ = nullptr;
-  resident_.clear();
+  placing_ = {};
   resident_tensors_.clear();
 }
 
@@ -83,7 +67,7 @@ at::Tensor WeightLender::resident_tensor(WeightId weight, const at::Tensor& plac
       return tensor;
     }
   }
-  return tensor_on(storage_of(weight, resident_[weight]), placeholder);
+  return tensor_on(storage_of(weight, placing_.resident[weight]), placeholder);
 }
 
 /// It keeps the memory: an operator may keep it.
@@ -100,7 +84,7 @@ const WeightLender::Scope& WeightLender::current_scope(const at::Tensor& placeho
     throw Error("weight " + (*weights_)[placeholder_record(placeholder)->weight].name +
                 " read outside a call: weights of an offload::Module are there only while it runs");
   }
-  if (scope->must_stop_ && scope->must_stop_()) {
+  if (scope->must_stop_()) {
     throw LaneOverflow("the call wanted more memory than it can have");
   }
   return *scope;
@@ -115,12 +99,12 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   if (scope.trace_) {
     scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
   }
-  if (resident_[weight]) {
+  if (placing_.resident[weight]) {
     return resident_tensor(weight, placeholder);
   }
   Bytes bytes;
   try {
-    bytes = locate_(weight);
+    bytes = placing_.locate(weight);
   } catch (const std::exception&) {
     scope.failure_ = std::current_exception();
     throw;
@@ -133,46 +117,48 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
 }
 
 std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
-  const Scope* scope = &current_scope(placeholders[0]);
-  std::vector<WeightId> weights;
-  Step step; // those that stream, each once
+  const Scope& scope = current_scope(placeholders[0]);
+  std::vector<WeightId> weights; // by placeholder
+  LeasedStep traced{{}, flops};
+  Step step; // of them, those that stream
+  const auto add_once = [](Step& to, WeightId weight) {
+    if (std::find(to.begin(), to.end(), weight) == to.end()) {
+      to.push_back(weight);
+    }
+  };
   for (const at::Tensor& placeholder : placeholders) {
-    const WeightId weight = placeholder_record(placeholder)->weight;
-    weights.push_back(weight);
-    if (!resident_[weight] && std::find(step.begin(), step.end(), weight) == step.end()) {
-      step.push_back(weight);
+    const WeightId weight = weights.emplace_back(placeholder_record(placeholder)->weight);
+    if (scope.trace_) {
+      add_once(traced.weights, weight);
+    }
+    if (!placing_.resident[weight]) {
+      add_once(step, weight);
     }
   }
-  if (scope->trace_) {
-    LeasedStep traced{{}, flops};
-    for (const WeightId weight : weights) {
-      if (std::find(traced.weights.begin(), traced.weights.end(), weight) == traced.weights.end()) {
-        traced.weights.push_back(weight);
-      }
-    }
-    scope->trace_->push_back(std::move(traced));
+  if (scope.trace_) {
+    scope.trace_->push_back(std::move(traced));
   }
   std::vector<c10::Storage> storages(step.size());
   if (!step.empty()) {
-    const auto lease = std::make_shared<StreamedLease>(streamer_, scope->lane_, step);
+    const auto lease = std::make_shared<StreamedLease>(placing_.streamer, scope.lane_, step);
     bool any_mapped = false;
     try {
       lease->acquire();
       for (const WeightId weight : step) {
-        const bool is_mapped = !streamer_->is_in_ring(weight);
+        const bool is_mapped = !placing_.streamer->is_in_ring(weight);
         bytes_in_cache_ += is_mapped ? (*weights_)[weight].bytes : 0;
         any_mapped = any_mapped || is_mapped;
       }
       if (any_mapped) {
-        mapped_->check_unchanged();
-        scope->reads_mapping_ = true;
+        placing_.mapped->check_unchanged();
+        scope.reads_mapping_ = true;
       }
     } catch (const Error&) {
-      scope->failure_ = std::current_exception();
+      scope.failure_ = std::current_exception();
       throw;
     }
     for (std::size_t i = 0; i < step.size(); ++i) {
-      storages[i] = make_leased(lease, streamer_->address(step[i]), (*weights_)[step[i]].bytes, device_);
+      storages[i] = make_leased(lease, placing_.streamer->address(step[i]), (*weights_)[step[i]].bytes, device_);
     }
   }
   std::vector<LeasedWeight> leased;

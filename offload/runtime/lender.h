@@ -8,7 +8,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include <offload/io/file.h>
@@ -17,6 +17,9 @@
 #include <ops/lease.h>
 
 namespace offload {
+
+/// By weight: the placeholders that a module holds for it, one for each geometry.
+using Placeholders = std::vector<std::vector<at::Tensor>>;
 
 /// Lends weights to the operators of calls: resident ones from their place on the device, streamed ones through the
 /// streamer. Between attach() and detach() calls may run; attach and detach come when none does.
@@ -27,13 +30,16 @@ class WeightLender final : public Lender {
   /// Bytes of a weight, in memory that stays for as long as somebody has them.
   using Bytes = std::shared_ptr<std::byte>;
 
-  /// `resident` gives the bytes of each weight that is on the device, null for the others; `known` gives the
-  /// placeholders that the module holds for each weight, whose leases are then made once and for all. `locate` waits
-  /// until a weight has come to host memory, and gives its bytes as the device has them there. `mapped` is the file of
-  /// weights that have no place in the ring. Leases keep the streamer, and whatever it owns.
-  void attach(std::shared_ptr<Streamer> streamer, std::vector<Bytes> resident,
-              const std::vector<std::vector<at::Tensor>>& known, std::function<Bytes(WeightId)> locate,
-              std::shared_ptr<const File> mapped);
+  /// What weights are lent from. Leases keep the streamer, and whatever it owns.
+  struct Placing {
+    std::shared_ptr<Streamer> streamer;
+    std::vector<Bytes> resident;           ///< by weight, of those that are on the device; null for the others
+    std::function<Bytes(WeightId)> locate; ///< waits until a weight is in host memory, as the device has it there
+    std::shared_ptr<const File> mapped;    ///< of weights that have no place in the ring
+  };
+
+  /// Leases for `known`, where they are resident, are made once and for all.
+  void attach(Placing placing, const Placeholders& known);
   void detach();
 
   std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
@@ -53,8 +59,11 @@ class WeightLender final : public Lender {
   /// call goes no further than its next lease when `must_stop` says so.
   class Scope {
    public:
-    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace, std::function<bool()> must_stop);
-    ~Scope();
+    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace, std::function<bool()> must_stop)
+        : lender_(lender), lane_(lane), trace_(trace), must_stop_(std::move(must_stop)) {
+      current = this;
+    }
+    ~Scope() { current = outer_; }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
@@ -72,7 +81,7 @@ class WeightLender final : public Lender {
     int lane_;
     std::vector<LeasedStep>* trace_;
     const std::function<bool()> must_stop_;
-    Scope* outer_;
+    Scope* outer_ = current;
     mutable std::exception_ptr failure_;
     mutable bool reads_mapping_ = false;
   };
@@ -84,10 +93,7 @@ class WeightLender final : public Lender {
 
   const c10::Device device_;
   const WeightTablePtr weights_;
-  std::shared_ptr<Streamer> streamer_;
-  std::vector<Bytes> resident_;
-  std::function<Bytes(WeightId)> locate_;
-  std::shared_ptr<const File> mapped_;
+  Placing placing_;
   std::atomic<std::uint64_t> bytes_in_place_ = 0;
   std::atomic<std::uint64_t> bytes_in_cache_ = 0;
   std::vector<std::vector<at::Tensor>> resident_tensors_; // by weight: one for each geometry in the module

@@ -7,7 +7,6 @@
 
 #include <offload/core/host_limits.h>
 #include <offload/device/cuda_calls.h>
-#include <offload/device/memory.h>
 #include <offload/error.h>
 #include <offload/feed/stores.h>
 #include <offload/graph/make_program.h>
@@ -87,13 +86,12 @@ void list_weights(Model& model, const Options& options, Promise& host_promise) {
                        in_file->file->path() + ": load one archive");
     }
     model.file = in_file ? in_file->file : model.file;
-    HostWeight& host = on_host.emplace_back();
-    host.bytes = table.back().bytes;
-    host.begin = weight.begin + (in_file ? in_file->offset : 0);
-    host.true_bytes = weight.bytes();
-    host.is_in_file = in_file != nullptr;
-    host.can_stay_in_module = model.device.is_cpu() && can_stay_in_module(weight, host.bytes);
-    host.has_rows_looked_up = has_rows(model.program.uses[id]);
+    on_host.push_back({.bytes = table.back().bytes,
+                       .begin = weight.begin + (in_file ? in_file->offset : 0),
+                       .true_bytes = weight.bytes(),
+                       .is_in_file = in_file != nullptr,
+                       .can_stay_in_module = model.device.is_cpu() && can_stay_in_module(weight, table.back().bytes),
+                       .has_rows_looked_up = has_rows(model.program.uses[id])});
   }
   for (const c10::IValue& holder : model.program.holders) {
     visit_tensors("", holder, [&](const std::string&, const at::Tensor& tensor) {
@@ -162,7 +160,7 @@ Model examine(const torch::jit::Module& module, const Options& options, const st
   }
   model.lanes = model.program.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
   for (const ExampleCall& call : options.example_calls) {             // throws InputError
-    make_stack(model.program, find_method(model.program, call.method), model.device, call.inputs, call.kwargs);
+    make_request(model.program, model.device, call.method, call.inputs, call.kwargs);
   }
   if (const auto forward = model.program.methods.find("forward"); forward != model.program.methods.end()) {
     forward->second.require_gradients();

@@ -16,30 +16,18 @@ namespace offload {
 /// What the handles of a module share. It ends with the last of them, when no member is at work.
 class Module::Shared {
  public:
-  explicit Shared(std::shared_ptr<Session> session) : session_(std::move(session)) {}
+  explicit Shared(std::shared_ptr<Session> of_module) : session(std::move(of_module)) {}
   ~Shared() {
-    std::unique_lock lock(mutex_);
-    released_.wait(lock, [this] { return inside_ == 0; });
+    std::unique_lock lock(mutex);
+    left.wait(lock, [this] { return inside == 0; });
   }
   Shared(const Shared&) = delete;
   Shared& operator=(const Shared&) = delete;
 
-  Session& acquire() {
-    const std::lock_guard lock(mutex_);
-    ++inside_;
-    return *session_;
-  }
-  void release() {
-    const std::lock_guard lock(mutex_);
-    --inside_;
-    released_.notify_all();
-  }
-
- private:
-  const std::shared_ptr<Session> session_;
-  std::mutex mutex_;
-  std::condition_variable released_;
-  int inside_ = 0; // members at work
+  const std::shared_ptr<Session> session;
+  std::mutex mutex;
+  std::condition_variable left;
+  int inside = 0; // members at work
 };
 
 /// A member at work: its module is there, whatever becomes of the handle. It is no owner, so that modules end on
@@ -51,21 +39,25 @@ class Module::Access {
       throw Error("the module belongs to a process that this one was forked from: load it in this one");
     }
     const auto lock = handle.lock();
-    if (!handle.shared_) {
+    shared_ = handle.shared_.get();
+    if (!shared_) {
       throw Error("this offload::Module was moved from: assign another to it before it is called");
     }
-    shared_ = handle.shared_.get();
-    session_ = &shared_->acquire();
+    const std::lock_guard entering(shared_->mutex);
+    ++shared_->inside;
   }
-  ~Access() { shared_->release(); }
+  ~Access() {
+    const std::lock_guard leaving(shared_->mutex);
+    --shared_->inside;
+    shared_->left.notify_all();
+  }
   Access(const Access&) = delete;
   Access& operator=(const Access&) = delete;
 
-  Session* operator->() const { return session_; }
+  Session* operator->() const { return shared_->session.get(); }
 
  private:
   Shared* shared_;
-  Session* session_;
 };
 
 /// In a child of fork() a thread that is not there may have locked it, and nobody else uses the handle.

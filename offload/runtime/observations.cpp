@@ -1,6 +1,5 @@
 #include <offload/runtime/observations.h>
 
-#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -50,24 +49,23 @@ DeviceBudget Observations::divide(std::uint64_t vram) const {
 Pass Observations::pass() const {
   const auto measured = measured_.find(planned_method_);
   Pass pass = model_->pass_of(measured != measured_.end() ? measured->second : model_->static_steps(planned_method_));
-  const auto add = [&](const std::vector<LeasedStep>& steps) {
-    for (PlanStep& step : model_->pass_of(steps).steps) {
-      const std::size_t all = step.weights.size();
-      pass.choices.push_back({std::move(step.weights), all});
+  const auto add = [&](const Pass& seen) {
+    for (const PlanStep& step : seen.steps) {
+      pass.choices.push_back({step.weights, step.weights.size()});
     }
   };
   Pass held; // the steps of what calls hold until they end: on several lanes, of any methods at the same time
   for (const auto& [name, lowered] : model_->program.methods) {
-    add(model_->static_steps(name));
+    const Pass steps = model_->pass_of(model_->static_steps(name));
+    add(steps);
     pass.choices.insert(pass.choices.end(), lowered.choices.begin(), lowered.choices.end());
     if (lowered.holds_weights) {
-      const Pass steps = model_->pass_of(model_->static_steps(name));
       pass.choices.push_back(all_of(steps));
       held.steps.insert(held.steps.end(), steps.steps.begin(), steps.steps.end());
     }
   }
   for (const auto& [name, steps] : measured_) {
-    add(steps);
+    add(model_->pass_of(steps));
   }
   if (model_->lanes > 1 && !held.steps.empty()) {
     pass.choices.push_back(all_of(held));

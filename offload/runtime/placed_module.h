@@ -20,13 +20,14 @@ namespace offload {
 /// install() and clear() come when no call runs; the others may be called from any thread at any time.
 class PlacedModule {
  public:
-  /// `placeholders` by weight: those that the holders of `program` have. All of them, and the engine, outlive this.
-  PlacedModule(Program& program, Engine& engine, WeightTablePtr weights,
-               std::vector<std::vector<at::Tensor>> placeholders);
+  /// `placeholders`: those that the holders of the program have. Model and engine outlive this.
+  PlacedModule(Model& model, Engine& engine, Placeholders placeholders)
+      : model_(model), engine_(engine), placeholders_(std::move(placeholders)) {}
 
   enum class Leased { streamed, all };
 
-  /// Places weights, and makes the program fit. What was placed is gone when it throws.
+  /// Places weights, and makes the program fit. What was placed is gone when it throws: the caller has looked whether
+  /// the file has changed.
   void install(const Residency& residency, Leased leased);
 
   /// Nothing is placed any more.
@@ -40,12 +41,11 @@ class PlacedModule {
 
  private:
   void restore_placeholders();
-  c10::IValue find(const std::string& name) const;
+  at::Tensor placeholder_of(const at::Tensor& tensor) const;
 
-  Program& program_;
+  Model& model_;
   Engine& engine_;
-  const WeightTablePtr weights_;
-  const std::vector<std::vector<at::Tensor>> placeholders_;
+  const Placeholders placeholders_;
   mutable std::mutex objects_mutex_; // the objects of the program, and what follows
   std::unordered_map<const void*, std::pair<at::Tensor, at::Tensor>> resident_; // with what each stands in place of
   mutable std::shared_mutex placing_mutex_; // shared by who reads what is resident; of who exchanges it alone

@@ -1,39 +1,84 @@
 #include <offload/runtime/plan_state.h>
 
-#include <algorithm>
-#include <utility>
-
 #include <offload/bytes.h>
 #include <offload/error.h>
 
 namespace offload {
 
+namespace {
+
+/// What readers are told, as it was at one moment.
+struct PlanSnapshot {
+  DeviceBudget budget;
+  Plan plan;
+  bool is_measured = false;  ///< what calls take
+  std::uint64_t outside = 0; ///< bytes of the device in no budget, when the plan was made
+};
+
+/// What weights, ring and calls take on the device.
 std::uint64_t planned_bytes(const Model& model, const Residency& residency, const DeviceBudget& budget) {
   return model.fixed + align_up(bytes_of(residency), granularity(model.device)) + budget.reserve();
 }
 
-/// The caller holds the mutex.
-void PlanState::change() {
-  ++changes_;
-  placement_.reset();
+Placement describe(const Model& model, const PlanSnapshot& snapshot) {
+  Placement placement;
+  placement.device = model.device.str();
+  placement.machine = model.machine.name;
+  placement.rewritten = model.program.rewritten;
+  placement.unseen = model.program.unseen;
+  placement.writes_state = model.program.writes_state;
+  std::vector<bool> rows_only(model.count(), true); // read by nothing else, where it can be read in place
+  for (const auto& [name, lowered] : model.program.methods) {
+    for (const PlanStep& step : model.pass_of(model.static_steps(name)).steps) {
+      for (const WeightId weight : step.weights) {
+        rows_only[weight] = false;
+      }
+    }
+  }
+  const auto& [divided, plan, is_measured, outside] = snapshot;
+  Budget& budget = placement.budget;
+  const auto& weights = model.program.weights.weights;
+  for (WeightId id = 0; id < weights.size(); ++id) {
+    const WeightEntry& entry = model.weight(id);
+    if (entry.bytes == 0) {
+      placement.resident_because.push_back({weights[id].name, weights[id].bytes(), model.program.stays_because[id]});
+      continue;
+    }
+    const Mode mode = plan.residency.stays(id) ? Mode::resident : rows_only[id] ? Mode::in_place : Mode::streamed;
+    budget.resident += plan.residency.bytes[id];
+    budget.file += entry.source.kind == Source::Kind::file ? entry.bytes : 0;
+    placement.weights.push_back({weights[id].name,
+                                 weights[id].aliases,
+                                 weights[id].bytes(),
+                                 model.program.uses[id],
+                                 {{mode, 0, weights[id].bytes()}}});
+  }
+  for (const OtherTensor& other : model.program.weights.others) {
+    placement.resident_because.push_back(
+        {other.name, other.bytes(), "handed to operators as it is: no range of bytes"});
+  }
+  budget.vram = divided.vram;
+  budget.minimum = divided.minimum();
+  budget.fixed = model.fixed;
+  budget.ring = plan.residency.ring_bytes;
+  budget.reserve = divided.reserve();
+  budget.reserve_measured = is_measured;
+  budget.outside = outside;
+  budget.host = model.host.total();
+  budget.pinned = model.host.pinned();
+  placement.predicted = {plan.predicted.time_us, planned_bytes(model, plan.residency, divided),
+                         plan.predicted.streamed_bytes, plan.predicted.period};
+  return placement;
 }
 
-GivenBudget PlanState::given() const {
-  const std::lock_guard lock(mutex_);
-  return given_;
-}
+} // namespace
 
 void PlanState::give(const GivenBudget& given) {
   const std::lock_guard lock(mutex_);
   given_ = given;
-  counts_.peak = 0;
+  peak_ = 0;
   std::erase_if(refused_, [&](const auto& refused) { return refused.second <= given.vram; });
   change();
-}
-
-DeviceBudget PlanState::budget() const {
-  const std::lock_guard lock(mutex_);
-  return observed_.divide(given_.vram);
 }
 
 /// As in "vram_budget 1 MiB (1048576 bytes)", and, where it was not given, where it comes from.
@@ -50,15 +95,13 @@ void PlanState::require_minimum(std::uint64_t vram) const {
   const std::uint64_t least = budget.minimum();
   const std::uint64_t for_calls = budget.least_reserve();
   const std::uint64_t assumed = observed_.activations.empty() ? for_calls : 0;
-  if (vram + assumed >= least) {
-    return;
+  if (vram + assumed < least) {
+    const bool is_known = !observed_.measured().empty() && for_calls > 0;
+    throw BudgetError((is_known ? "activations and workspaces take " + format_bytes(for_calls) + ": " : "") +
+                          describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
+                          " bytes",
+                      least);
   }
-  throw BudgetError((observed_.measured().empty() || for_calls == 0
-                         ? ""
-                         : "activations and workspaces take " + format_bytes(for_calls) + ": ") +
-                        describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
-                        " bytes",
-                    least);
 }
 
 std::uint64_t PlanState::promised_bytes(const Residency& residency) const {
@@ -70,87 +113,12 @@ std::uint64_t PlanState::promised_bytes(const Residency& residency) const {
                                                        : bytes_taken_on_host(residency, *model_.weights));
 }
 
-PlanState::Readiness PlanState::readiness() const {
-  const std::lock_guard lock(mutex_);
-  return readiness_;
-}
-
-void PlanState::set_readiness(Readiness readiness) {
-  const std::lock_guard lock(mutex_);
-  readiness_ = readiness;
-}
-
-Plan PlanState::make_plan() const {
-  const auto [known, vram] = [&] {
-    const std::lock_guard lock(mutex_);
-    return std::pair(observed_, given_.vram);
-  }();
-  return known.plan(vram);
-}
-
-void PlanState::set_plan(Plan plan, Readiness readiness) {
-  const std::lock_guard lock(mutex_);
-  plan_ = std::move(plan);
-  planned_call_ = observed_.activations.largest();
-  readiness_ = readiness;
-  change();
-}
-
-void PlanState::set_outside(std::uint64_t bytes) {
-  const std::lock_guard lock(mutex_);
-  outside_ = bytes;
-  change();
-}
-
-void PlanState::keep_plan() {
-  const std::lock_guard lock(mutex_);
-  planned_call_ = observed_.activations.largest();
-  readiness_ = Readiness::placed;
-}
-
-void PlanState::set_residency(Residency residency) {
-  const std::lock_guard lock(mutex_);
-  plan_.residency = std::move(residency);
-  change();
-}
-
-Residency PlanState::residency() const {
-  const std::lock_guard lock(mutex_);
-  return plan_.residency;
-}
-
-std::uint64_t PlanState::expected_memory(std::size_t shape) const {
-  const std::lock_guard lock(mutex_);
-  return observed_.activations.expected(shape);
-}
-
-bool PlanState::knows(std::size_t shape) const {
-  const std::lock_guard lock(mutex_);
-  return observed_.activations.knows(shape);
-}
-
-void PlanState::record_call() {
-  const std::lock_guard lock(mutex_);
-  ++counts_.calls;
-}
-
-void PlanState::record_peak(std::uint64_t bytes_on_device) {
-  const std::lock_guard lock(mutex_);
-  counts_.peak = std::max(counts_.peak, bytes_on_device);
-}
-
-void PlanState::record_steps(const std::string& method, std::vector<LeasedStep> steps) {
-  const std::lock_guard lock(mutex_);
-  observed_.record_steps(method, std::move(steps));
-  change();
-}
-
 void PlanState::record_memory(std::size_t shape, const CallMemory& memory, bool ended, std::uint64_t state,
                               std::uint64_t room) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t before = observed_.activations.largest() + observed_.state();
   observed_.record_state(2 * state); // what a call writes anew is there beside what it replaces
-  counts_.repeated += memory.overflowed ? 1 : 0;
+  repeated_ += memory.overflowed ? 1 : 0;
   if (ended) {
     observed_.activations.record(shape, memory.bytes);
   } else if (refused_.count(shape) == 0) { // else it is known to fit in no way, and no plan is made for it
@@ -163,11 +131,6 @@ void PlanState::record_memory(std::size_t shape, const CallMemory& memory, bool 
   if (readiness_ == Readiness::placed && much_less && plan_.residency.ring_bytes > 0) {
     readiness_ = Readiness::measured; // what was kept for larger calls becomes room for weights
   }
-}
-
-void PlanState::pin(std::size_t shape) {
-  const std::lock_guard lock(mutex_);
-  observed_.activations.pin(shape);
 }
 
 void PlanState::refuse(std::size_t shape, const CallMemory& memory, bool ended) {
@@ -200,11 +163,6 @@ void PlanState::refuse_again(std::size_t shape) const {
   }
 }
 
-Observations PlanState::observations() const {
-  const std::lock_guard lock(mutex_);
-  return observed_;
-}
-
 void PlanState::restore(Observations before, std::size_t shape) {
   const std::lock_guard lock(mutex_);
   before.record_state(observed_.state());
@@ -217,26 +175,24 @@ void PlanState::restore(Observations before, std::size_t shape) {
 /// Described without the mutex: a reader stops no call.
 Placement PlanState::placement() const {
   std::unique_lock lock(mutex_);
-  if (placement_) {
-    const std::shared_ptr<const Placement> known = placement_;
+  std::shared_ptr<const Placement> known = placement_;
+  if (!known) {
+    const PlanSnapshot snapshot{observed_.divide(given_.vram), plan_, !observed_.measured().empty(), outside_};
+    const std::uint64_t changes = changes_;
     lock.unlock();
-    return *known;
+    known = std::make_shared<const Placement>(describe(model_, snapshot));
+    lock.lock();
+    placement_ = changes == changes_ ? known : placement_;
   }
-  const PlanSnapshot snapshot{observed_.divide(given_.vram), plan_, !observed_.measured().empty(), outside_};
-  const std::uint64_t changes = changes_;
   lock.unlock();
-  const auto made = std::make_shared<const Placement>(describe(model_, snapshot));
-  lock.lock();
-  placement_ = changes == changes_ ? made : placement_;
-  lock.unlock();
-  return *made;
+  return *known;
 }
 
 void PlanState::report(Stats& stats) const {
   const std::lock_guard lock(mutex_);
-  stats.calls = counts_.calls;
-  stats.calls_repeated = counts_.repeated;
-  stats.peak_device_bytes = counts_.peak;
+  stats.calls = calls_;
+  stats.calls_repeated = repeated_;
+  stats.peak_device_bytes = peak_;
   stats.bytes_resident = model_.fixed;
   if (readiness_ != Readiness::unknown) {
     stats.bytes_resident += bytes_of(plan_.residency) - plan_.residency.ring_bytes;

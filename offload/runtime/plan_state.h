@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -7,11 +8,11 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <offload/device/lane_memory.h>
 #include <offload/module.h>
-#include <offload/placement.h>
 #include <offload/runtime/observations.h>
 
 namespace offload {
@@ -20,20 +21,6 @@ struct GivenBudget {
   std::uint64_t vram = 0;
   std::optional<std::uint64_t> free; ///< device memory, when the budget was chosen by it; none where it was given
 };
-
-/// What readers are told, as it was at one moment.
-struct PlanSnapshot {
-  DeviceBudget budget;
-  Plan plan;
-  bool is_measured = false;  ///< what calls take
-  std::uint64_t outside = 0; ///< bytes of the device in no budget, when the plan was made
-};
-
-/// The placement of `model` by a plan.
-Placement describe(const Model& model, const PlanSnapshot& snapshot);
-
-/// What weights, ring and calls take on the device.
-std::uint64_t planned_bytes(const Model& model, const Residency& residency, const DeviceBudget& budget);
 
 /// The budget of a module, what its calls have shown, and the plan that follows from both. Calls record here what they
 /// take, and whoever has all lanes changes budget and plan. Any thread may ask; nobody waits for long.
@@ -52,11 +39,17 @@ class PlanState {
     plan_.residency.bytes.resize(model.count()); // nothing stays yet
   }
 
-  GivenBudget given() const;
+  GivenBudget given() const {
+    const std::lock_guard lock(mutex_);
+    return given_;
+  }
   void give(const GivenBudget& given);
 
   /// How the budget is divided by what is known now.
-  DeviceBudget budget() const;
+  DeviceBudget budget() const {
+    const std::lock_guard lock(mutex_);
+    return observed_.divide(given_.vram);
+  }
 
   /// Throws BudgetError when the calls that were measured do not fit into `vram`. What no call has shown yet is no
   /// reason.
@@ -67,37 +60,83 @@ class PlanState {
   /// lies in memory is used there.
   std::uint64_t promised_bytes(const Residency& residency) const;
 
-  Readiness readiness() const;
-  void set_readiness(Readiness readiness);
+  Readiness readiness() const {
+    const std::lock_guard lock(mutex_);
+    return readiness_;
+  }
+  void set_readiness(Readiness readiness) {
+    const std::lock_guard lock(mutex_);
+    readiness_ = readiness;
+  }
 
   /// The best use of the budget by what is known now. It takes milliseconds; nobody waits for it.
-  Plan make_plan() const;
-  void set_plan(Plan plan, Readiness readiness);
+  Plan make_plan() const { return observations().plan(given().vram); }
+  void set_plan(Plan plan, Readiness readiness) {
+    const std::lock_guard lock(mutex_);
+    plan_ = std::move(plan);
+    planned_call_ = observed_.activations.largest();
+    readiness_ = readiness;
+    change();
+  }
 
   /// Bytes of the device in no budget, for readers.
-  void set_outside(std::uint64_t bytes);
+  void set_outside(std::uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    outside_ = bytes;
+    change();
+  }
 
   /// What is placed, though it is not as planned: for a call that is measured.
-  void set_residency(Residency residency);
-  Residency residency() const;
+  void set_residency(Residency residency) {
+    const std::lock_guard lock(mutex_);
+    plan_.residency = std::move(residency);
+    change();
+  }
+  Residency residency() const {
+    const std::lock_guard lock(mutex_);
+    return plan_.residency;
+  }
 
   /// What is placed goes on, though another plan was wanted.
-  void keep_plan();
+  void keep_plan() {
+    const std::lock_guard lock(mutex_);
+    planned_call_ = observed_.activations.largest();
+    readiness_ = Readiness::placed;
+  }
 
   /// What a call takes by its shape, and whether one like it has been made.
-  std::uint64_t expected_memory(std::size_t shape) const;
-  bool knows(std::size_t shape) const;
+  std::uint64_t expected_memory(std::size_t shape) const {
+    const std::lock_guard lock(mutex_);
+    return observed_.activations.expected(shape);
+  }
+  bool knows(std::size_t shape) const {
+    const std::lock_guard lock(mutex_);
+    return observed_.activations.knows(shape);
+  }
 
-  void record_call();
-  void record_peak(std::uint64_t bytes_on_device);
-  void record_steps(const std::string& method, std::vector<LeasedStep> steps);
+  void record_call() {
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+  }
+  void record_peak(std::uint64_t bytes_on_device) {
+    const std::lock_guard lock(mutex_);
+    peak_ = std::max(peak_, bytes_on_device);
+  }
+  void record_steps(const std::string& method, std::vector<LeasedStep> steps) {
+    const std::lock_guard lock(mutex_);
+    observed_.record_steps(method, std::move(steps));
+    change();
+  }
 
   /// Of a call that ended, or was stopped when it had taken `memory`. `state`: bytes that calls have put into the
   /// module; `room`: what calls may take in all.
   void record_memory(std::size_t shape, const CallMemory& memory, bool ended, std::uint64_t state, std::uint64_t room);
 
   /// An example of what comes: its memory is always kept free.
-  void pin(std::size_t shape);
+  void pin(std::size_t shape) {
+    const std::lock_guard lock(mutex_);
+    observed_.activations.pin(shape);
+  }
 
   /// Refuses a call that does not fit, whatever gives way to it. It leaves nothing behind that calls to come are
   /// planned with.
@@ -107,7 +146,10 @@ class PlanState {
   void refuse_again(std::size_t shape) const;
 
   /// All that calls have shown; and as it was, without the call of `shape` that failed.
-  Observations observations() const;
+  Observations observations() const {
+    const std::lock_guard lock(mutex_);
+    return observed_;
+  }
   void restore(Observations before, std::size_t shape);
 
   Placement placement() const;
@@ -116,14 +158,12 @@ class PlanState {
   void report(Stats& stats) const;
 
  private:
-  void change();
+  /// The caller holds the mutex.
+  void change() {
+    ++changes_;
+    placement_.reset();
+  }
   std::string describe_budget(std::uint64_t vram) const;
-
-  struct Counts {
-    std::uint64_t calls = 0;
-    std::uint64_t repeated = 0;
-    std::uint64_t peak = 0; // bytes on the device, since the budget was set
-  };
 
   const Model& model_;
   mutable std::mutex mutex_;
@@ -134,7 +174,9 @@ class PlanState {
   std::uint64_t outside_ = 0;
   Readiness readiness_ = Readiness::unknown;
   std::unordered_map<std::size_t, std::uint64_t> refused_; // by shape of call: the budget that it takes
-  Counts counts_;
+  std::uint64_t calls_ = 0;
+  std::uint64_t repeated_ = 0;
+  std::uint64_t peak_ = 0;                             // bytes on the device, since the budget was set
   std::uint64_t changes_ = 0;                          // of what a placement says
   mutable std::shared_ptr<const Placement> placement_; // null when something has changed since
 };

@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include <offload/core/promises.h>
@@ -23,9 +22,8 @@ namespace offload {
 ///
 /// Calls come through a gate, each with a lane. Who plans holds all lanes. The first call of a module that has no
 /// example calls, and every example call, is a *measuring call*: it runs alone, on a GPU with little more than the
-/// smallest ring and the rest of the budget for activations, and shows the real order of leases, the work between them,
-/// and what activations take. Then the plan is made. So is a call for which the plan leaves no room: it has been
-/// stopped, what it wrote is put back, and it is made again. All other calls show in passing what they take.
+/// smallest ring, and shows the order of leases, the work between them, and what activations take. Then the plan is
+/// made. So is a call for which the plan leaves no room, once it has been stopped. All others show what they take.
 class Session {
  public:
   /// What is made of the module.
@@ -60,10 +58,10 @@ class Session {
   void measure_example(const ExampleCall& call);
   enum class Ring { ample, least };
   Residency residency_to_measure(Ring ring) const;
+  void place(const Residency& residency, PlacedModule::Leased leased);
   void choose_budget(const Options& options);
   void replan();
   void record_peak();
-  std::uint64_t room() const;
   bool has_lost_places() const { return !engine().placed() || engine().streamer().lost(); }
   Engine& engine() const { return *adopted_->engine; }
 

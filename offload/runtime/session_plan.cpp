@@ -5,21 +5,21 @@
 #include <utility>
 
 #include <offload/error.h>
-#include <offload/runtime/arguments.h>
 #include <offload/runtime/outside_bytes.h>
 #include <offload/runtime/session.h>
 #include <offload/runtime/state.h>
 
 namespace offload {
 
-/// What calls may take beside what is placed; on a host whatever they need.
-std::uint64_t Session::room() const {
-  return model_.device.is_cuda() ? state_.budget().room(engine().placed_bytes()) : ~std::uint64_t{0};
+/// Calls may take what is left beside what is placed; on a host whatever they need. The caller holds all lanes.
+void Session::place(const Residency& residency, PlacedModule::Leased leased) {
+  engine().lanes().release();
+  adopted_->placed->install(residency, leased);
+  gate_->set_room(model_.device.is_cuda() ? state_.budget().room(engine().placed_bytes()) : ~std::uint64_t{0});
 }
 
-/// What a measuring call runs with. On a device little more than the smallest ring, since activations want room as
-/// well, or just that. On the host they are no matter: as it will be planned, as far as the graph shows, so that what
-/// stays is brought once.
+/// What a measuring call runs with. On a device little more than the smallest ring, or just that, since activations
+/// want room as well; on the host as it will be planned, as far as the graph shows, so that what stays is brought once.
 Residency Session::residency_to_measure(Ring ring) const {
   if (model_.device.is_cpu()) {
     return state_.make_plan().residency;
@@ -39,9 +39,7 @@ c10::IValue Session::measure(const Request& request) {
   for (const Ring ring : {Ring::ample, Ring::least}) {
     Residency residency = residency_to_measure(ring);
     const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
-    engine().lanes().release();
-    adopted_->placed->install(residency, PlacedModule::Leased::all);
-    gate_->set_room(room());
+    place(residency, PlacedModule::Leased::all);
     state_.set_residency(std::move(residency));
     sequences_.reset({});
     std::vector<LeasedStep> trace;
@@ -71,30 +69,25 @@ void Session::measure_example(const ExampleCall& call) {
   if (model_.program.writes_state) {
     before.emplace(model_.program.holders, [](const at::Tensor&) { return false; });
   }
+  const auto put_back = [&] {
+    if (before) {
+      engine().lanes().synchronize();
+      before->restore();
+    }
+  };
   try {
-    Request request{
-        call.method,
-        make_stack(model_.program, find_method(model_.program, call.method), model_.device, call.inputs, call.kwargs),
-        0};
-    request.shape = shape_of_call(call.method, request.stack);
+    const Request request = make_request(model_.program, model_.device, call.method, call.inputs, call.kwargs);
     measure(request);
     state_.pin(request.shape);
   } catch (...) {
-    engine().lanes().synchronize();
-    if (before) {
-      before->restore();
-    }
+    put_back();
     throw;
   }
-  if (before) {
-    engine().lanes().synchronize();
-    before->restore();
-  }
+  put_back();
 }
 
-/// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone.
-/// Where it throws, nothing is placed: the next call tries again. But where it throws since the file has changed, all
-/// is as it was.
+/// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone. Where it throws, nothing
+/// is placed, and the next call tries again; but where it is since the file has changed, all is as it was.
 void Session::replan() {
   if (adopted_) {
     engine().check_file();
@@ -104,9 +97,7 @@ void Session::replan() {
   const std::uint64_t promised = state_.promised_bytes(best.residency);
   device_promise_.raise_to(promised);
   if (adopted_) {
-    engine().lanes().release();
-    adopted_->placed->install(best.residency, PlacedModule::Leased::streamed);
-    gate_->set_room(room());
+    place(best.residency, PlacedModule::Leased::streamed);
     record_peak();
   }
   device_promise_.set(promised);
