@@ -214,7 +214,7 @@ c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& outpu
       values.push_back(argument);
     }
   }
-  const auto replace_in_values = [&](const Program::Replace& replace) {
+  const auto replace_in_values = [&](const Replace& replace) {
     for (c10::IValue& value : values) {
       value = map_tensors(value, replace, [&](const c10::IValue& container) {
         return callers.count(container.internalToPointer()) > 0;
