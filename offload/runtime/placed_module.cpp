@@ -54,7 +54,7 @@ c10::IValue find_attribute(const c10::IValue& module, const std::string& name) {
   return value;
 }
 
-c10::IValue copy_with(const c10::IValue& value, const Program::Replace& replace) {
+c10::IValue copy_with(const c10::IValue& value, const Replace& replace) {
   return map_tensors(value, replace, [](const c10::IValue&) { return false; });
 }
 
