@@ -63,11 +63,20 @@ struct Budget {
   std::uint64_t file = 0;        ///< bytes of weights that stay on the file, and are read when they are needed
 };
 
+/// Callers at the same time, each of which makes one call after the other.
+struct PredictedRound {
+  int callers = 1;
+  int lanes = 1;                    ///< calls in flight at the same time, which room is kept for
+  double time_us = 0;               ///< in which each caller makes one call
+  std::uint64_t streamed_bytes = 0; ///< over the link, per call
+};
+
 struct Prediction {
   double time_us = 0;                  ///< of one call in a row of calls
   std::uint64_t peak_device_bytes = 0; ///< everything that counts against the budget
   std::uint64_t streamed_bytes = 0;    ///< over the link, per call: the mean of `period` calls
   std::uint64_t period = 1;            ///< calls after which a row of calls repeats itself
+  PredictedRound round;                ///< of those that the module was planned for
 };
 
 /// The planned mode of every segment of every weight, what it needs, and what it should cost.

@@ -44,9 +44,18 @@ TEST(DeviceBudget, KeepsForEachLaneAndForLargerCallsFromHalfOfWhatIsLeft) {
   EXPECT_EQ(budget.reserve(), 4 * 34_MiB);
   budget.calls_differ = true;
   EXPECT_EQ(budget.reserve(), 4 * 34_MiB + 34_MiB);
-  budget.vram = budget.minimum() + 20_MiB;
-  EXPECT_EQ(budget.reserve(), 34_MiB + 10_MiB);
+  budget.vram = 10_MiB + 6_MiB + 4 * 34_MiB + 20_MiB;
+  EXPECT_EQ(budget.reserve(), 4 * 34_MiB + 10_MiB);
   EXPECT_EQ(budget.capacity(), 6_MiB + 10_MiB);
+}
+
+TEST(DeviceBudget, HasRoomForNoMoreLanesThanBesideTheSmallestRing) {
+  DeviceBudget budget = budget_of(10_MiB + 6_MiB + 3 * 34_MiB);
+  budget.lanes = 3;
+  EXPECT_TRUE(budget.has_room_for_lanes());
+  budget.lanes = 4;
+  EXPECT_FALSE(budget.has_room_for_lanes());
+  EXPECT_EQ(budget.capacity(), 6_MiB);
 }
 
 TEST(DeviceBudget, GivesCallsWhatWeightsDoNotTake) {

@@ -3,6 +3,7 @@
 #include <deque>
 #include <future>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,18 @@ TEST(LaneGate, GivesEachCallALaneOfItsOwn) {
   EXPECT_EQ(a.lane(), 0);
   EXPECT_EQ(b.lane(), 1);
   EXPECT_EQ(c.lane(), 2);
+}
+
+TEST(LaneGate, CountsCallersThatAreInACallOrWait) {
+  LaneGate gate(1);
+  EXPECT_EQ(gate.callers(), 0);
+  std::optional<LaneLock> first(gate);
+  BlockedThread second([&] { const LaneLock lane(gate); });
+  second.await_blocked();
+  EXPECT_EQ(gate.callers(), 2);
+  first.reset();
+  second.join();
+  EXPECT_EQ(gate.callers(), 0);
 }
 
 TEST(LaneGate, GivesTheLaneThatWasReleasedLast) {

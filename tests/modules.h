@@ -64,6 +64,7 @@ inline Options options_for(std::uint64_t vram) {
   Options options;
   options.device = kDevice;
   options.vram_budget = vram;
+  options.concurrency = 1;
   return options;
 }
 
@@ -78,8 +79,9 @@ struct Pair {
       : reference(module.deepcopy(), kDevice),
         offloaded(wrap(module.deepcopy(), options)),
         first_budget(*options.vram_budget),
-        weights((std::max(first_budget, budget(0, options.concurrency)) - budget(0, options.concurrency)) /
-                kWeightBytes) {}
+        weights((std::max(first_budget, smallest(options)) - smallest(options)) / kWeightBytes) {}
+
+  static std::uint64_t smallest(const Options& options) { return budget(0, options.concurrency.value_or(1)); }
 
   void expect_same(const std::vector<c10::IValue>& inputs, const Kwargs& kwargs = {},
                    const std::string& method = "forward") {

@@ -47,5 +47,43 @@ TEST(Observations, KeepRoomForWhatOtherMethodsRead) {
   EXPECT_EQ(before.divide(1_GiB).least_ring, 4_MiB);
 }
 
+/// Sixteen weights, and calls that take as much as one of them.
+Observations observed_of(const Model& model, double flops) {
+  Observations observed(model, "forward");
+  std::vector<LeasedStep> steps;
+  for (WeightId weight = 0; weight < model.count(); ++weight) {
+    steps.push_back({{weight}, flops});
+  }
+  observed.record_steps("forward", std::move(steps));
+  observed.activations.record(1, 16_MiB);
+  return observed;
+}
+
+Model sixteen_weights(int callers) {
+  Model model = model_of(std::vector<std::uint64_t>(16, 16_MiB), c10::Device(c10::kCUDA, 0));
+  model.lanes = 8;
+  model.callers = callers;
+  return model;
+}
+
+TEST(Observations, PlanForAsManyLanesAsPay) {
+  const Model model = sixteen_weights(8);
+  EXPECT_EQ(observed_of(model, 0).plan(14 * 16_MiB).callers.lanes, 8) << "a pass for all saves more than weights do";
+  EXPECT_EQ(observed_of(model, 1e9).plan(17 * 16_MiB).callers.lanes, 1) << "the device computes all the time";
+  const Plan two = observed_of(model, 0).plan(4 * 16_MiB);
+  EXPECT_EQ(two.callers.lanes, 2) << "more have no room";
+  EXPECT_EQ(two.callers.count, 8);
+}
+
+TEST(Observations, PlanForOneCallerUntilThereAreMore) {
+  const Model model = sixteen_weights(1);
+  Observations observed = observed_of(model, 0);
+  EXPECT_EQ(observed.plan(14 * 16_MiB).callers.count, 1);
+  EXPECT_EQ(bytes_of(observed.plan(14 * 16_MiB).residency), 13 * 16_MiB);
+  while (!observed.demand.record(8)) {
+  }
+  EXPECT_EQ(observed.plan(14 * 16_MiB).callers.lanes, 8);
+}
+
 } // namespace
 } // namespace offload::test

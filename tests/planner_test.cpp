@@ -189,8 +189,8 @@ TEST(Planner, CountsATiedWeightForEachUse) {
     pass.steps.push_back({{0}, 10});
     pass.steps.push_back({{weight}, 10});
   }
-  const Plan streamed = {Residency{std::vector<std::uint64_t>(9), 16_MiB}, {}};
-  EXPECT_EQ(simulate(pass, streamed.residency, machine()).streamed_bytes, 16 * 16_MiB);
+  const Residency streamed{std::vector<std::uint64_t>(9), 16_MiB};
+  EXPECT_EQ(simulate(pass, streamed, machine()).streamed_bytes, 16 * 16_MiB);
   const Plan best = plan(pass, 2 * 16_MiB, machine());
   EXPECT_EQ(best.predicted.streamed_bytes, 8 * 16_MiB);
 }
@@ -304,6 +304,19 @@ TEST(StreamedSequence, LeavesOutWhatIsResident) {
   Pass pass = pass_over({512, 512, 512});
   pass.steps = {{{0, 1}, 1}, {{0}, 1}, {{2}, 1}};
   EXPECT_EQ(streamed_sequence(pass, {{1, 0, 0}, 0}), Sequence({{1}, {2}}));
+}
+
+/// For one, a ring of one layer does: the next is brought while a layer that stays computes.
+TEST(Planner, LeavesALongerRingToSeveralCallers) {
+  const Pass pass = uniform_stack(32, 32_MiB, 200);
+  const std::uint64_t capacity = 19 * 32_MiB;
+  const Plan one = plan(pass, capacity, machine());
+  const Plan eight = plan(pass, capacity, machine(), {4, 4});
+  EXPECT_EQ(one.callers.count, 1);
+  EXPECT_EQ(eight.callers.count, 4);
+  EXPECT_GE(eight.residency.ring_bytes, one.residency.ring_bytes);
+  EXPECT_LE(eight.round.time_us, simulate(pass, one.residency, machine(), {4, 4}).time_us);
+  EXPECT_EQ(eight.predicted.time_us, simulate(pass, eight.residency, machine()).time_us);
 }
 
 } // namespace

@@ -141,6 +141,31 @@ def forward(self, x):
   EXPECT_EQ(offloaded.attr("calls").toInt(), kThreads * kCalls);
 }
 
+/// By default it is planned for as many callers as there are, and for one again when the others have gone.
+TEST_F(Server, IsPlannedForThoseWhoCall) {
+  const torch::jit::Module module = make(6, chain(6));
+  Options options = options_for(budget(2, 4));
+  options.concurrency.reset();
+  Pair pair(module, options);
+  const at::Tensor expected = pair.reference.run("forward", {rows()}).toTensor();
+  pair.offloaded.forward({rows()});
+  EXPECT_EQ(pair.offloaded.placement().predicted.round.callers, 1);
+  std::atomic<int> wrong = 0;
+  std::atomic<int> most = 0;
+  in_parallel(kThreads, [&](int) {
+    for (int call = 0; call < kCalls; ++call) {
+      wrong += pair.offloaded.forward({rows()}).toTensor().equal(expected) ? 0 : 1;
+      most = std::max(most.load(), pair.offloaded.placement().predicted.round.callers);
+    }
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(most, 1);
+  for (int call = 0; call < 600; ++call) {
+    pair.offloaded.forward({rows()});
+  }
+  EXPECT_EQ(pair.offloaded.placement().predicted.round.callers, 1);
+}
+
 TEST_F(Server, QuestionsWaitForNoCallAndHoldNoneUp) {
   const torch::jit::Module module = holding_module();
   Options options = options_for(budget(4, 2));

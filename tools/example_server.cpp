@@ -22,8 +22,6 @@
 
 namespace {
 
-constexpr int kLanes = 2; // calls in flight on the device; other threads wait their turn
-
 at::Tensor tensor_of(const nlohmann::json& json) {
   const auto shape = json.at("shape").get<std::vector<std::int64_t>>();
   auto values = json.at("values").get<std::vector<float>>();
@@ -91,7 +89,6 @@ int main(int argc, char** argv) {
   }
   try {
     offload::Options options;
-    options.concurrency = kLanes;
     if (argc > 3) {
       options.vram_budget = offload::parse_bytes(argv[3]);
     }

@@ -35,9 +35,13 @@ int main(int argc, char** argv) {
   offload::tools::CallArguments arguments;
   arguments.add_calls_to(app);
   std::string machine;
+  int callers = 1;
+  app.add_option("--callers", callers, "callers at the same time, each of which makes one call after the other")
+      ->check(CLI::Range(1, 64));
   app.add_option("--machine", machine, "profile of another machine, as `bench --profile` prints it");
   return offload::tools::run_command(app, argc, argv, [&] {
     offload::Options options = arguments.options();
+    options.concurrency = callers;
     const auto profile = read_machine(machine);
     arguments.load_libraries();
     torch::jit::Module module = offload::read_archive(arguments.model, offload::Weights::on_file);

@@ -27,6 +27,8 @@ namespace {
 
 using offload::tools::Call;
 
+constexpr int kMostCallers = 16; // at the same time; others wait
+
 struct Arguments : offload::tools::CallArguments {
   std::string reference;
   std::string save;
@@ -38,7 +40,7 @@ struct Arguments : offload::tools::CallArguments {
     add_calls_to(app);
     app.add_option("--calls", calls, "how many; default: each of --inputs once, or 3")
         ->check(CLI::Range(1, 1000000000));
-    app.add_option("--threads", threads, "that call at the same time, each on a lane of its own up to 4")
+    app.add_option("--threads", threads, "that call at the same time, each on a lane of its own up to 16")
         ->check(CLI::Range(1, 1024));
     app.add_flag("--check", check, "compare every output bit by bit with the model wholly on the device");
     app.add_option("--reference", reference, "compare with this archive instead of MODEL");
@@ -321,7 +323,7 @@ int main(int argc, char** argv) {
   arguments.add_options_to(app);
   return offload::tools::run_command(app, argc, argv, [&] {
     offload::Options options = arguments.options();
-    options.concurrency = std::min(arguments.threads, 4);
+    options.concurrency = std::min(arguments.threads, kMostCallers);
     if (!arguments.reference.empty() && !arguments.check) {
       throw offload::InputError("--reference is what --check compares with: give both");
     }

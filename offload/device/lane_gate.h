@@ -23,6 +23,9 @@ class LaneGate {
   /// last, since what that has prefetched is then used.
   int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
 
+  /// Calls in flight, and those that wait for their turn.
+  int callers() const;
+
   /// Ends the call and its claim.
   void release(int lane);
 

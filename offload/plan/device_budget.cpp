@@ -21,13 +21,17 @@ std::uint64_t DeviceBudget::least_reserve() const { return align_up(call, unit) 
 /// Beside the smallest ring.
 std::uint64_t DeviceBudget::left_for_calls() const { return less(vram, fixed + align_up(least_ring, unit)); }
 
+std::uint64_t DeviceBudget::largest_on_all_lanes() const {
+  return align_up(call, unit) * static_cast<std::uint64_t>(lanes) + state;
+}
+
+bool DeviceBudget::has_room_for_lanes() const { return largest_on_all_lanes() <= left_for_calls(); }
+
 std::uint64_t DeviceBudget::reserve() const {
   const std::uint64_t left = left_for_calls();
-  const std::uint64_t each = align_up(call, unit);
-  const std::uint64_t wanted =
-      each * static_cast<std::uint64_t>(lanes - 1) + (calls_differ ? each / 4 * static_cast<std::uint64_t>(lanes) : 0);
-  const std::uint64_t more = std::min(wanted, less(left, least_reserve()) / 2);
-  return std::min(left, least_reserve() + align_up(more, unit)) / unit * unit;
+  const std::uint64_t largest = std::min(left, largest_on_all_lanes());
+  const std::uint64_t larger = calls_differ ? largest_on_all_lanes() / 4 : 0;
+  return std::min(left, largest + align_up(std::min(larger, (left - largest) / 2), unit)) / unit * unit;
 }
 
 std::uint64_t DeviceBudget::capacity() const { return less(vram, fixed + reserve()) / unit * unit; }

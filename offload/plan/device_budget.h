@@ -12,7 +12,7 @@ struct DeviceBudget {
   std::uint64_t least_ring = 0; ///< the smallest that every step finds room in
   std::uint64_t call = 0;       ///< what the largest call takes; 0 on a host, where calls take what they need
   std::uint64_t state = 0;      ///< what calls have put into the module
-  int lanes = 1;
+  int lanes = 1;             ///< calls in flight at the same time that it is divided for
   bool calls_differ = false; ///< they do not all take the same
   std::uint64_t unit = 512;  ///< in which memory is given out there
 
@@ -22,9 +22,12 @@ struct DeviceBudget {
   /// What one call takes, beside what calls have put into the module.
   std::uint64_t least_reserve() const;
 
-  /// What is kept from weights: for the largest call; and, from half of what is left, for as many as there are lanes,
-  /// and some for larger ones where calls differ.
+  /// What is kept from weights: for as many of the largest call as there are lanes, as far as it goes; and, from half of
+  /// what is left, some for larger ones where calls differ.
   std::uint64_t reserve() const;
+
+  /// True when that is all that the lanes need.
+  bool has_room_for_lanes() const;
 
   /// What resident weights and the ring may take.
   std::uint64_t capacity() const;
@@ -34,6 +37,7 @@ struct DeviceBudget {
 
  private:
   std::uint64_t left_for_calls() const;
+  std::uint64_t largest_on_all_lanes() const;
 };
 
 } // namespace offload

@@ -82,10 +82,26 @@ void print_row(std::ostream& out, std::size_t width, const Row& row) {
       << "  " << row.uses << '\n';
 }
 
+double calls_per_second(const PredictedRound& round) {
+  return round.time_us > 0 ? round.callers / round.time_us * 1e6 : 0;
+}
+
 std::string milliseconds(double us) {
   std::array<char, 32> text{};
   std::snprintf(text.data(), text.size(), "%.3f ms", us / 1e3);
   return text.data();
+}
+
+/// A line for several callers.
+std::string describe(const PredictedRound& round) {
+  if (round.callers == 1) {
+    return "";
+  }
+  std::array<char, 32> calls{};
+  std::snprintf(calls.data(), calls.size(), "%.1f calls/s", calls_per_second(round));
+  return "  " + std::to_string(round.callers) + " callers make a call each in " + milliseconds(round.time_us) + ", " +
+         calls.data() + ", " + format_bytes(round.streamed_bytes) + " streamed a call; room for " +
+         std::to_string(round.lanes) + " at the same time\n";
 }
 
 } // namespace
@@ -108,7 +124,8 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
       << format_bytes(budget.file) << " stay on the file\n"
       << "  predicted " << milliseconds(placement.predicted.time_us) << " a call, "
       << format_bytes(placement.predicted.streamed_bytes) << " streamed, peak "
-      << format_bytes(placement.predicted.peak_device_bytes) << '\n';
+      << format_bytes(placement.predicted.peak_device_bytes) << '\n'
+      << describe(placement.predicted.round);
 
   // Layers that repeat are one line: their numbers are written as a star.
   std::vector<Row> rows;
@@ -221,7 +238,13 @@ std::string to_json(const Placement& placement) {
        {{"time_us", placement.predicted.time_us},
         {"peak_device_bytes", placement.predicted.peak_device_bytes},
         {"streamed_bytes", placement.predicted.streamed_bytes},
-        {"period", placement.predicted.period}}},
+        {"period", placement.predicted.period},
+        {"round",
+         {{"callers", placement.predicted.round.callers},
+          {"lanes", placement.predicted.round.lanes},
+          {"time_us", placement.predicted.round.time_us},
+          {"calls_per_second", calls_per_second(placement.predicted.round)},
+          {"streamed_bytes", placement.predicted.round.streamed_bytes}}}}},
       {"machine", placement.machine},
   };
   return json.dump(2, ' ', false, Json::error_handler_t::replace); // names may be any bytes

@@ -140,23 +140,31 @@ std::uint64_t useful_ring(const Plan& p) { return std::min(p.residency.ring_byte
 /// simulated: then the plan that streams less.
 bool better(const Plan& a, const Plan& b) {
   constexpr double kSame = 2e-3;
-  if (std::abs(a.predicted.time_us - b.predicted.time_us) > kSame * b.predicted.time_us) {
-    return a.predicted.time_us < b.predicted.time_us;
+  if (std::abs(a.round.time_us - b.round.time_us) > kSame * b.round.time_us) {
+    return a.round.time_us < b.round.time_us;
   }
-  const bool a_streams = a.predicted.streamed_bytes > 0;
-  const bool b_streams = b.predicted.streamed_bytes > 0;
+  const bool a_streams = a.round.streamed_bytes > 0;
+  const bool b_streams = b.round.streamed_bytes > 0;
   if (a_streams != b_streams) {
     return !a_streams;
   }
   if (useful_ring(a) != useful_ring(b)) {
     return useful_ring(a) > useful_ring(b);
   }
-  return a.predicted.streamed_bytes < b.predicted.streamed_bytes;
+  return a.round.streamed_bytes < b.round.streamed_bytes;
 }
 
-Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machine) {
-  const Simulated predicted = simulate(pass, residency, machine);
-  return {std::move(residency), predicted};
+Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machine, Callers callers) {
+  const Simulated round = simulate(pass, residency, machine, callers);
+  return {std::move(residency), round, callers, round};
+}
+
+/// For callers that share a pass it is that of one, but for the time that the device computes for all.
+Pass as_of_one(Pass pass, Callers callers) {
+  for (PlanStep& step : pass.steps) {
+    step.compute_us *= callers.lanes;
+  }
+  return pass;
 }
 
 /// The best of `first` and `candidates`. These are simulated for eight calls; the fastest of them, and the best by
@@ -164,12 +172,13 @@ Plan evaluate(const Pass& pass, Residency residency, const MachineProfile& machi
 Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candidates, const MachineProfile& machine) {
   constexpr std::size_t kFewCalls = 8;
   constexpr std::size_t kFinalists = 5;
+  const Pass rough_pass = as_of_one(pass, first.callers);
   std::vector<Plan> plans;
   for (Residency& residency : candidates) {
-    const Simulated rough = simulate(pass, residency, machine, {}, kFewCalls);
-    plans.push_back({std::move(residency), rough});
+    const Simulated rough = simulate(rough_pass, residency, machine, {}, kFewCalls);
+    plans.push_back({std::move(residency), rough, {}, rough});
   }
-  const auto faster = [](const Plan& a, const Plan& b) { return a.predicted.time_us < b.predicted.time_us; };
+  const auto faster = [](const Plan& a, const Plan& b) { return a.round.time_us < b.round.time_us; };
   Plan best = first;
   for (std::size_t i = 0; i < kFinalists && !plans.empty(); ++i) {
     auto chosen = plans.begin();
@@ -180,7 +189,7 @@ Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candida
         chosen = better(*plan, *chosen) ? plan : chosen;
       }
     }
-    Plan finalist = evaluate(pass, std::move(chosen->residency), machine);
+    Plan finalist = evaluate(pass, std::move(chosen->residency), machine, first.callers);
     plans.erase(chosen);
     if (better(finalist, best)) {
       best = std::move(finalist);
@@ -212,14 +221,16 @@ Order used_in_order(const Pass& pass) {
 
 std::uint64_t minimum_capacity(const Pass& pass) { return RingNeeds(pass).most(); }
 
-Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
-  return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine);
+Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {
+  return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine,
+                  callers);
 }
 
-Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine) {
+Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {
   const Order used = used_in_order(pass);
-  Plan rule = plan_larger_first(pass, capacity, machine);
-  if (rule.predicted.streamed_bytes == 0) {
+  Plan rule = plan_larger_first(pass, capacity, machine, callers);
+  if (rule.round.streamed_bytes == 0) {
+    rule.predicted = simulate(pass, rule.residency, machine);
     return rule;
   }
   Order backwards(used.rbegin(), used.rend());
@@ -247,7 +258,9 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
   }
   Plan best = best_of(pass, rule, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
-  return best.predicted.time_us <= rule.predicted.time_us ? best : rule;
+  best = best.round.time_us <= rule.round.time_us ? best : rule;
+  best.predicted = callers.count == 1 ? best.round : simulate(pass, best.residency, machine);
+  return best;
 }
 
 } // namespace offload

@@ -6,24 +6,25 @@
 
 namespace offload {
 
-/// The best residency that was found, and what it should cost.
+/// The best residency that was found, for whom, and what it should cost.
 struct Plan {
   Residency residency;
-  Simulated predicted;
+  Simulated predicted; ///< of one caller
+  Callers callers;     ///< that it is the best for
+  Simulated round;     ///< of these
 };
 
 /// The least capacity in which `pass` runs: the weights of the step that reads most, since a step needs all of its
 /// weights on the device at once, resident or streamed.
 std::uint64_t minimum_capacity(const Pass& pass);
 
-/// Chooses what stays on the device so that a simulated call is shortest. Among equals it takes one that
-/// streams nothing; then the longest ring, up to a few batches, as room for what is not simulated; then what streams
-/// least. While anything streams, all of
-/// `capacity` is used: where no other weight fits, the ring gets the rest. `capacity` is at least
-/// minimum_capacity(pass). Never worse than plan_larger_first().
-Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine);
+/// Chooses what stays on the device so that a simulated round is shortest. Among equals it takes one that streams
+/// nothing; then the longest ring, up to a few batches, as room for what is not simulated; then what streams least.
+/// While anything streams, all of `capacity` is used: where no other weight fits, the ring gets the rest. `capacity` is
+/// at least minimum_capacity(pass). Never worse than plan_larger_first().
+Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
 
 /// The rule of thumb: the largest weights stay, as many as there is room for beside the smallest ring.
-Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine);
+Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
 
 } // namespace offload

@@ -53,8 +53,10 @@ class Simulation {
     std::size_t lease = 0; ///< of the sequence, that comes next
   };
 
+  /// A step that streams, or any number in a row that do not.
   struct TimedStep {
     double compute_us;
+    double host_us; ///< that a caller takes
     bool streams;
   };
 
@@ -71,7 +73,6 @@ class Simulation {
 
   const WeightTable& weights_;
   const MachineProfile& machine_;
-  const double host_us_; // that a caller takes for a step
   const std::shared_ptr<const Sequence> sequence_;
   std::vector<TimedStep> steps_;
   Scheduler scheduler_;
@@ -87,15 +88,19 @@ class Simulation {
 Simulation::Simulation(const Pass& pass, const Residency& residency, const MachineProfile& machine, Callers callers)
     : weights_(*pass.weights),
       machine_(machine),
-      host_us_(callers.count > 1 ? machine.node_overhead_us : 0),
       sequence_(std::make_shared<const Sequence>(streamed_sequence(pass, residency))),
       scheduler_(bytes_of(weights_), residency.ring_bytes, kBatchBytes, callers.lanes),
       device_(callers.lanes),
       callers_(static_cast<std::size_t>(callers.count)) {
+  const double host_us = callers.count > 1 ? machine.node_overhead_us : 0;
   for (const PlanStep& step : pass.steps) {
     const bool streams = std::any_of(step.weights.begin(), step.weights.end(),
                                      [&](WeightId weight) { return !residency.stays(weight); });
-    steps_.push_back({std::max(step.compute_us, machine.node_overhead_us - host_us_), streams});
+    if (streams || steps_.empty() || steps_.back().streams) {
+      steps_.push_back({0, 0, streams});
+    }
+    steps_.back().compute_us += std::max(step.compute_us, machine.node_overhead_us - host_us);
+    steps_.back().host_us += host_us;
   }
   for (int lane = callers.lanes; lane > 0; --lane) {
     free_lanes_.push_back(lane - 1);
@@ -175,7 +180,7 @@ void Simulation::begin(Caller& caller) {
   caller.lease = 0;
   caller.doing = Doing::step;
   scheduler_.begin(caller.lane, sequence_, batches_);
-  caller.at_us += host_us_;
+  caller.at_us += steps_.empty() ? 0 : steps_.front().host_us;
 }
 
 void Simulation::enqueue_step(Caller& caller) {
@@ -190,7 +195,7 @@ void Simulation::enqueue_step(Caller& caller) {
     look_again();
   }
   ++caller.step;
-  caller.at_us += host_us_;
+  caller.at_us += step.host_us;
 }
 
 bool Simulation::lease(Caller& caller) {

@@ -39,6 +39,8 @@ c10::Device device_of(const Options& options) {
 
 namespace {
 
+constexpr int kMostLanes = 8; // where no concurrency was given
+
 bool has_rows(const std::vector<Use>& uses) {
   return std::any_of(uses.begin(), uses.end(), [](const Use& use) { return use.taken == to_string(Taken::rows); });
 }
@@ -59,8 +61,8 @@ bool can_stay_in_module(const Weight& weight, std::uint64_t place_bytes) {
 }
 
 void require_usable(const Options& options) {
-  if (options.concurrency < 1 || options.concurrency > 64) {
-    throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
+  if (const int most = options.concurrency.value_or(1); most < 1 || most > 64) {
+    throw InputError("concurrency is " + std::to_string(most) + ": give 1 to 64");
   }
   if (options.vram_budget && *options.vram_budget == 0) {
     throw InputError("vram_budget is 0: leave it out for what is free, or give bytes");
@@ -158,8 +160,9 @@ Model examine(const torch::jit::Module& module, const Options& options, const st
                        "load_state_dict(values, assign=True) does");
     }
   }
-  model.lanes = model.program.writes_state ? 1 : options.concurrency; // what calls write, the next one reads
-  for (const ExampleCall& call : options.example_calls) {             // throws InputError
+  model.lanes = model.program.writes_state ? 1 : options.concurrency.value_or(kMostLanes); // calls read what others wrote
+  model.callers = std::min(model.lanes, options.concurrency.value_or(1));
+  for (const ExampleCall& call : options.example_calls) { // throws InputError
     make_request(model.program, model.device, call.method, call.inputs, call.kwargs);
   }
   if (const auto forward = model.program.methods.find("forward"); forward != model.program.methods.end()) {

@@ -23,7 +23,8 @@ namespace offload {
 struct Model {
   c10::Device device = c10::kCPU;
   Program program;
-  int lanes = 1; ///< the most calls in flight
+  int lanes = 1;   ///< the most calls in flight
+  int callers = 1; ///< at the same time, that are planned for until calls show how many there are
   MachineProfile machine;
   WeightTablePtr weights;
   HostLayout host;

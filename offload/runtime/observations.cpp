@@ -29,12 +29,12 @@ void Observations::record_steps(const std::string& method, std::vector<LeasedSte
   least_ring_ = minimum_capacity(pass());
 }
 
-DeviceBudget Observations::divide(std::uint64_t vram) const {
+DeviceBudget Observations::divide(std::uint64_t vram, int lanes) const {
   DeviceBudget budget;
   budget.vram = vram;
   budget.fixed = model_->fixed;
   budget.least_ring = least_ring_;
-  budget.lanes = model_->lanes;
+  budget.lanes = lanes;
   budget.unit = granularity(model_->device);
   if (model_->device.is_cuda()) {
     budget.call = activations.empty() ? kAssumed : activations.largest();
@@ -75,9 +75,9 @@ Pass Observations::pass() const {
   return pass;
 }
 
-Plan Observations::plan(std::uint64_t vram) const {
-  const std::uint64_t capacity = divide(vram).capacity();
-  Plan best = offload::plan(pass(), capacity, model_->machine);
+Plan Observations::plan(const Pass& pass, std::uint64_t vram, Callers callers) const {
+  const std::uint64_t capacity = divide(vram, callers.lanes).capacity();
+  Plan best = offload::plan(pass, capacity, model_->machine, callers);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
     std::uint64_t taken = bytes_of(best.residency);
     for (WeightId id = 0; id < model_->count(); ++id) {
@@ -87,6 +87,19 @@ Plan Observations::plan(std::uint64_t vram) const {
         taken += model_->weight(id).bytes;
       }
     }
+  }
+  return best;
+}
+
+Plan Observations::plan(std::uint64_t vram) const {
+  constexpr double kPays = 0.97; // of the time of a round: for less, no weight gives way to a lane
+  const Pass pass = this->pass();
+  const int callers = std::min(demand.callers(), model_->lanes);
+  Plan best = plan(pass, vram, {callers, 1});
+  for (int lanes = 1; lanes < callers && divide(vram, std::min(2 * lanes, callers)).has_room_for_lanes();) {
+    lanes = std::min(2 * lanes, callers);
+    Plan more = plan(pass, vram, {callers, lanes});
+    best = more.round.time_us < kPays * best.round.time_us ? std::move(more) : std::move(best);
   }
   return best;
 }

@@ -10,6 +10,7 @@
 #include <offload/plan/device_budget.h>
 #include <offload/plan/planner.h>
 #include <offload/runtime/activations.h>
+#include <offload/runtime/demand.h>
 #include <offload/runtime/model.h>
 
 namespace offload {
@@ -19,7 +20,7 @@ class Observations {
  public:
   /// `model` outlives this.
   Observations(const Model& model, std::string planned_method)
-      : model_(&model), planned_method_(std::move(planned_method)), least_ring_(minimum_capacity(pass())) {}
+      : demand(model.callers), model_(&model), planned_method_(std::move(planned_method)), least_ring_(minimum_capacity(pass())) {}
 
   /// A call of `method` leased `steps`. Plans are made for the first method that was seen, unless another was named.
   void record_steps(const std::string& method, std::vector<LeasedStep> steps);
@@ -32,16 +33,19 @@ class Observations {
   const std::map<std::string, std::vector<LeasedStep>>& measured() const { return measured_; }
 
   Activations activations;
+  Demand demand;
 
-  /// How a budget of `vram` bytes is divided by what is known. The ring holds one node's weights for each lane: with
-  /// one lane that is exact, with more they wait for each other, for their activations as well.
-  DeviceBudget divide(std::uint64_t vram) const;
+  /// How a budget of `vram` bytes is divided by what is known, for calls on `lanes` at the same time. The ring holds one
+  /// node's weights for each of them: with one lane that is exact, with more they wait for each other, for their
+  /// activations as well.
+  DeviceBudget divide(std::uint64_t vram, int lanes = 1) const;
 
-  /// The best use of a budget.
+  /// The best use of a budget, by those who call, on as many lanes as pay.
   Plan plan(std::uint64_t vram) const;
 
  private:
   Pass pass() const;
+  Plan plan(const Pass& pass, std::uint64_t vram, Callers callers) const;
 
   const Model* model_;
   std::string planned_method_;

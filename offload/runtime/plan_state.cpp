@@ -67,7 +67,8 @@ Placement describe(const Model& model, const PlanSnapshot& snapshot) {
   budget.host = model.host.total();
   budget.pinned = model.host.pinned();
   placement.predicted = {plan.predicted.time_us, planned_bytes(model, plan.residency, divided),
-                         plan.predicted.streamed_bytes, plan.predicted.period};
+                         plan.predicted.streamed_bytes, plan.predicted.period,
+                         {plan.callers.count, plan.callers.lanes, plan.round.time_us, plan.round.streamed_bytes}};
   return placement;
 }
 
@@ -104,12 +105,12 @@ void PlanState::require_minimum(std::uint64_t vram) const {
   }
 }
 
-std::uint64_t PlanState::promised_bytes(const Residency& residency) const {
+std::uint64_t PlanState::promised_bytes(const Residency& residency, int lanes) const {
   const std::lock_guard lock(mutex_);
   if (model_.device.is_cuda() && !given_.free) {
     return given_.vram;
   }
-  return std::min(given_.vram, model_.device.is_cuda() ? planned_bytes(model_, residency, observed_.divide(given_.vram))
+  return std::min(given_.vram, model_.device.is_cuda() ? planned_bytes(model_, residency, observed_.divide(given_.vram, lanes))
                                                        : bytes_taken_on_host(residency, *model_.weights));
 }
 
@@ -177,7 +178,7 @@ Placement PlanState::placement() const {
   std::unique_lock lock(mutex_);
   std::shared_ptr<const Placement> known = placement_;
   if (!known) {
-    const PlanSnapshot snapshot{observed_.divide(given_.vram), plan_, !observed_.measured().empty(), outside_};
+    const PlanSnapshot snapshot{observed_.divide(given_.vram, plan_.callers.lanes), plan_, !observed_.measured().empty(), outside_};
     const std::uint64_t changes = changes_;
     lock.unlock();
     known = std::make_shared<const Placement>(describe(model_, snapshot));

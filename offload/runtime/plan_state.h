@@ -48,7 +48,7 @@ class PlanState {
   /// How the budget is divided by what is known now.
   DeviceBudget budget() const {
     const std::lock_guard lock(mutex_);
-    return observed_.divide(given_.vram);
+    return observed_.divide(given_.vram, plan_.callers.lanes);
   }
 
   /// Throws BudgetError when the calls that were measured do not fit into `vram`. What no call has shown yet is no
@@ -58,7 +58,7 @@ class PlanState {
   /// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
   /// default they count with what it takes as planned. On the host, what stays has its memory, and what is resident and
   /// lies in memory is used there.
-  std::uint64_t promised_bytes(const Residency& residency) const;
+  std::uint64_t promised_bytes(const Residency& residency, int lanes) const;
 
   Readiness readiness() const {
     const std::lock_guard lock(mutex_);
@@ -117,6 +117,15 @@ class PlanState {
   void record_call() {
     const std::lock_guard lock(mutex_);
     ++calls_;
+  }
+
+  /// A call begins, of `callers` that are in a call or wait for their turn.
+  void record_callers(int callers) {
+    const std::lock_guard lock(mutex_);
+    if (observed_.demand.record(std::min(callers, model_.lanes)) && readiness_ == Readiness::placed &&
+        plan_.residency.ring_bytes > 0) {
+      readiness_ = Readiness::measured; // planned anew for them
+    }
   }
   void record_peak(std::uint64_t bytes_on_device) {
     const std::lock_guard lock(mutex_);

@@ -67,7 +67,7 @@ Session::Session(const torch::jit::Module& module, const Options& options, const
       replan();
     } else {
       Plan plan = state_.make_plan(); // by what is known so far
-      device_promise_.set(state_.promised_bytes(plan.residency));
+      device_promise_.set(state_.promised_bytes(plan.residency, plan.callers.lanes));
       state_.set_plan(std::move(plan), Readiness::unknown);
     }
   } catch (...) {
@@ -99,7 +99,7 @@ void Session::choose_budget(const Options& options) {
       given.vram = std::max(less(*given.free, kMargin), std::min(*given.free, state_.budget().minimum()));
     }
     state_.give(given);
-    return state_.promised_bytes(all_resident(*model_.weights));
+    return state_.promised_bytes(all_resident(*model_.weights), 1);
   });
 }
 
@@ -189,6 +189,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
 /// Beside other calls, once it is this one's turn. None when something has to be planned first: for all calls, or since
 /// this one takes more than the plan leaves it.
 std::optional<c10::IValue> Session::call_in_turn(const Request& request, std::uint64_t& exhausted_room) {
+  state_.record_callers(gate_->callers() + 1);
   for (const bool takes_all : {false, true}) {
     const LaneLock held(*gate_, engine().lanes().callers_stream(),
                         takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape));

@@ -94,7 +94,7 @@ void Session::replan() {
   }
   state_.set_readiness(Readiness::measured);
   Plan best = state_.make_plan();
-  const std::uint64_t promised = state_.promised_bytes(best.residency);
+  const std::uint64_t promised = state_.promised_bytes(best.residency, best.callers.lanes);
   device_promise_.raise_to(promised);
   if (adopted_) {
     place(best.residency, PlacedModule::Leased::streamed);
@@ -129,7 +129,7 @@ void Session::set_vram_budget(std::uint64_t bytes) {
   if (state_.readiness() == Readiness::unknown) {
     adopted_->placed->clear();
     Plan best = state_.make_plan();
-    device_promise_.set(state_.promised_bytes(best.residency));
+    device_promise_.set(state_.promised_bytes(best.residency, best.callers.lanes));
     state_.set_plan(std::move(best), Readiness::unknown);
     return; // the next call measures, and plans
   }
