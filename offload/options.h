@@ -71,9 +71,9 @@ struct Options {
 
   /// The most calls in flight at once, 1 to 64; more callers wait their turn. Each call has workspaces and activations
   /// of its own, and begins when there is room for them. Room is kept for as many at once as pay: what another call
-  /// takes is room that weights do not have. If it is given, the module is planned for so many callers, until calls show
-  /// that there are fewer; by default for one, until there are more, and 8 are the most. A model that writes its state
-  /// makes one call at a time in any case.
+  /// takes is room that weights do not have. If it is given, the module is planned for so many callers, until calls
+  /// show that there are fewer; by default for one, until there are more, and 8 are the most. A model that writes its
+  /// state makes one call at a time in any case.
   std::optional<int> concurrency;
 
   std::vector<ExampleCall> example_calls;

@@ -12,9 +12,9 @@ struct DeviceBudget {
   std::uint64_t least_ring = 0; ///< the smallest that every step finds room in
   std::uint64_t call = 0;       ///< what the largest call takes; 0 on a host, where calls take what they need
   std::uint64_t state = 0;      ///< what calls have put into the module
-  int lanes = 1;             ///< calls in flight at the same time that it is divided for
-  bool calls_differ = false; ///< they do not all take the same
-  std::uint64_t unit = 512;  ///< in which memory is given out there
+  int lanes = 1;                ///< calls in flight at the same time that it is divided for
+  bool calls_differ = false;    ///< they do not all take the same
+  std::uint64_t unit = 512;     ///< in which memory is given out there
 
   /// The smallest that works: with one call at a time, and no weight resident that need not be.
   std::uint64_t minimum() const;
@@ -22,8 +22,8 @@ struct DeviceBudget {
   /// What one call takes, beside what calls have put into the module.
   std::uint64_t least_reserve() const;
 
-  /// What is kept from weights: for as many of the largest call as there are lanes, as far as it goes; and, from half of
-  /// what is left, some for larger ones where calls differ.
+  /// What is kept from weights: for as many of the largest call as there are lanes, as far as it goes; and, from half
+  /// of what is left, some for larger ones where calls differ.
   std::uint64_t reserve() const;
 
   /// True when that is all that the lanes need.

@@ -103,20 +103,20 @@ void Engine::stop_streaming() {
   std::shared_ptr<Streaming> gone;
   {
     const std::lock_guard lock(mutex_);
-    misses_before_ += streaming_ ? streaming_->streamer->misses() : 0;
+    before_.misses += streaming_ ? streaming_->streamer->misses() : 0;
     gone = std::move(streaming_);
   }
   if (gone) {
     gone->streamer->stop();
   }
   const std::lock_guard lock(mutex_);
-  used_before_ = link_->bytes(); // nobody will use what was ahead
+  before_.bytes_used = link_->bytes(); // nobody will use what was ahead
 }
 
 void Engine::report(Stats& stats) const {
   std::unique_lock lock(mutex_);
-  stats.misses = misses_before_ + (streaming_ ? streaming_->streamer->misses() : 0);
-  const std::uint64_t used = used_before_ + (streaming_ ? streaming_->streamer->bytes_used() : 0);
+  stats.misses = before_.misses + (streaming_ ? streaming_->streamer->misses() : 0);
+  const std::uint64_t used = before_.bytes_used + (streaming_ ? streaming_->streamer->bytes_used() : 0);
   lock.unlock();
   stats.bytes_streamed = link_->bytes();
   stats.bytes_ahead = stats.bytes_streamed - std::min(stats.bytes_streamed, used);

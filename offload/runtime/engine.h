@@ -104,6 +104,11 @@ class Engine {
     std::unique_ptr<Streamer> streamer;
   };
 
+  struct Counts {
+    std::uint64_t misses = 0;
+    std::uint64_t bytes_used = 0;
+  };
+
   const Model& model_;
   const Config config_;
   std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
@@ -115,8 +120,7 @@ class Engine {
   Residency placed_;         // as they lie there, where there is a slab
   mutable std::mutex mutex_; // what follows, for those who ask while it is exchanged
   std::shared_ptr<Streaming> streaming_;
-  std::uint64_t misses_before_ = 0;
-  std::uint64_t used_before_ = 0;
+  Counts before_; // of streamers that are gone
 };
 
 } // namespace offload

@@ -160,7 +160,8 @@ Model examine(const torch::jit::Module& module, const Options& options, const st
                        "load_state_dict(values, assign=True) does");
     }
   }
-  model.lanes = model.program.writes_state ? 1 : options.concurrency.value_or(kMostLanes); // calls read what others wrote
+  model.lanes =
+      model.program.writes_state ? 1 : options.concurrency.value_or(kMostLanes); // calls read what others wrote
   model.callers = std::min(model.lanes, options.concurrency.value_or(1));
   for (const ExampleCall& call : options.example_calls) { // throws InputError
     make_request(model.program, model.device, call.method, call.inputs, call.kwargs);

@@ -20,7 +20,10 @@ class Observations {
  public:
   /// `model` outlives this.
   Observations(const Model& model, std::string planned_method)
-      : demand(model.callers), model_(&model), planned_method_(std::move(planned_method)), least_ring_(minimum_capacity(pass())) {}
+      : demand(model.callers),
+        model_(&model),
+        planned_method_(std::move(planned_method)),
+        least_ring_(minimum_capacity(pass())) {}
 
   /// A call of `method` leased `steps`. Plans are made for the first method that was seen, unless another was named.
   void record_steps(const std::string& method, std::vector<LeasedStep> steps);
@@ -35,8 +38,8 @@ class Observations {
   Activations activations;
   Demand demand;
 
-  /// How a budget of `vram` bytes is divided by what is known, for calls on `lanes` at the same time. The ring holds one
-  /// node's weights for each of them: with one lane that is exact, with more they wait for each other, for their
+  /// How a budget of `vram` bytes is divided by what is known, for calls on `lanes` at the same time. The ring holds
+  /// one node's weights for each of them: with one lane that is exact, with more they wait for each other, for their
   /// activations as well.
   DeviceBudget divide(std::uint64_t vram, int lanes = 1) const;
 

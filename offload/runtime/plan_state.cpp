@@ -66,8 +66,10 @@ Placement describe(const Model& model, const PlanSnapshot& snapshot) {
   budget.outside = outside;
   budget.host = model.host.total();
   budget.pinned = model.host.pinned();
-  placement.predicted = {plan.predicted.time_us, planned_bytes(model, plan.residency, divided),
-                         plan.predicted.streamed_bytes, plan.predicted.period,
+  placement.predicted = {plan.predicted.time_us,
+                         planned_bytes(model, plan.residency, divided),
+                         plan.predicted.streamed_bytes,
+                         plan.predicted.period,
                          {plan.callers.count, plan.callers.lanes, plan.round.time_us, plan.round.streamed_bytes}};
   return placement;
 }
@@ -77,7 +79,7 @@ Placement describe(const Model& model, const PlanSnapshot& snapshot) {
 void PlanState::give(const GivenBudget& given) {
   const std::lock_guard lock(mutex_);
   given_ = given;
-  peak_ = 0;
+  counts_.peak = 0;
   std::erase_if(refused_, [&](const auto& refused) { return refused.second <= given.vram; });
   change();
 }
@@ -110,8 +112,9 @@ std::uint64_t PlanState::promised_bytes(const Residency& residency, int lanes) c
   if (model_.device.is_cuda() && !given_.free) {
     return given_.vram;
   }
-  return std::min(given_.vram, model_.device.is_cuda() ? planned_bytes(model_, residency, observed_.divide(given_.vram, lanes))
-                                                       : bytes_taken_on_host(residency, *model_.weights));
+  return std::min(given_.vram, model_.device.is_cuda()
+                                   ? planned_bytes(model_, residency, observed_.divide(given_.vram, lanes))
+                                   : bytes_taken_on_host(residency, *model_.weights));
 }
 
 void PlanState::record_memory(std::size_t shape, const CallMemory& memory, bool ended, std::uint64_t state,
@@ -119,7 +122,7 @@ void PlanState::record_memory(std::size_t shape, const CallMemory& memory, bool 
   const std::lock_guard lock(mutex_);
   const std::uint64_t before = observed_.activations.largest() + observed_.state();
   observed_.record_state(2 * state); // what a call writes anew is there beside what it replaces
-  repeated_ += memory.overflowed ? 1 : 0;
+  counts_.repeated += memory.overflowed ? 1 : 0;
   if (ended) {
     observed_.activations.record(shape, memory.bytes);
   } else if (refused_.count(shape) == 0) { // else it is known to fit in no way, and no plan is made for it
@@ -178,7 +181,8 @@ Placement PlanState::placement() const {
   std::unique_lock lock(mutex_);
   std::shared_ptr<const Placement> known = placement_;
   if (!known) {
-    const PlanSnapshot snapshot{observed_.divide(given_.vram, plan_.callers.lanes), plan_, !observed_.measured().empty(), outside_};
+    const PlanSnapshot snapshot{observed_.divide(given_.vram, plan_.callers.lanes), plan_,
+                                !observed_.measured().empty(), outside_};
     const std::uint64_t changes = changes_;
     lock.unlock();
     known = std::make_shared<const Placement>(describe(model_, snapshot));
@@ -191,9 +195,9 @@ Placement PlanState::placement() const {
 
 void PlanState::report(Stats& stats) const {
   const std::lock_guard lock(mutex_);
-  stats.calls = calls_;
-  stats.calls_repeated = repeated_;
-  stats.peak_device_bytes = peak_;
+  stats.calls = counts_.calls;
+  stats.calls_repeated = counts_.repeated;
+  stats.peak_device_bytes = counts_.peak;
   stats.bytes_resident = model_.fixed;
   if (readiness_ != Readiness::unknown) {
     stats.bytes_resident += bytes_of(plan_.residency) - plan_.residency.ring_bytes;

@@ -116,7 +116,7 @@ class PlanState {
 
   void record_call() {
     const std::lock_guard lock(mutex_);
-    ++calls_;
+    ++counts_.calls;
   }
 
   /// A call begins, of `callers` that are in a call or wait for their turn.
@@ -129,7 +129,7 @@ class PlanState {
   }
   void record_peak(std::uint64_t bytes_on_device) {
     const std::lock_guard lock(mutex_);
-    peak_ = std::max(peak_, bytes_on_device);
+    counts_.peak = std::max(counts_.peak, bytes_on_device);
   }
   void record_steps(const std::string& method, std::vector<LeasedStep> steps) {
     const std::lock_guard lock(mutex_);
@@ -167,6 +167,12 @@ class PlanState {
   void report(Stats& stats) const;
 
  private:
+  struct Counts {
+    std::uint64_t calls = 0;
+    std::uint64_t repeated = 0;
+    std::uint64_t peak = 0; // bytes on the device, since the budget was set
+  };
+
   /// The caller holds the mutex.
   void change() {
     ++changes_;
@@ -183,9 +189,7 @@ class PlanState {
   std::uint64_t outside_ = 0;
   Readiness readiness_ = Readiness::unknown;
   std::unordered_map<std::size_t, std::uint64_t> refused_; // by shape of call: the budget that it takes
-  std::uint64_t calls_ = 0;
-  std::uint64_t repeated_ = 0;
-  std::uint64_t peak_ = 0;                             // bytes on the device, since the budget was set
+  Counts counts_;
   std::uint64_t changes_ = 0;                          // of what a placement says
   mutable std::shared_ptr<const Placement> placement_; // null when something has changed since
 };
