@@ -297,7 +297,7 @@ CallersResult measure_callers(const Case& stack, const std::vector<int>& callers
       const std::uint64_t for_calls = prepared.activations * static_cast<std::uint64_t>(count);
       model.set_vram_budget(std::max(
           budget.minimum, align_up(one.share_bytes + one.spare_bytes, kDeviceGranularity) + for_calls + budget.fixed));
-      row.planned_bytes = model.placement().predicted.streamed_bytes;
+      row.predicted = model.placement().predicted.round;
       measure_callers_row(model, prepared.input, prepared.expected, options.calls, row);
       alone_us = count == 1 ? row.round_us : alone_us;
       row.alone_us = alone_us;

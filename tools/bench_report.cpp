@@ -210,16 +210,16 @@ void write_staged(const StagedResult& staged, std::ostream& out) {
 void write_callers(const CallersResult& result, std::ostream& out) {
   out << "\n## Callers at the same time: " << result.stack.title
       << "\n\nEach makes one call after the other, on a stream of its own. In a round each makes one; it takes at the "
-         "least "
-         "one\ncall alone, or the plain time of all.\n\n"
-      << "| layers on the GPU | callers | round ms | of the least | calls/s | MiB a call | planned MiB alone | check "
-         "|\n"
-      << "|---:|---:|---:|---:|---:|---:|---:|---|\n";
+         "least one\ncall alone, or the plain time of all. Lanes are calls at the same time that room is kept for.\n\n"
+      << "| layers on the GPU | callers | lanes | round ms | of the least | predicted ms | calls/s | MiB a call | "
+         "predicted MiB | check |\n"
+      << "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
   for (const CallersRow& row : result.rows) {
-    out << "| " << row.layers_on_gpu << " | " << row.callers << " | " << ms(row.round_us) << " | "
-        << format("%.3f", row.round_us / row.limit_us(result.plain_us)) << " | "
-        << format("%.1f", row.callers * 1e6 / row.round_us) << " | " << format("%.1f", row.bytes_a_call / (1 << 20))
-        << " | " << format("%.1f", static_cast<double>(row.planned_bytes) / (1 << 20)) << " | "
+    out << "| " << row.layers_on_gpu << " | " << row.callers << " | " << row.predicted.lanes << " | "
+        << ms(row.round_us) << " | " << format("%.3f", row.round_us / row.limit_us(result.plain_us)) << " | "
+        << ms(row.predicted.time_us) << " | " << format("%.1f", row.callers * 1e6 / row.round_us) << " | "
+        << format("%.1f", row.bytes_a_call / (1 << 20)) << " | "
+        << format("%.1f", static_cast<double>(row.predicted.streamed_bytes) / (1 << 20)) << " | "
         << (row.identical ? "bits right" : "**other bits**") << " |\n";
   }
 }
@@ -275,7 +275,9 @@ Json callers_json(const CallersResult& result) {
                             {"round_us", row.round_us},
                             {"ratio_to_limit", row.round_us / row.limit_us(result.plain_us)},
                             {"bytes_a_call", row.bytes_a_call},
-                            {"planned_bytes", row.planned_bytes},
+                            {"lanes", row.predicted.lanes},
+                            {"predicted_us", row.predicted.time_us},
+                            {"predicted_bytes_a_call", row.predicted.streamed_bytes},
                             {"identical", row.identical}});
   }
   return json;

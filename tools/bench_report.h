@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <offload/placement.h>
 #include <tools/bench_blocks.h>
 #include <tools/bench_cases.h>
 
@@ -99,10 +100,10 @@ struct StagedResult {
 struct CallersRow {
   std::int64_t layers_on_gpu = 0;
   int callers = 1;
-  double round_us = 0;             ///< in which each of them makes a call
-  double alone_us = 0;             ///< of one caller, at the same share
-  double bytes_a_call = 0;         ///< over the link
-  std::uint64_t planned_bytes = 0; ///< for one caller's call
+  double round_us = 0;     ///< in which each of them makes a call
+  double alone_us = 0;     ///< of one caller, at the same share
+  double bytes_a_call = 0; ///< over the link
+  offload::PredictedRound predicted;
   bool identical = false;
 
   /// What a round takes at the least: one call, or the computations of all.
