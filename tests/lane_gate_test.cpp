@@ -75,6 +75,20 @@ TEST(LaneGate, GivesTheLaneThatHadTheSameCallerFirst) {
   EXPECT_EQ(gate.acquire(&b), of_a); // the one that was released last: its own is taken
 }
 
+TEST(LaneGate, GivesUsualLanesFirst) {
+  LaneGate gate(3);
+  const int here = 0;
+  const int elsewhere = 0;
+  gate.set_usual_lanes(1);
+  const int first = gate.acquire(&elsewhere);
+  EXPECT_EQ(first, 0);
+  const int second = gate.acquire(&here);
+  EXPECT_EQ(second, 1) << "while the usual ones are taken";
+  gate.release(first);
+  gate.release(second);
+  EXPECT_EQ(gate.acquire(&here), 0) << "though it had the other one";
+}
+
 TEST(LaneGate, LetsCallsInInTheOrderInWhichTheyCame) {
   LaneGate gate(1);
   std::mutex mutex;

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <iterator>
 #include <numeric>
+#include <utility>
 
 namespace offload {
 
-LaneGate::LaneGate(int lanes) : free_(lanes), last_callers_(lanes), claims_(lanes) {
+LaneGate::LaneGate(int lanes) : free_(lanes), last_callers_(lanes), claims_(lanes), usual_(lanes) {
   std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
@@ -87,9 +88,9 @@ bool LaneGate::fits_beside(std::uint64_t others, std::uint64_t bytes) const {
 }
 
 int LaneGate::take_lane(const void* caller) {
-  auto chosen = std::find_if(free_.rbegin(), free_.rend(),
-                             [&](int lane) OFFLOAD_REQUIRES(mutex_) { return last_callers_[lane] == caller; });
-  chosen = chosen == free_.rend() ? free_.rbegin() : chosen;
+  const auto rank = [&](int lane)
+                        OFFLOAD_REQUIRES(mutex_) { return std::pair(lane < usual_, last_callers_[lane] == caller); };
+  const auto chosen = std::max_element(free_.rbegin(), free_.rend(), [&](int a, int b) { return rank(a) < rank(b); });
   const int lane = *chosen;
   free_.erase(std::prev(chosen.base()));
   last_callers_[lane] = caller;
@@ -97,6 +98,11 @@ int LaneGate::take_lane(const void* caller) {
 }
 
 std::uint64_t LaneGate::claimed() const { return std::accumulate(claims_.begin(), claims_.end(), state_); }
+
+void LaneGate::set_usual_lanes(int lanes) {
+  const Lock lock(mutex_);
+  usual_ = lanes;
+}
 
 void LaneGate::set_room(std::uint64_t bytes) {
   const Lock lock(mutex_);

@@ -19,8 +19,8 @@ class LaneGate {
   explicit LaneGate(int lanes);
 
   /// Waits for a lane, and claims `bytes` for the call. A call that wants more than there is waits until it is the only
-  /// one, and claims all. Of the free lanes it gets one that the same `caller` had last; else the one that was released
-  /// last, since what that has prefetched is then used.
+  /// one, and claims all. Of the usual lanes that are free, or else of the others, it gets one that the same `caller`
+  /// had last; else the one that was released last, since what that has prefetched is then used.
   int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
 
   /// Calls in flight, and those that wait for their turn.
@@ -38,6 +38,9 @@ class LaneGate {
   /// What claims and state may be together. Unlimited until it is set, by an exclusive caller.
   void set_room(std::uint64_t bytes);
   std::uint64_t room() const;
+
+  /// The usual lanes are the first so many; all until it is set.
+  void set_usual_lanes(int lanes);
 
   /// Raises the claim of a call in flight to `bytes`. False, with the claim as it was, when others have claimed what is
   /// missing.
@@ -73,6 +76,7 @@ class LaneGate {
   std::vector<std::uint64_t> claims_ OFFLOAD_GUARDED_BY(mutex_);     // by lane; 0 for those that are free
   std::uint64_t state_ OFFLOAD_GUARDED_BY(mutex_) = 0;
   std::uint64_t room_ OFFLOAD_GUARDED_BY(mutex_) = ~std::uint64_t{0};
+  int usual_ OFFLOAD_GUARDED_BY(mutex_); // lanes below this
   bool exclusive_ OFFLOAD_GUARDED_BY(mutex_) = false;
 };
 

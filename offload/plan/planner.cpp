@@ -133,14 +133,17 @@ Order spread(const Order& used) {
   return order;
 }
 
-/// A ring longer than eight batches smooths nothing more, however large a single step is.
-std::uint64_t useful_ring(const Plan& p) { return std::min(p.residency.ring_bytes, 8 * kBatchBytes); }
+/// A ring longer than eight batches smooths nothing more, however large a single step is; for several callers, who do
+/// not come back at the same moment, one longer than sixteen.
+std::uint64_t useful_ring(const Plan& p) {
+  return std::min(p.residency.ring_bytes, (p.callers.count > 1 ? 16 : 8) * kBatchBytes);
+}
 
 /// The shorter time; among times that no simulation distinguishes, the longer ring, which also absorbs what is not
 /// simulated: then the plan that streams less.
 bool better(const Plan& a, const Plan& b) {
-  constexpr double kSame = 2e-3;
-  if (std::abs(a.round.time_us - b.round.time_us) > kSame * b.round.time_us) {
+  const double same = a.callers.count > 1 ? 2e-2 : 2e-3; // those of several callers are less exact
+  if (std::abs(a.round.time_us - b.round.time_us) > same * b.round.time_us) {
     return a.round.time_us < b.round.time_us;
   }
   const bool a_streams = a.round.streamed_bytes > 0;
@@ -176,7 +179,7 @@ Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candida
   std::vector<Plan> plans;
   for (Residency& residency : candidates) {
     const Simulated rough = simulate(rough_pass, residency, machine, {}, kFewCalls);
-    plans.push_back({std::move(residency), rough, {}, rough});
+    plans.push_back({std::move(residency), rough, first.callers, rough});
   }
   const auto faster = [](const Plan& a, const Plan& b) { return a.round.time_us < b.round.time_us; };
   Plan best = first;
@@ -258,7 +261,9 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
   }
   Plan best = best_of(pass, rule, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
-  best = best.round.time_us <= rule.round.time_us ? best : rule;
+  if (callers.count == 1 && best.round.time_us > rule.round.time_us) {
+    best = rule;
+  }
   best.predicted = callers.count == 1 ? best.round : simulate(pass, best.residency, machine);
   return best;
 }

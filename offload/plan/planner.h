@@ -21,7 +21,7 @@ std::uint64_t minimum_capacity(const Pass& pass);
 /// Chooses what stays on the device so that a simulated round is shortest. Among equals it takes one that streams
 /// nothing; then the longest ring, up to a few batches, as room for what is not simulated; then what streams least.
 /// While anything streams, all of `capacity` is used: where no other weight fits, the ring gets the rest. `capacity` is
-/// at least minimum_capacity(pass). Never worse than plan_larger_first().
+/// at least minimum_capacity(pass). For one caller never worse than plan_larger_first().
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
 
 /// The rule of thumb: the largest weights stay, as many as there is room for beside the smallest ring.

@@ -99,7 +99,9 @@ Plan Observations::plan(std::uint64_t vram) const {
   for (int lanes = 1; lanes < callers && divide(vram, std::min(2 * lanes, callers)).has_room_for_lanes();) {
     lanes = std::min(2 * lanes, callers);
     Plan more = plan(pass, vram, {callers, lanes});
-    best = more.round.time_us < kPays * best.round.time_us ? std::move(more) : std::move(best);
+    if (more.round.time_us < kPays * best.round.time_us) {
+      best = std::move(more);
+    }
   }
   return best;
 }

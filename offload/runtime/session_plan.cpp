@@ -98,6 +98,7 @@ void Session::replan() {
   device_promise_.raise_to(promised);
   if (adopted_) {
     place(best.residency, PlacedModule::Leased::streamed);
+    gate_->set_usual_lanes(best.callers.count); // one caller keeps to what is ahead on one lane, whatever its streams
     record_peak();
   }
   device_promise_.set(promised);
