@@ -144,7 +144,7 @@ def forward(self, x):
 /// By default it is planned for as many callers as there are, and for one again when the others have gone.
 TEST_F(Server, IsPlannedForThoseWhoCall) {
   const torch::jit::Module module = make(6, chain(6));
-  Options options = options_for(budget(2, 4));
+  Options options = options_for(budget(2));
   options.concurrency.reset();
   Pair pair(module, options);
   const at::Tensor input = rows();
