@@ -10,8 +10,8 @@ namespace offload::test {
 
 namespace {
 
-constexpr std::array<const char*, kCalls> kNames = {"wait",         "copy",        "record_arrived",
-                                                    "wait_arrived", "record_used", "synchronize"};
+constexpr std::array<const char*, kCalls> kNames = {"wait",        "copy",       "record_arrived", "wait_arrived",
+                                                    "record_used", "record_now", "synchronize"};
 
 std::size_t index(Call call) { return static_cast<std::size_t>(call); }
 
@@ -102,6 +102,7 @@ FencePtr FakeLink::record_used(int lane) {
 
 void FakeLink::record_now(const Fence& used) {
   const std::lock_guard lock(mutex_);
+  count(Call::record_now);
   point_of(used);
 }
 

@@ -26,8 +26,8 @@ enum class Fences {
   deferred,  ///< where the lane is when it is first waited for, or at record_now()
 };
 
-enum class Call { wait, copy, record_arrived, wait_arrived, record_used, synchronize };
-constexpr std::size_t kCalls = 6;
+enum class Call { wait, copy, record_arrived, wait_arrived, record_used, record_now, synchronize };
+constexpr std::size_t kCalls = 7;
 
 /// A device whose streams are queues that run later: on synchronize() up to the fence, on run_all() to the end.
 ///

@@ -179,6 +179,19 @@ TEST(SharedPass, WhoWaitsForCopiesWaitsUntilTheyAreEnqueued) {
   device.expect_no_problems();
 }
 
+/// What is copied there comes later, when the lane has gone on: see Note [Late fences] in core/link.h.
+TEST(SharedPass, WhatIsReadIsMarkedAtOnce) {
+  Streaming device(uniform(8, 3, 2));
+  const SequencePtr sequence = each_once(8);
+  device.call(0, sequence);
+  EXPECT_EQ(device.link().calls(Call::record_now), 0U) << "a lane alone marks it when somebody waits";
+  device.begin(0, sequence);
+  device.begin(1, sequence);
+  device.visit(0, {0});
+  device.visit(1, {0});
+  EXPECT_EQ(device.link().calls(Call::record_now), 2U);
+}
+
 /// A lane alone does not wait for that, nor for anything else of the device.
 TEST(SharedPass, ACallAloneWaitsForNoPassOfItsOwn) {
   Streaming device(uniform(8, 3, 2));

@@ -51,6 +51,14 @@ TEST(Simulate, CallersShareAPass) {
   }
 }
 
+/// The pass that the first of them begins is open to the others, for longer where the ring is longer.
+TEST(Simulate, CallersWhoComeBackOneAfterAnotherShareAPass) {
+  const double one_us = Layers(24, 20, 3).run().time_us; // 676 a layer
+  EXPECT_LE(Layers(24, 20, 3).run({8, 8, 1000}).time_us, 1.1 * one_us);
+  EXPECT_LE(Layers(24, 20, 6).run({8, 8, 2500}).time_us, 1.1 * one_us);
+  EXPECT_GE(Layers(24, 20, 2).run({8, 8, 2500}).time_us, 1.5 * one_us);
+}
+
 TEST(Simulate, CallersThatWaitForALaneTakeAnotherPass) {
   const Layers layers(24, 30, 4);
   const Simulated one = layers.run();

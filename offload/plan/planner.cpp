@@ -133,16 +133,13 @@ Order spread(const Order& used) {
   return order;
 }
 
-/// A ring longer than eight batches smooths nothing more, however large a single step is; for several callers, who do
-/// not come back at the same moment, one longer than sixteen.
-std::uint64_t useful_ring(const Plan& p) {
-  return std::min(p.residency.ring_bytes, (p.callers.count > 1 ? 16 : 8) * kBatchBytes);
-}
+/// A ring longer than eight batches smooths nothing more, however large a single step is.
+std::uint64_t useful_ring(const Plan& p) { return std::min(p.residency.ring_bytes, 8 * kBatchBytes); }
 
 /// The shorter time; among times that no simulation distinguishes, the longer ring, which also absorbs what is not
 /// simulated: then the plan that streams less.
 bool better(const Plan& a, const Plan& b) {
-  const double same = a.callers.count > 1 ? 2e-2 : 2e-3; // those of several callers are less exact
+  const double same = a.callers.count > 1 ? 1e-2 : 2e-3; // of several callers, chance is a part
   if (std::abs(a.round.time_us - b.round.time_us) > same * b.round.time_us) {
     return a.round.time_us < b.round.time_us;
   }

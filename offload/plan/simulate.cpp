@@ -4,6 +4,7 @@
 #include <deque>
 #include <iterator>
 #include <numeric>
+#include <random>
 #include <utility>
 
 #include <offload/error.h>
@@ -13,13 +14,6 @@
 namespace offload {
 
 namespace {
-
-std::vector<std::uint64_t> bytes_of(const WeightTable& weights) {
-  std::vector<std::uint64_t> bytes;
-  std::transform(weights.begin(), weights.end(), std::back_inserter(bytes),
-                 [](const WeightEntry& weight) { return weight.bytes; });
-  return bytes;
-}
 
 /// Callers of one method, on a device that keeps time. See simulate().
 class Simulation {
@@ -74,7 +68,9 @@ class Simulation {
   const WeightTable& weights_;
   const MachineProfile& machine_;
   const std::shared_ptr<const Sequence> sequence_;
+  const double away_us_;
   std::vector<TimedStep> steps_;
+  std::minstd_rand random_;
   Scheduler scheduler_;
   ClockDevice device_;
   std::vector<Caller> callers_;
@@ -89,7 +85,8 @@ Simulation::Simulation(const Pass& pass, const Residency& residency, const Machi
     : weights_(*pass.weights),
       machine_(machine),
       sequence_(std::make_shared<const Sequence>(streamed_sequence(pass, residency))),
-      scheduler_(bytes_of(weights_), residency.ring_bytes, kBatchBytes, callers.lanes),
+      away_us_(callers.away_us),
+      scheduler_(all_resident(weights_).bytes, residency.ring_bytes, kBatchBytes, callers.lanes),
       device_(callers.lanes),
       callers_(static_cast<std::size_t>(callers.count)) {
   const double host_us = callers.count > 1 ? machine.node_overhead_us : 0;
@@ -151,6 +148,7 @@ void Simulation::go_on(Caller& caller) {
     case Doing::output:
       ++outputs_;
       caller.doing = Doing::begin;
+      caller.at_us += std::uniform_real_distribution<>(0, away_us_)(random_);
       break;
     case Doing::step:
       if (caller.step < steps_.size()) {
@@ -294,27 +292,32 @@ std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable&
 
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine, Callers callers,
                    std::size_t most_rounds) {
-  constexpr std::size_t kRoundsOfSeveral = 3;
   Simulation simulation(pass, residency, machine, callers);
   std::vector<Simulated> totals = {simulation.total()};
   std::vector<std::vector<std::uint64_t>> layouts;
-  // The first round fills the ring. Once one caller's call ends as an earlier one did, all that comes repeats what came
-  // between. That may take dozens of calls; long ones are not given as many.
-  const std::size_t most =
-      std::min(most_rounds, callers.count > 1 ? kRoundsOfSeveral
-                                              : std::clamp<std::size_t>(50'000 / (pass.steps.size() + 1), 24, 96));
   std::size_t period = 0;
-  while ((period == 0 || layouts.size() < 3) && layouts.size() < most) {
-    simulation.run_round();
-    totals.push_back(simulation.total());
-    const auto now = simulation.layout();
-    if (const auto same = std::find(layouts.begin(), layouts.end(), now); period == 0 && same != layouts.end()) {
-      period = callers.count > 1 ? 0 : static_cast<std::size_t>(layouts.end() - same);
+  if (callers.count > 1) {
+    const std::size_t steps = pass.steps.size() * static_cast<std::size_t>(callers.count);
+    const std::size_t rounds = std::min(most_rounds, std::clamp<std::size_t>(20'000 / (steps + 1), 3, 9));
+    while (totals.size() <= rounds) {
+      simulation.run_round();
+      totals.push_back(simulation.total());
     }
-    layouts.push_back(now);
-  }
-  if (period == 0) {
-    period = callers.count > 1 ? std::max<std::size_t>(layouts.size() - 1, 1) : layouts.size() / 2;
+    period = rounds - rounds / 3;
+  } else {
+    // The first call fills the ring. Once one ends as an earlier one did, all that comes repeats what came between.
+    // That may take dozens of calls; long ones are not given as many.
+    const std::size_t most = std::min(most_rounds, std::clamp<std::size_t>(50'000 / (pass.steps.size() + 1), 24, 96));
+    while ((period == 0 || layouts.size() < 3) && layouts.size() < most) {
+      simulation.run_round();
+      totals.push_back(simulation.total());
+      const auto now = simulation.layout();
+      if (const auto same = std::find(layouts.begin(), layouts.end(), now); period == 0 && same != layouts.end()) {
+        period = static_cast<std::size_t>(layouts.end() - same);
+      }
+      layouts.push_back(now);
+    }
+    period = period == 0 ? layouts.size() / 2 : period;
   }
   const Simulated& first = totals[totals.size() - 1 - period];
   const Simulated& last = totals.back();

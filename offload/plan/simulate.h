@@ -17,7 +17,8 @@ std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable&
 /// Who calls, in a closed loop: each caller makes the next call when it has the output of the last one.
 struct Callers {
   int count = 1;
-  int lanes = 1; ///< calls in flight at the same time; the others wait
+  int lanes = 1;      ///< calls in flight at the same time; the others wait
+  double away_us = 0; ///< at the most, between an output and the next call; drawn anew each time
 };
 
 /// A round, in which each caller makes one call: the mean over those that repeat.
@@ -35,8 +36,7 @@ constexpr std::uint64_t kBatchBytes = 16ULL << 20;
 ///
 /// One caller is taken to be ahead of the device, so a step takes at least what the host takes for a node. It makes
 /// calls until they repeat themselves, or `most_rounds`. Of several, each takes that time on a thread of its own while
-/// steps wait for their turn on the device; they make three rounds, of which the first is not counted, or
-/// `most_rounds` if that is less.
+/// steps wait for their turn on the device; they make a few rounds, of which the first third is not counted.
 /// Throws Error when a step does not fit the ring.
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine, Callers callers = {},
                    std::size_t most_rounds = ~std::size_t{0});

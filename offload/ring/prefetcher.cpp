@@ -73,7 +73,7 @@ void Prefetcher::note_had(int lane, std::uint64_t from) {
   if (!window.active) {
     return;
   }
-  const bool shared = shares(lane);
+  const bool keeps = shares(lane) && !comes_after_others(lane); // who come first need the room
   for (std::uint64_t at = from; !window.empty() && at <= window.head; ++at) {
     const std::uint64_t pass = window.pass + (at - window.first) / window.sequence->size();
     const Step& step = window.at(at);
@@ -85,7 +85,7 @@ void Prefetcher::note_had(int lane, std::uint64_t from) {
       }
       if (pass > had_[weight]) {
         had_[weight] = pass;
-        if (shared && pass == newest_) {
+        if (keeps && pass == newest_) {
           slots_.claim(weight);
           door_.push_back(weight);
         }
@@ -230,7 +230,7 @@ void Prefetcher::claim_placed_for_all() {
   }
 }
 
-/// Gives those of `weights` that have no place one. False, and nothing changed but the door, when there is no room.
+/// Gives those of `weights` that have no place one, for which the door may close. False when there is no room.
 bool Prefetcher::place(SlotTable::Transaction& attempt, const Step& weights) {
   while (true) {
     Step missing; // closing the door takes places away
@@ -245,8 +245,7 @@ bool Prefetcher::place(SlotTable::Transaction& attempt, const Step& weights) {
   }
 }
 
-/// Claims the next weights, of the step at the head of the window. False, and nothing changed but the door, when they
-/// find no place.
+/// Claims the next weights, of the step at the head of the window. False when they find no place.
 bool Prefetcher::claim(Window& window, SlotTable::Transaction& attempt, const Step& weights) {
   if (!place(attempt, weights)) {
     return false;

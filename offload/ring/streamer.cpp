@@ -16,21 +16,12 @@ namespace {
 /// way that nobody here can see.
 constexpr std::chrono::milliseconds kPatience(500);
 
-std::vector<std::uint64_t> bytes_of(const WeightTable& weights) {
-  std::vector<std::uint64_t> bytes;
-  bytes.reserve(weights.size());
-  for (const WeightEntry& weight : weights) {
-    bytes.push_back(weight.bytes);
-  }
-  return bytes;
-}
-
 } // namespace
 
 Streamer::Streamer(StreamerConfig config)
     : config_(std::move(config)),
       arrived_(config_.lanes, 0),
-      scheduler_(bytes_of(*config_.weights), config_.ring_bytes, config_.batch_bytes, config_.lanes),
+      scheduler_(all_resident(*config_.weights).bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
       executed_(config_.lanes) {}
 
 Streamer::~Streamer() { stop(); }
