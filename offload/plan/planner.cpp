@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 namespace offload {
@@ -167,30 +168,46 @@ Pass as_of_one(Pass pass, Callers callers) {
   return pass;
 }
 
-/// The best of `first` and `candidates`. These are simulated for eight calls; the fastest of them, and the best by
-/// better(), until calls repeat themselves.
+/// Those of `plans`, which have been simulated roughly, that are simulated to the end: the fastest of them and the best
+/// by better(); for several callers, whose rings count for more than this shows, the fastest of each length of ring.
+std::vector<Plan> finalists(std::vector<Plan> plans, Callers callers) {
+  constexpr std::size_t kFinalists = 5;
+  const auto faster = [](const Plan& a, const Plan& b) { return a.round.time_us < b.round.time_us; };
+  std::vector<Plan> chosen;
+  if (callers.count > 1) {
+    std::map<std::uint64_t, Plan> by_ring; // in batches
+    for (Plan& plan : plans) {
+      const auto [known, is_new] = by_ring.try_emplace(plan.residency.ring_bytes / kBatchBytes, plan);
+      if (!is_new && faster(plan, known->second)) {
+        known->second = std::move(plan);
+      }
+    }
+    for (auto& [ring, plan] : by_ring) {
+      chosen.push_back(std::move(plan));
+    }
+    return chosen;
+  }
+  while (chosen.size() < kFinalists && !plans.empty()) {
+    auto next = std::min_element(plans.begin(), plans.end(), chosen.empty() ? faster : better);
+    chosen.push_back(std::move(*next));
+    plans.erase(next);
+  }
+  return chosen;
+}
+
+/// The best of `first` and `candidates`. These are simulated for eight calls, and some of them until calls repeat
+/// themselves.
 Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candidates, const MachineProfile& machine) {
   constexpr std::size_t kFewCalls = 8;
-  constexpr std::size_t kFinalists = 5;
   const Pass rough_pass = as_of_one(pass, first.callers);
   std::vector<Plan> plans;
   for (Residency& residency : candidates) {
     const Simulated rough = simulate(rough_pass, residency, machine, {}, kFewCalls);
-    plans.push_back({std::move(residency), rough, first.callers, rough});
+    plans.push_back({std::move(residency), rough, {}, rough});
   }
-  const auto faster = [](const Plan& a, const Plan& b) { return a.round.time_us < b.round.time_us; };
   Plan best = first;
-  for (std::size_t i = 0; i < kFinalists && !plans.empty(); ++i) {
-    auto chosen = plans.begin();
-    if (i == 0) {
-      chosen = std::min_element(plans.begin(), plans.end(), faster);
-    } else {
-      for (auto plan = plans.begin(); plan != plans.end(); ++plan) {
-        chosen = better(*plan, *chosen) ? plan : chosen;
-      }
-    }
-    Plan finalist = evaluate(pass, std::move(chosen->residency), machine, first.callers);
-    plans.erase(chosen);
+  for (Plan& plan : finalists(std::move(plans), first.callers)) {
+    Plan finalist = evaluate(pass, std::move(plan.residency), machine, first.callers);
     if (better(finalist, best)) {
       best = std::move(finalist);
     }
