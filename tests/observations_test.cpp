@@ -70,6 +70,7 @@ TEST(Observations, PlanForAsManyLanesAsPay) {
   const Model model = sixteen_weights(8);
   EXPECT_EQ(observed_of(model, 0).plan(14 * 16_MiB).callers.lanes, 8) << "a pass for all saves more than weights do";
   EXPECT_EQ(observed_of(model, 1e9).plan(17 * 16_MiB).callers.lanes, 1) << "the device computes all the time";
+  EXPECT_EQ(observed_of(model, 0).plan(17 * 16_MiB).round.streamed_bytes, 0) << "what fits, stays";
   const Plan two = observed_of(model, 0).plan(4 * 16_MiB);
   EXPECT_EQ(two.callers.lanes, 2) << "more have no room";
   EXPECT_EQ(two.callers.count, 8);

@@ -184,9 +184,9 @@ TEST(SchedulerProperty, LeasesThatOverlapNeverLoseTheirPlace) {
 
 /// Lanes that go on in any order, each as far as it may: what they do until all have ended `calls` calls. Where
 /// nobody can go on, one does at once; how often that was.
-class Callers {
+class CallsInAnyOrder {
  public:
-  Callers(Ledger& ledger, Dice& dice, std::vector<SequencePtr> sequences, int calls)
+  CallsInAnyOrder(Ledger& ledger, Dice& dice, std::vector<SequencePtr> sequences, int calls)
       : ledger_(ledger), dice_(dice), sequences_(std::move(sequences)), left_(sequences_.size(), calls) {}
 
   void begin(int lane) {
@@ -247,7 +247,7 @@ Moved move_together(std::uint32_t seed, int calls) {
   const std::uint64_t all = total(sizes, *sequence);
   const std::uint64_t ring = std::max(largest(sizes, *sequence), dice.from(1, all));
   Ledger ledger(sizes, ring, dice.from(0, ring), lanes);
-  Callers callers(ledger, dice, std::vector<SequencePtr>(lanes, sequence), calls);
+  CallsInAnyOrder callers(ledger, dice, std::vector<SequencePtr>(lanes, sequence), calls);
   for (int lane = 0; lane < lanes; ++lane) {
     callers.begin(lane);
   }
@@ -290,7 +290,7 @@ TEST(SchedulerProperty, CallsThatDifferAreAllServed) {
       ring = std::max(ring, largest(sizes, *sequences.back()));
     }
     Ledger ledger(sizes, ring * dice.from(1, 4), dice.from(0, ring), lanes);
-    Callers callers(ledger, dice, sequences, 4);
+    CallsInAnyOrder callers(ledger, dice, sequences, 4);
     for (int lane = 0; lane < lanes; ++lane) {
       callers.begin(lane);
     }

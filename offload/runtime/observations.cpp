@@ -93,14 +93,15 @@ Plan Observations::plan(const Pass& pass, std::uint64_t vram, Callers callers) c
 
 Plan Observations::plan(std::uint64_t vram) const {
   constexpr double kAwayUs = 1500; // who answers for a request and takes the next one
-  constexpr double kPays = 0.97;   // of the time of a round: for less, no weight gives way to a lane
+  constexpr double kPays = 0.97;   // of the time of a round; and where nothing streams, no weight gives way to a lane
   const Pass pass = this->pass();
   const int callers = std::min(demand.callers(), model_->lanes);
   Plan best = plan(pass, vram, {callers, 1, kAwayUs});
   for (int lanes = 1; lanes < callers && divide(vram, std::min(2 * lanes, callers)).has_room_for_lanes();) {
     lanes = std::min(2 * lanes, callers);
     Plan more = plan(pass, vram, {callers, lanes, kAwayUs});
-    if (more.round.time_us < kPays * best.round.time_us) {
+    const bool streams_for_it = best.round.streamed_bytes == 0 && more.round.streamed_bytes > 0;
+    if (!streams_for_it && more.round.time_us < kPays * best.round.time_us) {
       best = std::move(more);
     }
   }
