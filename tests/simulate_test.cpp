@@ -79,6 +79,10 @@ TEST(Simulate, SeveralCallersNeedALongerRingThanOne) {
   EXPECT_LE(long_us * 1.3, short_us);
 }
 
+TEST(Simulate, OneCallerIsAheadOfTheDevice) {
+  EXPECT_EQ(Layers(24, 20, 3).run({1, 1, 5000}).time_us, Layers(24, 20, 3).run().time_us);
+}
+
 TEST(Simulate, OneLaneServesCallersInTurn) {
   const Layers layers(12, 30, 4);
   EXPECT_NEAR(layers.run({3, 1}).time_us, 3 * layers.run().time_us, 0.1 * layers.run().time_us);

@@ -247,7 +247,7 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
   const Order used = used_in_order(pass);
   Plan rule = plan_larger_first(pass, capacity, machine, callers);
   if (rule.round.streamed_bytes == 0) {
-    rule.predicted = simulate(pass, rule.residency, machine);
+    rule.predicted = callers.count == 1 ? rule.round : simulate(pass, rule.residency, machine);
     return rule;
   }
   Order backwards(used.rbegin(), used.rend());

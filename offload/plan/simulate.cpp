@@ -85,7 +85,7 @@ Simulation::Simulation(const Pass& pass, const Residency& residency, const Machi
     : weights_(*pass.weights),
       machine_(machine),
       sequence_(std::make_shared<const Sequence>(streamed_sequence(pass, residency))),
-      away_us_(callers.away_us),
+      away_us_(callers.count > 1 ? callers.away_us : 0),
       scheduler_(all_resident(weights_).bytes, residency.ring_bytes, kBatchBytes, callers.lanes),
       device_(callers.lanes),
       callers_(static_cast<std::size_t>(callers.count)) {

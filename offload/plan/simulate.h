@@ -18,7 +18,7 @@ std::uint64_t bytes_taken_on_host(const Residency& residency, const WeightTable&
 struct Callers {
   int count = 1;
   int lanes = 1;      ///< calls in flight at the same time; the others wait
-  double away_us = 0; ///< at the most, between an output and the next call; drawn anew each time
+  double away_us = 0; ///< of several: at the most, between an output and the next call; drawn anew
 };
 
 /// A round, in which each caller makes one call: the mean over those that repeat.
