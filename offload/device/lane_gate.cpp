@@ -90,7 +90,8 @@ bool LaneGate::fits_beside(std::uint64_t others, std::uint64_t bytes) const {
 int LaneGate::take_lane(const void* caller) {
   const auto rank = [&](int lane)
                         OFFLOAD_REQUIRES(mutex_) { return std::pair(lane < usual_, last_callers_[lane] == caller); };
-  const auto chosen = std::max_element(free_.rbegin(), free_.rend(), [&](int a, int b) { return rank(a) < rank(b); });
+  const auto chosen = std::max_element(free_.rbegin(), free_.rend(),
+                                       [&](int a, int b) OFFLOAD_REQUIRES(mutex_) { return rank(a) < rank(b); });
   const int lane = *chosen;
   free_.erase(std::prev(chosen.base()));
   last_callers_[lane] = caller;

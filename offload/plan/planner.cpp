@@ -276,7 +276,7 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
   Plan best = best_of(pass, rule, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
   if (callers.count == 1 && best.round.time_us > rule.round.time_us) {
-    best = rule;
+    best = std::move(rule);
   }
   best.predicted = callers.count == 1 ? best.round : simulate(pass, best.residency, machine);
   return best;
