@@ -354,6 +354,7 @@ GOOD = [
     ("plan", "straight.pt --device cpu"),
     ("plan", f"straight.pt {CPU} --vram {{smallest}} --format json"),
     ("plan", f"straight.pt {CPU} --machine good.json"),
+    ("plan", f"straight.pt {CPU} --callers 8"),
     ("plan", f"noforward.pt --device cpu --method encode {X}"),
     ("plan", "straight.pt --device cpu --input 'float32[0,128]'"),
     ("run", f"straight.pt {CPU} --vram {{smallest}} --check"),
@@ -392,6 +393,7 @@ def all_cases():
         cases.append((("plan", "run")[i % 2], arguments, 2, wanted))
     for arguments, *wanted in PLAN:
         cases.append(("plan", f"straight.pt --device cpu --machine {arguments}", 2, wanted))
+    cases.append(("plan", f"straight.pt {CPU} --callers 0", 2, ["--callers", "1", "64"]))
     cases += [("run", arguments, 2, wanted) for arguments, *wanted in RUN]
     for arguments, *wanted in BENCH:
         cases.append(("bench", arguments if "--device" in arguments else f"--device cpu {arguments}", 2, wanted))

@@ -49,5 +49,21 @@ TEST(Printable, AreErrorsAndPlacements) {
   EXPECT_EQ(printable(to_json(placement), "\n"), to_json(placement));
 }
 
+TEST(Placement, TellsWhatSeveralCallersTake) {
+  Placement placement;
+  std::ostringstream one;
+  one << placement;
+  EXPECT_EQ(one.str().find("callers"), std::string::npos);
+  placement.budget.reserve = 1 << 20;
+  placement.predicted.round = {8, 4, 40e3, 1 << 20};
+  std::ostringstream eight;
+  eight << placement;
+  EXPECT_NE(
+      eight.str().find("8 callers make a call each in 40.000 ms, 200.0 calls/s, 1 MiB streamed a call; room for 4"),
+      std::string::npos)
+      << eight.str();
+  EXPECT_NE(to_json(placement).find("\"calls_per_second\": 200.0"), std::string::npos) << to_json(placement);
+}
+
 } // namespace
 } // namespace offload

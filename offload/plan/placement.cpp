@@ -93,15 +93,15 @@ std::string milliseconds(double us) {
 }
 
 /// A line for several callers.
-std::string describe(const PredictedRound& round) {
+std::string describe(const PredictedRound& round, const Budget& budget) {
   if (round.callers == 1) {
     return "";
   }
   std::array<char, 32> calls{};
   std::snprintf(calls.data(), calls.size(), "%.1f calls/s", calls_per_second(round));
   return "  " + std::to_string(round.callers) + " callers make a call each in " + milliseconds(round.time_us) + ", " +
-         calls.data() + ", " + format_bytes(round.streamed_bytes) + " streamed a call; room for " +
-         std::to_string(round.lanes) + " at the same time\n";
+         calls.data() + ", " + format_bytes(round.streamed_bytes) + " streamed a call" +
+         (budget.reserve == 0 ? "" : "; room for " + std::to_string(round.lanes) + " at the same time") + "\n";
 }
 
 } // namespace
@@ -125,7 +125,7 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
       << "  predicted " << milliseconds(placement.predicted.time_us) << " a call, "
       << format_bytes(placement.predicted.streamed_bytes) << " streamed, peak "
       << format_bytes(placement.predicted.peak_device_bytes) << '\n'
-      << describe(placement.predicted.round);
+      << describe(placement.predicted.round, budget);
 
   // Layers that repeat are one line: their numbers are written as a star.
   std::vector<Row> rows;
