@@ -33,6 +33,7 @@ void finish(Streaming& device, int lane, const Sequence& sequence, std::size_t f
 }
 
 TEST(SharedPass, CallsThatBeginTogetherBringEachWeightOnce) {
+  const Deadline deadline;
   for (const Order order : kOrders) {
     for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
       Shape shape = uniform(24, 6, 4);
@@ -55,6 +56,7 @@ TEST(SharedPass, CallsThatBeginTogetherBringEachWeightOnce) {
 
 /// Whoever is ahead waits for the others; each weight is there until all have read it.
 TEST(SharedPass, NobodyIsFurtherAheadThanTheRing) {
+  const Deadline deadline;
   Streaming device(uniform(8, 3, 2));
   const SequencePtr sequence = each_once(8);
   device.begin(0, sequence);
