@@ -9,19 +9,7 @@
 namespace offload::test {
 namespace {
 
-MachineProfile machine() {
-  MachineProfile profile;
-  profile.link_bytes_per_us = 50e3;
-  profile.copy_overhead_us = 5;
-  profile.host_copy_bytes_per_us = 20e3;
-  profile.file_bytes_per_us = 2e3;
-  profile.memory_bytes_per_us = 1e6;
-  profile.fp64_flops_per_us = 1e6;
-  profile.fp32_flops_per_us = 1e6;
-  profile.half_flops_per_us = 1e6;
-  profile.node_overhead_us = 10;
-  return profile;
-}
+MachineProfile machine() { return {"a machine", 50e3, 5, 20e3, 2e3, 1e6, 1e6, 1e6, 1e6, 10}; }
 
 /// Layers of 32 MiB, none resident, that are read one after another.
 struct Layers {

@@ -45,7 +45,8 @@ using FencePtr = std::shared_ptr<Fence>;
 //
 // Staged copies are enqueued long after the batch was handed to the store, while lanes go on. If E was recorded only
 // then, the copies would wait for all that the lane has done since, and link and compute would take turns. So the store
-// calls record_now() when the batch is handed over (record_readers() in feed/copies.h).
+// calls record_now() when the batch is handed over (record_readers() in feed/copies.h). So does Streamer::release()
+// while calls share a pass: then copies into the place are handed out only when earlier ones have arrived.
 //
 // A lane must not wait for a copy that waits for a point of that lane whose event is not recorded yet. The event would
 // be recorded behind the wait, and each would wait for the other:
