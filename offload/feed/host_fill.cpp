@@ -130,8 +130,8 @@ void HostFill::work(FileReader& reader) {
 
 void HostFill::report() {
   const std::uint64_t bytes = progress_.begin_report();
-  const auto thrown = call([&] { callbacks_.on_progress(bytes); });
-  if (thrown && record_failure(thrown)) {
+  auto thrown = call([&] { callbacks_.on_progress(bytes); });
+  if (thrown && record_failure(std::move(thrown))) {
     refused_ = true;
   }
   progress_.end_report();
@@ -139,10 +139,10 @@ void HostFill::report() {
 
 void HostFill::prepare() {
   preparation_ = Preparation::under_way;
-  const auto thrown = call(callbacks_.prepare);
+  auto thrown = call(callbacks_.prepare);
   preparation_ = thrown ? Preparation::wanted : Preparation::done;
   if (thrown) {
-    record_failure(thrown);
+    record_failure(std::move(thrown));
   }
   publish();
 }
@@ -161,27 +161,27 @@ std::exception_ptr HostFill::call(const std::function<void()>& callback) {
 }
 
 /// True when it is what those who wait are told.
-bool HostFill::record_failure(const std::exception_ptr& failure) {
+bool HostFill::record_failure(std::exception_ptr failure) {
   changed_.notify_all();
-  return failure_.record(failure);
+  return failure_.record(std::move(failure));
 }
 
 void HostFill::read(FileReader& reader, std::size_t piece) {
   const Part& part = pieces_[piece];
   try {
     reader.read(part.place, part.offset, part.bytes,
-                [this, piece](const std::exception_ptr& failure) { end(piece, failure); });
+                [this, piece](std::exception_ptr failure) { end(piece, std::move(failure)); });
   } catch (...) { // not begun with
     end(piece, std::current_exception());
   }
 }
 
 /// On a thread of the reader, or on ours.
-void HostFill::end(std::size_t piece, const std::exception_ptr& failure) {
+void HostFill::end(std::size_t piece, std::exception_ptr failure) {
   const Lock lock(mutex_);
   if (failure) {
     progress_.end_failed(piece);
-    record_failure(failure);
+    record_failure(std::move(failure));
   } else {
     progress_.end_there(piece, callbacks_.on_progress ? pieces_[piece].bytes : 0);
     publish();

@@ -68,8 +68,8 @@ class HostFill {
   void report() OFFLOAD_REQUIRES(mutex_);
   std::exception_ptr call(const std::function<void()>& callback) OFFLOAD_REQUIRES(mutex_);
   void read(FileReader& reader, std::size_t piece);
-  void end(std::size_t piece, const std::exception_ptr& failure);
-  bool record_failure(const std::exception_ptr& failure) OFFLOAD_REQUIRES(mutex_);
+  void end(std::size_t piece, std::exception_ptr failure);
+  bool record_failure(std::exception_ptr failure) OFFLOAD_REQUIRES(mutex_);
   void publish() OFFLOAD_REQUIRES(mutex_);
   void stop();
 

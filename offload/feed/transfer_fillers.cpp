@@ -71,7 +71,7 @@ void TransferFillers::fill(const std::shared_ptr<Transfer>& transfer, const Piec
   try {
     if (src.in_file()) {
       sources_.reader->read(piece.dst, src.offset, src.bytes,
-                            [this, transfer](const std::exception_ptr& thrown) { end(*transfer, thrown); });
+                            [this, transfer](std::exception_ptr thrown) { end(*transfer, std::move(thrown)); });
       return;
     }
     if (src.memory) { // else it lies beyond the weight in the file
@@ -83,13 +83,13 @@ void TransferFillers::fill(const std::shared_ptr<Transfer>& transfer, const Piec
   } catch (...) {
     failure = std::current_exception();
   }
-  end(*transfer, failure);
+  end(*transfer, std::move(failure));
 }
 
-void TransferFillers::end(Transfer& transfer, const std::exception_ptr& failure) {
+void TransferFillers::end(Transfer& transfer, std::exception_ptr failure) {
   if (failure) {
     const Lock lock(mutex_);
-    transfer.failure = failure;
+    transfer.failure = std::move(failure);
   }
   if (--transfer.unfilled == 0) {
     on_filled_(transfer);

@@ -34,7 +34,7 @@ class TransferFillers {
   std::shared_ptr<Transfer> next_open();
   void drop_taken() OFFLOAD_REQUIRES(mutex_);
   void fill(const std::shared_ptr<Transfer>& transfer, const Piece& piece);
-  void end(Transfer& transfer, const std::exception_ptr& failure);
+  void end(Transfer& transfer, std::exception_ptr failure);
 
   const FillSources sources_;
   const std::function<void(Transfer& transfer)> on_filled_;

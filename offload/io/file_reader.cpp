@@ -84,9 +84,9 @@ void FileReader::start(const std::shared_ptr<Read>& read) {
   const std::uint64_t from = read->begin + read->have;
   disk_->start(read->buffer + read->have, from, read->end - from, [this, read](std::int64_t result) noexcept {
     bool resumed = false;
-    const auto failure = thrown_by([&] { resumed = resume(read, result); });
+    auto failure = thrown_by([&] { resumed = resume(read, result); });
     if (!resumed) {
-      finish(*read, failure);
+      finish(*read, std::move(failure));
     }
   });
 }
@@ -112,11 +112,13 @@ bool FileReader::resume(const std::shared_ptr<Read>& read, std::int64_t result) 
 }
 
 /// Nothing of the read is to be done any more.
-void FileReader::finish(const Read& read, const std::exception_ptr& failure) {
+void FileReader::finish(const Read& read, std::exception_ptr failure) {
   release_buffer(read);
   // A change explains what went wrong, and what seems right may be of both.
-  const auto change = thrown_by([&] { file_->check_unchanged(); });
-  read.done(change ? change : failure);
+  if (auto change = thrown_by([&] { file_->check_unchanged(); })) {
+    failure = std::move(change);
+  }
+  read.done(std::move(failure));
 }
 
 void FileReader::release_buffer(const Read& read) {
@@ -137,9 +139,11 @@ void FileReader::read_all(std::byte* dst, std::uint64_t offset, std::uint64_t by
     ++pending;
     try {
       const Unlock unlocked(mutex);
-      read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](const std::exception_ptr& error) {
+      read(dst + done, offset + done, std::min(kMostBytes, bytes - done), [&](std::exception_ptr error) {
         const Lock done_lock(mutex);
-        failure = error ? error : failure;
+        if (error) {
+          failure = std::move(error);
+        }
         --pending;
         changed.notify_one();
       });

@@ -38,8 +38,8 @@ class FileReader {
   FileReader(const FileReader&) = delete;
   FileReader& operator=(const FileReader&) = delete;
 
-  /// An ArchiveError, or null when all went well. It throws nothing.
-  using Done = std::function<void(const std::exception_ptr& failure)>;
+  /// An ArchiveError, which is the callee's alone, or null when all went well. It throws nothing.
+  using Done = std::function<void(std::exception_ptr failure)>;
 
   /// Reads [offset, offset + bytes), at most kMostBytes, into `dst`. `done` is called once, before this function
   /// returns or later from another thread; until then `dst` belongs to the reader. Waits while as many reads are in
@@ -63,7 +63,7 @@ class FileReader {
 
   void start(const std::shared_ptr<Read>& read);
   bool resume(const std::shared_ptr<Read>& read, std::int64_t result);
-  void finish(const Read& read, const std::exception_ptr& failure);
+  void finish(const Read& read, std::exception_ptr failure);
   void release_buffer(const Read& read);
 
   const std::shared_ptr<const File> file_;
