@@ -54,7 +54,7 @@ class Session;
 /// A module ends with its last handle, which first waits for members that are at work. So a handle may be destroyed
 /// while they are, if no other member begins then. The last handle must not be destroyed within a call of its module.
 ///
-/// An operator may ask the module whose call it is part of. Another call of it, or a new budget, throws Error there.
+/// An operator may ask the module whose call it is part of. Another call of it, a new budget, or release(), throws Error there.
 ///
 /// In a child of fork() every member of a module of the parent throws Error. The child may load modules of its own: on
 /// a GPU only if the parent has used none, and with one thread (at::set_num_threads) if the parent has computed with
@@ -91,6 +91,11 @@ class OFFLOAD_API Module {
   /// it is below the minimum, and ArchiveError when weights are still read from the file and that has changed: the
   /// module is as it was then. Throws Error when the device has not so much.
   void set_vram_budget(std::uint64_t bytes);
+
+  /// Gives back the device memory of weights, ring and calls once the calls in flight are done, but for what must stay
+  /// and what calls have put into the module. The budget stays as it is, and others may use it: the next call takes
+  /// the memory again, and throws Error when the device has not so much by then.
+  void release();
 
   Module(const Module& other);
   Module(Module&& other) noexcept;

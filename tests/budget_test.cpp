@@ -81,6 +81,11 @@ TEST_F(DefaultBudget, IsWhatOthersHaveNotBeenPromised) {
   second.set_vram_budget(kWeightBytes + kSmall);
   EXPECT_LE(Promise::outstanding(kHost), before - kModel + kWeightBytes);
   second.set_vram_budget(kFree);
+  const std::uint64_t taken = Promise::outstanding(kHost);
+  second.release();
+  EXPECT_EQ(Promise::outstanding(kHost), taken) << "others may have what was released";
+  second.forward({rows()});
+  EXPECT_EQ(Promise::outstanding(kHost), taken);
   const std::uint64_t rest = Promise::outstanding(kHost);
   first.reset();
   EXPECT_EQ(Promise::outstanding(kHost), rest - kModel);

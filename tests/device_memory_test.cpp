@@ -302,6 +302,27 @@ TEST(DeviceMemory, WhatALargeCallTookBecomesRoomForWeightsAgain) {
   EXPECT_LE(session.stats().peak_device_bytes, 192_MiB);
 }
 
+TEST(DeviceMemory, WhatIsReleasedTheDeviceHasAgain) {
+  const torch::jit::Module module = stack_of(32);
+  Reference plain(module.deepcopy(), kCuda);
+  const at::Tensor x = at::randn({64, 1024}).to(kCuda);
+  const c10::IValue expected = plain.run("forward", {x});
+  for (const std::uint64_t budget : {160_MiB, 1_GiB}) {
+    Session session = make_session(module, budget);
+    session.run_method("forward", {x}, {});
+    session.run_method("forward", {x}, {}); // kernels and handles are there
+    session.release();
+    const std::uint64_t before = driver_bytes();
+    for (int round = 0; round < 3; ++round) {
+      EXPECT_EQ(tools::first_difference(session.run_method("forward", {x}, {}), expected), "");
+      EXPECT_GE(driver_bytes(), before + 128_MiB);
+      session.release();
+      EXPECT_EQ(driver_bytes(), before);
+      EXPECT_LT(session.stats().bytes_resident, 1_MiB);
+    }
+  }
+}
+
 TEST(DeviceMemory, TheSecondModuleIsOfferedWhatTheFirstWas) {
   const auto offered = [] {
     Options options;

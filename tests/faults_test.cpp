@@ -108,6 +108,8 @@ class Faults : public testing::TestWithParam<Case> {
     EXPECT_FALSE(attempt("a budget below the smallest", [&] { module->set_vram_budget(1); }));
     refused += !attempt("less budget", [&] { leave_room(*module, 2); });
     refused += !attempt("a call under less", [&] { call(*module); });
+    refused += !attempt("no memory while it is idle", [&] { module->release(); });
+    refused += !attempt("a call that takes it again", [&] { call(*module); });
     // What was fetched ahead when it happened may be reported by the next call; after that all is well.
     faults::disarm();
     refused += !attempt("a call in the end", [&] { call(*module); });

@@ -246,6 +246,54 @@ TEST(Module, StatsMayBeAskedWhileTheBudgetChanges) {
   owner.join();
 }
 
+TEST(Module, WhatIsReleasedIsTakenAgainByTheNextCall) {
+  for (const std::uint64_t weights : {3, 12}) {
+    Pair pair(make(6, chain(6)), options_for(budget(weights)));
+    pair.offloaded.release(); // nothing was placed yet
+    pair.expect_same({rows()});
+    pair.expect_same({rows()});
+    const Stats placed = pair.offloaded.stats();
+    EXPECT_GE(placed.bytes_resident, kWeightBytes);
+    for (int round = 0; round < 2; ++round) {
+      pair.offloaded.release();
+      EXPECT_LT(pair.offloaded.stats().bytes_resident, kWeightBytes);
+      EXPECT_EQ(pair.offloaded.stats().calls, placed.calls + static_cast<std::uint64_t>(round));
+      EXPECT_TRUE(pair.offloaded.attr("w2").isTensor());
+      pair.expect_same({rows()});
+      EXPECT_EQ(pair.offloaded.stats().bytes_resident, placed.bytes_resident);
+    }
+    pair.offloaded.release();
+    pair.offloaded.release();
+    pair.offloaded.set_vram_budget(pair.offloaded.placement().budget.vram);
+    pair.expect_same({rows()});
+  }
+}
+
+TEST(Module, MayBeReleasedWhileOthersCall) {
+  Options options = options_for(budget(3, 2));
+  options.concurrency = 2;
+  Pair pair(make(6, chain(6)), options);
+  const at::Tensor x = rows();
+  const c10::IValue expected = pair.reference.run("forward", {x});
+  std::atomic<int> callers = 3;
+  std::vector<std::thread> threads;
+  for (int t = callers; t > 0; --t) {
+    threads.emplace_back([&] {
+      for (int call = 0; call < 20; ++call) {
+        EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), "");
+      }
+      --callers;
+    });
+  }
+  while (callers > 0) {
+    pair.offloaded.release();
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(pair.offloaded.stats().calls, 60U);
+}
+
 TEST(Module, DestroyedWithWorkInFlight) {
   const torch::jit::Module module = make(6, chain(6));
   const at::Tensor x = rows();

@@ -120,6 +120,7 @@ TEST_F(Reentry, WhatWouldWaitForTheCallIsRefused) {
     ask_in_calls_of(module, [&] {
       EXPECT_NE(refusal([&] { module.forward({rows()}); }).find("within a call"), std::string::npos);
       EXPECT_NE(refusal([&] { module.set_vram_budget(budget(2, 2)); }).find("within a call"), std::string::npos);
+      EXPECT_NE(refusal([&] { module.release(); }).find("within a call"), std::string::npos);
     });
     EXPECT_EQ(module.placement().budget.vram, given);
   }

@@ -296,7 +296,8 @@ TEST_F(Server, AHandleThatWasMovedFromSaysSo) {
       [](Module& module) { module.forward({rows()}); }, [](Module& module) { module.run_method("forward", {rows()}); },
       [](Module& module) { module.attr("w0"); },        [](Module& module) { module.schema("forward"); },
       [](Module& module) { module.device(); },          [](Module& module) { static_cast<void>(module.placement()); },
-      [](Module& module) { module.stats(); },           [](Module& module) { module.set_vram_budget(budget(1)); }};
+      [](Module& module) { module.stats(); },           [](Module& module) { module.set_vram_budget(budget(1)); },
+      [](Module& module) { module.release(); }};
   for (const auto& member : members) {
     EXPECT_NO_THROW(member(moved));
     try {

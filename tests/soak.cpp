@@ -279,6 +279,7 @@ class Round {
       } catch (const BudgetError&) {
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      may_be_refused([&] { module_->release(); });
     }
   }
 

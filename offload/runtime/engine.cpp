@@ -116,6 +116,7 @@ void Engine::stop_streaming() {
 void Engine::report(Stats& stats) const {
   std::unique_lock lock(mutex_);
   stats.misses = before_.misses + (streaming_ ? streaming_->streamer->misses() : 0);
+  stats.bytes_resident = model_.fixed + (streaming_ ? streaming_->bytes_resident : 0);
   const std::uint64_t used = before_.bytes_used + (streaming_ ? streaming_->streamer->bytes_used() : 0);
   lock.unlock();
   stats.bytes_streamed = link_->bytes();
@@ -283,6 +284,7 @@ void Engine::place(const Residency& residency, const Placeholders& known) {
     std::byte* ring = slab_->data() + end;
     auto streaming = std::make_shared<Streaming>();
     streaming->slab = slab_;
+    streaming->bytes_resident = bytes_of(residency) - residency.ring_bytes;
     streaming->store = make_store(ring);
     streaming->streamer = std::make_unique<Streamer>(StreamerConfig{.link = link_.get(),
                                                                     .store = streaming->store.get(),

@@ -102,6 +102,7 @@ class Engine {
     std::shared_ptr<DeviceMemory> slab;
     std::unique_ptr<Store> store;
     std::unique_ptr<Streamer> streamer;
+    std::uint64_t bytes_resident = 0;
   };
 
   struct Counts {

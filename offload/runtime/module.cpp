@@ -112,6 +112,7 @@ c10::Device Module::device() const { return Access(*this)->device(); }
 Placement Module::placement() const { return Access(*this)->placement(); }
 Stats Module::stats() const { return Access(*this)->stats(); }
 void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }
+void Module::release() { Access(*this)->release(); }
 
 std::ostream& operator<<(std::ostream& out, const Stats& stats) {
   return out << "calls " << stats.calls << ", repeated " << stats.calls_repeated << ", streamed "

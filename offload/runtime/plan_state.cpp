@@ -198,10 +198,6 @@ void PlanState::report(Stats& stats) const {
   stats.calls = counts_.calls;
   stats.calls_repeated = counts_.repeated;
   stats.peak_device_bytes = counts_.peak;
-  stats.bytes_resident = model_.fixed;
-  if (readiness_ != Readiness::unknown) {
-    stats.bytes_resident += bytes_of(plan_.residency) - plan_.residency.ring_bytes;
-  }
 }
 
 } // namespace offload

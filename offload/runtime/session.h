@@ -42,6 +42,7 @@ class Session {
   Placement placement() const { return state_.placement(); }
   Stats stats() const;
   void set_vram_budget(std::uint64_t bytes);
+  void release();
   c10::Device device() const { return model_.device; }
 
   /// For tests: from the n-th allocation of the next call on, as if the first lane could have no more.

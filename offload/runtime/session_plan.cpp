@@ -120,6 +120,17 @@ void Session::record_peak() {
   state_.record_peak(now);
 }
 
+void Session::release() {
+  require_no_call_around("release()");
+  const ExclusiveLaneLock alone(*gate_);
+  adopted_->placed->clear();
+  engine().lanes().release();
+  device_promise_.set(model_.device.is_cuda() ? model_.fixed + engine().lanes().held() : 0);
+  if (state_.readiness() == Readiness::placed) {
+    state_.set_readiness(Readiness::measured);
+  }
+}
+
 void Session::set_vram_budget(std::uint64_t bytes) {
   require_no_call_around("a new budget");
   const ExclusiveLaneLock alone(*gate_);
