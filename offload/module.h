@@ -20,16 +20,21 @@ namespace offload {
 
 /// What has happened since load, all callers together.
 struct Stats {
-  std::uint64_t calls = 0;          ///< that returned; example calls, too
-  std::uint64_t calls_repeated = 0; ///< times that a call was stopped for want of memory, to be made again or refused
-  std::uint64_t bytes_streamed = 0; ///< of streamed weights, counted at the link; bytes_in_cache are among them
-  std::uint64_t bytes_ahead = 0;    ///< of bytes_streamed, those prefetched for a next call, that none has used yet
-  std::uint64_t bytes_resident = 0; ///< of weights and buffers that are on the device for good, now
-  std::uint64_t copies = 0;         ///< copies the link was asked for
-  std::uint64_t misses = 0;         ///< weights that a node wanted and that no prefetch had under way
-  std::uint64_t bytes_in_place = 0; ///< of rows that were looked up where they lie in host memory
-  std::uint64_t bytes_in_cache = 0; ///< of streamed weights that calls read where the page cache has them, on the host
-  double stall_us = 0;              ///< that compute waited for copies; on a GPU estimated from one wait in sixteen
+  std::uint64_t calls = 0;           ///< that returned; example calls, too
+  std::uint64_t calls_repeated = 0;  ///< times that a call was stopped for want of memory, to be made again or refused
+  std::uint64_t bytes_streamed = 0;  ///< of streamed weights, counted at the link; bytes_in_cache are among them
+  std::uint64_t bytes_ahead = 0;     ///< of bytes_streamed, those prefetched for a next call, that none has used yet
+  std::uint64_t bytes_resident = 0;  ///< of weights and buffers that are on the device for good, now
+  std::uint64_t copies = 0;          ///< copies the link was asked for
+  std::uint64_t passes = 0;          ///< over streamed weights: in each they cross the link once, for all its calls
+  std::uint64_t calls_in_passes = 0; ///< calls begun that were to read streamed weights; those made again count again
+  std::uint64_t misses = 0;          ///< weights that a node wanted and that no prefetch had under way
+  std::uint64_t bytes_in_place = 0;  ///< of rows that were looked up where they lie in host memory
+  std::uint64_t bytes_in_cache = 0;  ///< of streamed weights that calls read where the page cache has them, on the host
+  double stall_us = 0;               ///< that compute waited for copies; on a GPU estimated from one wait in sixteen
+  double wait_turn_us = 0;           ///< that threads of calls waited for a lane, and for memory of their own
+  double wait_door_us = 0;           ///< that they waited for the passes before theirs
+  double wait_calls_us = 0;          ///< that they waited for other calls of their pass
   std::uint64_t peak_device_bytes = 0; ///< high-water mark, since the budget was set, of what counts against it
   /// In use on the device, now, in no budget and not in PyTorch's allocator: CUDA's context, kernels, handles, what the
   /// program has allocated by itself, other processes. The same for all modules of a device; 0 where it is not known.
@@ -37,6 +42,20 @@ struct Stats {
 };
 
 OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
+
+/// What calls have taken since weights were last placed (by a first call, a new budget, or what calls have shown), and
+/// what was planned for them.
+struct OFFLOAD_API Report {
+  double seconds = 0;    ///< since then
+  Stats since;           ///< what was counted since then; bytes_resident, outside_bytes, peak_device_bytes: as in Stats
+  double link_share = 0; ///< of that time, in which the link was in use, by what copies cost on this machine
+  Prediction predicted;
+
+  double calls_in_pass() const;         ///< on average; 0 when nothing streams
+  std::uint64_t bytes_per_call() const; ///< over the link, without what is ahead; on average
+};
+
+OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Report& report);
 
 class Session;
 
@@ -54,7 +73,8 @@ class Session;
 /// A module ends with its last handle, which first waits for members that are at work. So a handle may be destroyed
 /// while they are, if no other member begins then. The last handle must not be destroyed within a call of its module.
 ///
-/// An operator may ask the module whose call it is part of. Another call of it, a new budget, or release(), throws Error there.
+/// An operator may ask the module whose call it is part of. Another call of it, a new budget, or release(), throws
+/// Error there.
 ///
 /// In a child of fork() every member of a module of the parent throws Error. The child may load modules of its own: on
 /// a GPU only if the parent has used none, and with one thread (at::set_num_threads) if the parent has computed with
@@ -86,6 +106,7 @@ class OFFLOAD_API Module {
   c10::Device device() const;
   Placement placement() const;
   Stats stats() const;
+  Report report() const;
 
   /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait. Throws BudgetError when
   /// it is below the minimum, and ArchiveError when weights are still read from the file and that has changed: the

@@ -233,8 +233,8 @@ TEST_F(HostFillTest, ALeaseThatWaitsForTheDiskKeepsNoOtherLaneWaiting) {
   test::BlockedThread others([&] {
     streamer.release(0, {0});
     streamer.acquire(0, {0});
-    EXPECT_EQ(streamer.misses(), 2U);
-    EXPECT_EQ(streamer.bytes_used(), 2 * kPlace);
+    EXPECT_EQ(streamer.counts().misses, 2U);
+    EXPECT_EQ(streamer.counts().bytes_used, 2 * kPlace);
   });
   others.await_blocked();
   EXPECT_TRUE(others.done()) << "they wait for the disk";

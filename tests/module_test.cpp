@@ -269,6 +269,32 @@ TEST(Module, WhatIsReleasedIsTakenAgainByTheNextCall) {
   }
 }
 
+TEST(Module, ReportsWhatCallsTookBesideWhatWasPlanned) {
+  const torch::jit::Module module = make(6, chain(6));
+  Pair pair(module, options_for(budget(3)));
+  pair.expect_same({rows()});
+  pair.offloaded.set_vram_budget(pair.offloaded.placement().budget.vram);
+  EXPECT_EQ(pair.offloaded.report().since.calls, 0U);
+  EXPECT_EQ(pair.offloaded.report().bytes_per_call(), 0U);
+  constexpr std::uint64_t kCalls = 12; // of any period up to 4
+  for (std::uint64_t call = 0; call < kCalls; ++call) {
+    pair.offloaded.forward({rows()});
+  }
+  const Report report = pair.offloaded.report();
+  EXPECT_EQ(report.since.calls, kCalls);
+  EXPECT_EQ(report.calls_in_pass(), 1);
+  EXPECT_EQ(report.bytes_per_call(), report.predicted.round.streamed_bytes);
+  EXPECT_GT(report.link_share, 0);
+  EXPECT_EQ(report.since.wait_door_us, 0);
+  EXPECT_EQ(report.since.wait_calls_us, 0);
+
+  Options all = options_for(budget(8));
+  Module resident = wrap(module.deepcopy(), all);
+  resident.forward({rows()});
+  resident.forward({rows()});
+  EXPECT_EQ(resident.report().calls_in_pass(), 0) << "nothing streams";
+}
+
 TEST(Module, MayBeReleasedWhileOthersCall) {
   Options options = options_for(budget(3, 2));
   options.concurrency = 2;

@@ -47,8 +47,10 @@ TEST(SharedPass, CallsThatBeginTogetherBringEachWeightOnce) {
         begun.arrive_and_wait();
         finish(device, lane, *sequence);
       });
-      EXPECT_EQ(device.streamer().bytes_used(), 24 * kUnit);
-      EXPECT_EQ(device.streamer().misses(), 0U);
+      EXPECT_EQ(device.streamer().counts().bytes_used, 24 * kUnit);
+      EXPECT_EQ(device.streamer().counts().misses, 0U);
+      EXPECT_EQ(device.streamer().counts().passes.passes, 1U);
+      EXPECT_EQ(device.streamer().counts().passes.calls, 4U);
       EXPECT_EQ(device.finish(), "");
     }
   }
@@ -73,7 +75,9 @@ TEST(SharedPass, NobodyIsFurtherAheadThanTheRing) {
   EXPECT_EQ(read, 3);
   finish(device, 1, *sequence);
   ahead.join();
-  EXPECT_EQ(device.streamer().bytes_used(), 8 * kUnit);
+  EXPECT_EQ(device.streamer().counts().bytes_used, 8 * kUnit);
+  EXPECT_GT(device.streamer().counts().calls_us, 0);
+  EXPECT_EQ(device.streamer().counts().door_us, 0);
   EXPECT_EQ(device.finish(), "");
 }
 
@@ -92,7 +96,7 @@ TEST(SharedPass, ACallMayJoinWhileAllIsThere) {
     }
     finish(device, lane, *sequence, 1);
   });
-  EXPECT_EQ(device.streamer().bytes_used(), 8 * kUnit);
+  EXPECT_EQ(device.streamer().counts().bytes_used, 8 * kUnit);
   EXPECT_EQ(device.finish(), "");
 }
 
@@ -124,11 +128,14 @@ TEST(SharedPass, ACallThatComesLateWaitsForTheNext) {
   for (WeightId weight = 2; weight < 8; ++weight) {
     device.visit(0, {weight});
   }
-  EXPECT_EQ(device.streamer().misses(), 0U) << "nobody took a place from it";
+  EXPECT_EQ(device.streamer().counts().misses, 0U) << "nobody took a place from it";
   device.end(0);
   first.join();
   second.join();
-  EXPECT_EQ(device.streamer().bytes_used(), 16 * kUnit) << "one pass for the first, one for the others";
+  EXPECT_EQ(device.streamer().counts().bytes_used, 16 * kUnit) << "one pass for the first, one for the others";
+  EXPECT_EQ(device.streamer().counts().passes.passes, 2U);
+  EXPECT_EQ(device.streamer().counts().passes.calls, 3U);
+  EXPECT_GT(device.streamer().counts().door_us, 0);
   EXPECT_EQ(device.finish(), "");
 }
 
@@ -155,7 +162,7 @@ TEST(SharedPass, APassIsOpenUntilTheOneBeforeHasArrived) {
   device.slow.release();
   first.join();
   second.join();
-  EXPECT_EQ(device.streamer->bytes_used(), 16 * kUnit) << "one pass for the first, one for the others";
+  EXPECT_EQ(device.streamer->counts().bytes_used, 16 * kUnit) << "one pass for the first, one for the others";
   device.expect_no_problems();
 }
 
@@ -247,7 +254,7 @@ TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {
   device.visit(0, {0});
   device.end(0); // as when the model raises
   other.join();
-  EXPECT_EQ(device.streamer().bytes_used(), 12 * kUnit);
+  EXPECT_EQ(device.streamer().counts().bytes_used, 12 * kUnit);
   EXPECT_EQ(device.finish(), "");
 }
 

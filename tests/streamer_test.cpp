@@ -28,7 +28,7 @@ TEST(Streamer, BringsEveryByteInEveryOrder) {
       device.call(0, each_once(6));
     }
     EXPECT_EQ(device.finish(), "");
-    EXPECT_EQ(device.streamer().misses(), 0U);
+    EXPECT_EQ(device.streamer().counts().misses, 0U);
   }
 }
 
@@ -97,7 +97,7 @@ TEST(Streamer, PrefetchesForACallToCome) {
   device.streamer().expect(0, each_once(6));
   EXPECT_EQ(device.link().bytes(), 3 * kUnit);
   device.call(0, each_once(6));
-  EXPECT_EQ(device.streamer().misses(), 0U);
+  EXPECT_EQ(device.streamer().counts().misses, 0U);
   EXPECT_EQ(device.bytes_used(), 6 * kUnit) << "nothing was copied twice";
   EXPECT_EQ(device.finish(), "");
 }

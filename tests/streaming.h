@@ -71,7 +71,7 @@ class Streaming {
   Streamer& streamer() { return *streamer_; }
 
   /// What the calls so far have brought over the link and used.
-  std::uint64_t bytes_used() { return std::min(link_.bytes(), streamer_->bytes_used()); }
+  std::uint64_t bytes_used() { return std::min(link_.bytes(), streamer_->counts().bytes_used); }
 
  private:
   FakeLink link_;

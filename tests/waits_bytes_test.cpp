@@ -99,11 +99,11 @@ TEST_F(WaitsBytes, WhatTheStoreStillHoldsHasNotBeenUsed) {
   device.use_streamer();
   device.slow.hold(Call::copy);
   device.streamer->begin(0, each_once(4));
-  EXPECT_EQ(device.streamer->bytes_used(), 0U);
+  EXPECT_EQ(device.streamer->counts().bytes_used, 0U);
   device.slow.release();
   device.store->drain();
   EXPECT_GT(device.slow.bytes(), 0U);
-  EXPECT_EQ(device.streamer->bytes_used(), 0U) << "it is ahead";
+  EXPECT_EQ(device.streamer->counts().bytes_used, 0U) << "it is ahead";
   device.streamer->end(0);
 }
 

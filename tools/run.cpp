@@ -267,6 +267,11 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
   const double misses = static_cast<double>(after.misses - before.misses) / calls;
   const double in_cache = static_cast<double>(after.bytes_in_cache - before.bytes_in_cache) / calls;
   const double stall_us = (after.stall_us - before.stall_us) / calls;
+  const double passes = static_cast<double>(after.passes - before.passes);
+  const double in_pass = passes == 0 ? 0 : static_cast<double>(after.calls_in_passes - before.calls_in_passes) / passes;
+  const double wait_us = (after.wait_turn_us + after.wait_door_us + after.wait_calls_us -
+                          (before.wait_turn_us + before.wait_door_us + before.wait_calls_us)) /
+                         calls;
   const char* check = !arguments.check ? "not asked for" : outcome.difference.empty() ? "bit-identical" : "different";
   if (arguments.format == "json") {
     nlohmann::ordered_json json;
@@ -279,6 +284,8 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
                         {"in_cache_bytes", in_cache},
                         {"misses", misses},
                         {"stall_us", stall_us},
+                        {"calls_in_pass", in_pass},
+                        {"wait_us", wait_us},
                         {"calls", times.size()}};
     json["check"] = check;
     out << json.dump(2) << '\n';
@@ -311,8 +318,11 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
                   "", offload::format_bytes(after.outside_bytes).c_str());
     out << line;
   }
-  out << (arguments.threads > 1 ? "  calls at the same time share what is streamed for one of them\n" : "")
-      << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
+  if (arguments.threads > 1) {
+    out << "  calls in a pass over what is streamed: " << in_pass << "; each waited " << wait_us / 1e3
+        << " ms for others\n";
+  }
+  out << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
 }
 
 } // namespace

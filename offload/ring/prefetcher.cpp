@@ -59,6 +59,11 @@ void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence) {
     drop_door_claims();
   }
   window.pass = newest_;
+  if (!window.empty()) {
+    counts_.passes += joined_ != newest_ ? 1 : 0;
+    ++counts_.calls;
+    joined_ = newest_;
+  }
   note_had(lane, window.first);
 }
 

@@ -37,6 +37,12 @@ namespace offload {
 // kind of them looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
 // *need*: until it is met, nothing more is brought ahead for others.
 
+/// Passes that calls were in; each brought what they read over the link, at most once for all of them.
+struct PassCounts {
+  std::uint64_t passes = 0;
+  std::uint64_t calls = 0; ///< that were in one of them; calls that are expected to read nothing are in none
+};
+
 /// Decides what is brought ahead of its use. Each lane has a *window* on the sequence that it is expected to execute,
 /// from the step that comes next (cursor) to the last one prefetched (head, and some weights of the step after it).
 /// What is in a window is claimed. See Note [Shared passes].
@@ -104,6 +110,8 @@ class Prefetcher {
   /// Drops what is claimed for calls that may still join a pass.
   void drop_door_claims();
 
+  const PassCounts& counts() const { return counts_; }
+
   /// Appends what later decisions depend on.
   void append_layout(std::vector<std::uint64_t>& layout) const;
 
@@ -149,8 +157,10 @@ class Prefetcher {
   std::vector<std::uint64_t> had_; // by weight: the newest pass that it was claimed in
   std::vector<WeightId> door_;     // what the newest pass has had: claimed for calls that may join it
   UnderWay under_way_;
-  std::uint64_t newest_ = 0; // pass
-  std::uint64_t needs_ = 0;  // that there have been
+  std::uint64_t newest_ = 0;                 // pass
+  std::uint64_t joined_ = ~std::uint64_t{0}; // the newest that a call has joined
+  PassCounts counts_;
+  std::uint64_t needs_ = 0; // that there have been
 };
 
 } // namespace offload

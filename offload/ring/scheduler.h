@@ -57,6 +57,8 @@ class Scheduler {
   /// True while copies into what `lane` releases may be handed out much later.
   bool shares(int lane) const { return prefetcher_.shares(lane); }
 
+  const PassCounts& passes() const { return prefetcher_.counts(); }
+
   /// What is in the ring.
   const SlotTable& slots() const { return slots_; }
 

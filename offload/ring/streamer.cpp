@@ -42,17 +42,17 @@ void Streamer::stop() noexcept {
 }
 
 void Streamer::check() const {
-  if (lost_) {
+  if (broken_.lost) {
     throw Error("host memory ran out while weights were scheduled: they have to be placed anew");
   }
-  if (!broken_.empty()) {
-    throw Error("the device refused an earlier command and can not be used any more: " + broken_);
+  if (!broken_.device.empty()) {
+    throw Error("the device refused an earlier command and can not be used any more: " + broken_.device);
   }
 }
 
 bool Streamer::lost() const {
   const Lock lock(mutex_);
-  return lost_;
+  return broken_.lost;
 }
 
 /// Changes what the scheduler knows, under the mutex, and has issued what it decides on. It does not undo what is half
@@ -61,7 +61,7 @@ bool Streamer::lost() const {
 /// False when memory ran out, now or before.
 template <typename Change>
 bool Streamer::change(Change change) {
-  if (lost_) {
+  if (broken_.lost) {
     return false;
   }
   bool enough = true;
@@ -73,10 +73,10 @@ bool Streamer::change(Change change) {
     }
   } catch (const std::bad_alloc&) {
     enough = false;
-    lost_ = true;
+    broken_.lost = true;
     batches_.resize(decided);
   }
-  if (lost_ || batches_.size() > decided) {
+  if (broken_.lost || batches_.size() > decided) {
     released_.notify_all(); // what others wait for may have a place now
   }
   issue();
@@ -188,7 +188,11 @@ void Streamer::acquire(int lane, const Step& step) {
       }
       const auto begin = std::chrono::steady_clock::now();
       released_.wait_for(mutex_, kPatience);
-      in_time = std::chrono::steady_clock::now() - begin < kPatience;
+      const std::chrono::duration<double, std::micro> waited = std::chrono::steady_clock::now() - begin;
+      in_time = waited < kPatience;
+      if (outcome == Scheduler::Outcome::waits_for_calls) {
+        (executed_[lane].empty() ? waits_.door : waits_.calls) += waited.count();
+      }
       check();
     }
   }
@@ -242,7 +246,8 @@ void Streamer::release(int lane, const Step& step) noexcept {
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& refused) {
-      broken_ = broken_.empty() ? refused.what() : broken_; // places stay taken: nobody knows when they are read
+      broken_.device = broken_.device.empty() ? refused.what()
+                                              : broken_.device; // places stay taken: nobody knows when they are read
       return;
     }
     scheduler_.release(lane, step, used, batches_);
@@ -258,19 +263,14 @@ std::byte* Streamer::address(WeightId weight) const {
   return config_.ring + scheduler_.slots().place(weight);
 }
 
-std::uint64_t Streamer::misses() const {
+StreamerCounts Streamer::counts() const {
   const Lock lock(mutex_);
-  return scheduler_.misses();
+  return {scheduler_.misses(), scheduler_.slots().bytes_used(), scheduler_.passes(), waits_.door, waits_.calls};
 }
 
 std::vector<std::uint64_t> Streamer::layout() const {
   const Lock lock(mutex_);
   return scheduler_.layout();
-}
-
-std::uint64_t Streamer::bytes_used() const {
-  const Lock lock(mutex_);
-  return scheduler_.slots().bytes_used();
 }
 
 } // namespace offload

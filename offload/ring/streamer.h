@@ -23,6 +23,15 @@ struct StreamerConfig {
   WeightTablePtr weights;
 };
 
+/// What a streamer has counted since it was made.
+struct StreamerCounts {
+  std::uint64_t misses = 0;     ///< weights that a node wanted and that no prefetch had under way
+  std::uint64_t bytes_used = 0; ///< see SlotTable
+  PassCounts passes;
+  double door_us = 0;  ///< that calls have waited before their first weight: for the passes before theirs
+  double calls_us = 0; ///< that they have waited for others after that
+};
+
 /// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.
 ///
 /// A call on a lane is begin(), any number of acquire() and release(), end(). Calls on one lane come one after another;
@@ -61,19 +70,27 @@ class Streamer {
   std::byte* address(WeightId weight) const;
   bool is_in_ring(WeightId weight) const { return !config_.store->outside_ring(weight); }
 
-  std::uint64_t misses() const;
+  StreamerCounts counts() const;
 
   /// True when host memory ran out while places changed hands: nobody knows what is where any more. Every call throws
   /// Error from then on, and another streamer has to begin anew.
   bool lost() const;
 
-  /// See SlotTable.
-  std::uint64_t bytes_used() const;
-
   /// See Scheduler.
   std::vector<std::uint64_t> layout() const;
 
  private:
+  /// What every later call is told.
+  struct Broken {
+    bool lost = false;  // host memory ran out
+    std::string device; // why it refused
+  };
+
+  struct Waits { // in microseconds, see StreamerCounts
+    double door = 0;
+    double calls = 0;
+  };
+
   template <typename Change>
   bool change(Change change) OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
@@ -92,8 +109,8 @@ class Streamer {
   bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;           // a thread gives them to it, for all
   bool awaiting_ OFFLOAD_GUARDED_BY(mutex_) = false;          // a lane waits for copies to arrive
   bool stopped_ OFFLOAD_GUARDED_BY(mutex_) = false;
-  bool lost_ OFFLOAD_GUARDED_BY(mutex_) = false;
-  std::string broken_ OFFLOAD_GUARDED_BY(mutex_); // why the device refused; every later call says so
+  Broken broken_ OFFLOAD_GUARDED_BY(mutex_);
+  Waits waits_ OFFLOAD_GUARDED_BY(mutex_);
 };
 
 } // namespace offload

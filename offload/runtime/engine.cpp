@@ -103,7 +103,7 @@ void Engine::stop_streaming() {
   std::shared_ptr<Streaming> gone;
   {
     const std::lock_guard lock(mutex_);
-    before_.misses += streaming_ ? streaming_->streamer->misses() : 0;
+    before_ = counts();
     gone = std::move(streaming_);
   }
   if (gone) {
@@ -113,14 +113,33 @@ void Engine::stop_streaming() {
   before_.bytes_used = link_->bytes(); // nobody will use what was ahead
 }
 
+/// Of this streamer and those before. The caller holds the mutex.
+StreamerCounts Engine::counts() const {
+  StreamerCounts sum = before_;
+  if (streaming_) {
+    const StreamerCounts now = streaming_->streamer->counts();
+    sum.misses += now.misses;
+    sum.bytes_used += now.bytes_used;
+    sum.passes.passes += now.passes.passes;
+    sum.passes.calls += now.passes.calls;
+    sum.door_us += now.door_us;
+    sum.calls_us += now.calls_us;
+  }
+  return sum;
+}
+
 void Engine::report(Stats& stats) const {
   std::unique_lock lock(mutex_);
-  stats.misses = before_.misses + (streaming_ ? streaming_->streamer->misses() : 0);
+  const StreamerCounts counts = this->counts();
   stats.bytes_resident = model_.fixed + (streaming_ ? streaming_->bytes_resident : 0);
-  const std::uint64_t used = before_.bytes_used + (streaming_ ? streaming_->streamer->bytes_used() : 0);
   lock.unlock();
+  stats.misses = counts.misses;
+  stats.passes = counts.passes.passes;
+  stats.calls_in_passes = counts.passes.calls;
+  stats.wait_door_us = counts.door_us;
+  stats.wait_calls_us = counts.calls_us;
   stats.bytes_streamed = link_->bytes();
-  stats.bytes_ahead = stats.bytes_streamed - std::min(stats.bytes_streamed, used);
+  stats.bytes_ahead = stats.bytes_streamed - std::min(stats.bytes_streamed, counts.bytes_used);
   stats.copies = link_->copies();
   stats.stall_us = link_->stall_us();
   stats.bytes_in_place = config_.lender->bytes_in_place();

@@ -80,6 +80,7 @@ class Engine {
   void report(Stats& stats) const;
 
  private:
+  StreamerCounts counts() const;
   std::unique_ptr<Store> make_store(std::byte* ring);
   void stop_streaming();
   std::uint64_t bytes(WeightId weight) const { return model_.weight(weight).bytes; }
@@ -105,11 +106,6 @@ class Engine {
     std::uint64_t bytes_resident = 0;
   };
 
-  struct Counts {
-    std::uint64_t misses = 0;
-    std::uint64_t bytes_used = 0;
-  };
-
   const Model& model_;
   const Config config_;
   std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
@@ -121,7 +117,7 @@ class Engine {
   Residency placed_;         // as they lie there, where there is a slab
   mutable std::mutex mutex_; // what follows, for those who ask while it is exchanged
   std::shared_ptr<Streaming> streaming_;
-  Counts before_; // of streamers that are gone
+  StreamerCounts before_; // of streamers that are gone; bytes_used: all that has been brought
 };
 
 } // namespace offload

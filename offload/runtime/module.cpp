@@ -3,7 +3,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <new>
-#include <ostream>
 #include <utility>
 
 #include <offload/load/archive.h>
@@ -111,18 +110,9 @@ const c10::FunctionSchema& Module::schema(const std::string& method) const { ret
 c10::Device Module::device() const { return Access(*this)->device(); }
 Placement Module::placement() const { return Access(*this)->placement(); }
 Stats Module::stats() const { return Access(*this)->stats(); }
+Report Module::report() const { return Access(*this)->report(); }
 void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }
 void Module::release() { Access(*this)->release(); }
-
-std::ostream& operator<<(std::ostream& out, const Stats& stats) {
-  return out << "calls " << stats.calls << ", repeated " << stats.calls_repeated << ", streamed "
-             << format_bytes(stats.bytes_streamed) << " in " << stats.copies << " copies, read in place "
-             << format_bytes(stats.bytes_in_place) << ", in the page cache " << format_bytes(stats.bytes_in_cache)
-             << ", resident " << format_bytes(stats.bytes_resident) << ", misses " << stats.misses << ", stalled "
-             << stats.stall_us / 1e3 << " ms, peak " << format_bytes(stats.peak_device_bytes) << " on the device"
-             << (stats.outside_bytes == 0 ? "" : ", in use beside budgets " + format_bytes(stats.outside_bytes))
-             << '\n';
-}
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a caller that moves it here keeps no handle to placeholders
 Module wrap(torch::jit::Module module, const Options& options) {

@@ -198,6 +198,7 @@ void PlanState::report(Stats& stats) const {
   stats.calls = counts_.calls;
   stats.calls_repeated = counts_.repeated;
   stats.peak_device_bytes = counts_.peak;
+  stats.wait_turn_us = counts_.wait_turn_us;
 }
 
 } // namespace offload

@@ -118,6 +118,10 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     ++counts_.calls;
   }
+  void record_turn(double waited_us) {
+    const std::lock_guard lock(mutex_);
+    counts_.wait_turn_us += waited_us;
+  }
 
   /// A call begins, of `callers` that are in a call or wait for their turn.
   void record_callers(int callers) {
@@ -170,7 +174,8 @@ class PlanState {
   struct Counts {
     std::uint64_t calls = 0;
     std::uint64_t repeated = 0;
-    std::uint64_t peak = 0; // bytes on the device, since the budget was set
+    std::uint64_t peak = 0;  // bytes on the device, since the budget was set
+    double wait_turn_us = 0; // of calls
   };
 
   /// The caller holds the mutex.

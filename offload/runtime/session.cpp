@@ -191,8 +191,10 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
 std::optional<c10::IValue> Session::call_in_turn(const Request& request, std::uint64_t& exhausted_room) {
   state_.record_callers(gate_->callers() + 1);
   for (const bool takes_all : {false, true}) {
+    const auto came = std::chrono::steady_clock::now();
     const LaneLock held(*gate_, engine().lanes().callers_stream(),
                         takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape));
+    state_.record_turn(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - came).count());
     const std::uint64_t room = gate_->room();
     if (state_.readiness() == Readiness::placed && has_lost_places()) {
       state_.set_readiness(Readiness::measured); // a call ran out of host memory: weights have to be placed anew

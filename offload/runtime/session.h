@@ -1,9 +1,12 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <offload/core/promises.h>
@@ -41,6 +44,7 @@ class Session {
   const c10::FunctionSchema& schema(const std::string& method) const;
   Placement placement() const { return state_.placement(); }
   Stats stats() const;
+  Report report() const;
   void set_vram_budget(std::uint64_t bytes);
   void release();
   c10::Device device() const { return model_.device; }
@@ -74,6 +78,9 @@ class Session {
   std::unique_ptr<Adopted> adopted_; // null where nothing was adopted
   Sequences sequences_;
   PlanState state_;
+  mutable std::mutex placed_mutex_;
+  std::pair<Stats, std::chrono::steady_clock::time_point> placed_{
+      {}, std::chrono::steady_clock::now()}; // what was counted when weights were last placed
 };
 
 } // namespace offload

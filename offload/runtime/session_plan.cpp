@@ -110,6 +110,11 @@ void Session::replan() {
   sequences_.reset(std::move(sequences));
   state_.set_outside(outside_bytes(model_.device));
   state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
+  if (adopted_) {
+    Stats now = stats();
+    const std::lock_guard lock(placed_mutex_);
+    placed_ = {now, std::chrono::steady_clock::now()};
+  }
 }
 
 void Session::record_peak() {
