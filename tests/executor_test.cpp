@@ -6,15 +6,19 @@
 #include <offload/runtime/adopt.h>
 
 #include "modules.h"
+#include "threads.h"
 
 namespace offload::test {
 namespace {
 
-/// A model whose weights have been adopted, all of them streamed.
+/// A model whose weights have been adopted, all of them streamed; beside others if it is given a transport.
 class OnHost {
  public:
-  explicit OnHost(const torch::jit::Module& module)
-      : OnHost(module, [] {
+  explicit OnHost(const torch::jit::Module& module) : OnHost(module, std::make_shared<Transport>(c10::kCPU, 1, 0)) {
+    start();
+  }
+  OnHost(const torch::jit::Module& module, std::shared_ptr<Transport> transport)
+      : OnHost(module, std::move(transport), [] {
           Options options;
           options.device = c10::kCPU;
           return options;
@@ -23,29 +27,32 @@ class OnHost {
   OnHost(const OnHost&) = delete;
   OnHost& operator=(const OnHost&) = delete;
 
-  Made call(const std::vector<c10::IValue>& inputs, std::vector<LeasedStep>* trace = nullptr) {
+  Made call(const std::vector<c10::IValue>& inputs, std::vector<LeasedStep>* trace = nullptr, int lane = 0) {
     const Request request = make_request(model_.program, c10::kCPU, "forward", inputs, {});
     Executor::How how;
     how.expected = std::make_shared<const Sequence>();
     how.trace = trace;
-    return executor().run(0, request, how);
+    return executor().run(lane, request, how);
   }
+
+  /// Streams all that have been adopted.
+  void start() { transport_->start(engine().ring()); }
 
   Executor& executor() { return *adopted_->executor; }
   Engine& engine() { return *adopted_->engine; }
 
  private:
-  OnHost(const torch::jit::Module& module, const Options& options)
-      : model_(examine(module, options, std::nullopt, promise_)),
-        gate_(std::make_shared<LaneGate>(model_.lanes)),
-        adopted_(adopt_weights(model_, gate_, Owner::shared, nullptr, displaced_)) {
+  OnHost(const torch::jit::Module& module, std::shared_ptr<Transport> transport, const Options& options)
+      : transport_(std::move(transport)),
+        model_(examine(module, options, std::nullopt, promise_)),
+        adopted_(adopt_weights(model_, *transport_, Owner::shared, nullptr, displaced_)) {
     adopted_->placed->install({std::vector<std::uint64_t>(model_.count()), 2 * kWeightBytes},
                               PlacedModule::Leased::all);
   }
 
+  const std::shared_ptr<Transport> transport_;
   Promise promise_{kHost};
   Model model_;
-  std::shared_ptr<LaneGate> gate_;
   Displaced displaced_;
   std::unique_ptr<Adopted> adopted_;
 };
@@ -100,6 +107,42 @@ TEST(Executor, KnowsNoCallAroundAThreadThatMakesNone) {
   EXPECT_FALSE(model.executor().is_within_call());
   model.call({at::randn({2, kWidth})});
   EXPECT_FALSE(model.executor().is_within_call());
+}
+
+/// Their weights share a ring: each call gets those of its own module, whoever came and went.
+TEST(Executor, ModulesOfOneTransportStreamThroughOneRing) {
+  const auto transport = std::make_shared<Transport>(c10::kCPU, 3, 0);
+  const auto x = at::randn({3, kWidth});
+  std::vector<at::Tensor> expected;
+  std::vector<std::unique_ptr<OnHost>> models;
+  const auto add = [&](int weights) {
+    const torch::jit::Module module = make(weights, chain(weights));
+    expected.push_back(Reference(module.deepcopy(), c10::kCPU).run("forward", {x}).toTensor());
+    models.push_back(std::make_unique<OnHost>(module, transport));
+    transport->stop();
+  };
+  const auto expect_right = [&] {
+    models.back()->start();
+    in_parallel(static_cast<int>(models.size()), [&](int i) {
+      for (int call = 0; call < 5; ++call) {
+        const Made made = models[i]->call({x}, nullptr, i);
+        EXPECT_TRUE(made.output && made.output->toTensor().equal(expected[i])) << "module " << i;
+      }
+    });
+    transport->stop();
+  };
+  add(3);
+  add(5);
+  add(2);
+  EXPECT_EQ(models[2]->engine().first_in_ring(), models[1]->engine().first_in_ring() + 6) << "five, and a bias";
+  expect_right();
+  models.erase(models.begin() + 1);
+  expected.erase(expected.begin() + 1);
+  expect_right();
+  add(4);
+  EXPECT_LT(models[2]->engine().first_in_ring(), models[1]->engine().first_in_ring())
+      << "in the place of the one that went";
+  expect_right();
 }
 
 } // namespace

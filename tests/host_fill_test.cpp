@@ -211,12 +211,13 @@ TEST_F(HostFillTest, ALeaseThatWaitsForTheDiskKeepsNoOtherLaneWaiting) {
   constexpr std::uint64_t kPlace = (kPart + 511) / 512 * 512;
   std::vector<std::byte> ring(kParts * kPlace);
   std::vector<std::byte> padding(kPlace);
+  const HostSource source{nullptr, filling.get()};
   HostPlaces host;
   for (int part = 0; part < kParts; ++part) {
-    host.push_back(in_memory(end_of(part) - kPart));
+    host.push_back(in_memory(end_of(part) - kPart, /*direct=*/false, &source));
   }
   host.back() = in_memory(padding.data()); // nothing is read beyond the last part
-  const auto store = make_direct_store(*link, host, ring.data(), filling.get());
+  const auto store = make_direct_store(*link, host, ring.data());
   StreamerConfig config;
   config.link = link.get();
   config.store = store.get();
@@ -318,12 +319,12 @@ TEST_F(HostFillTest, StoresWaitForWhatTheyRead) {
       const auto link = make_host_link();
       std::vector<std::byte> ring(kPart);
       std::vector<std::byte> staging(kind.buffers * (kPart / 2));
-      const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart, kind.direct)};
-      const FillSources sources{2, nullptr, filling.get()};
-      const auto store = kind.buffers > 0 ? make_staged_store(*link, host, ring.data(),
-                                                              {staging.data(), kPart / 2, kind.buffers}, sources)
-                         : kind.direct    ? make_direct_store(*link, host, ring.data(), filling.get())
-                                          : make_in_place_store(*link, host, ring.data(), sources);
+      const HostSource source{nullptr, filling.get()};
+      const HostPlaces host = {in_memory(end_of(kParts - 1) - kPart, kind.direct, &source)};
+      const auto store = kind.buffers > 0
+                             ? make_staged_store(*link, host, ring.data(), {staging.data(), kPart / 2, kind.buffers}, 2)
+                         : kind.direct ? make_direct_store(*link, host, ring.data())
+                                       : make_in_place_store(*link, host, ring.data(), 2);
       for (int attempt = 0; attempt < 2; ++attempt) {
         filling->retry();
         const auto arrival = std::make_shared<Arrival>();

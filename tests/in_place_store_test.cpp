@@ -32,12 +32,13 @@ TEST(FileStore, IsRightOrAnErrorWhicheverReadGoesWrong) {
       FileReader reader(file, std::make_unique<FakeDisk>(file, fault, read % 4, from));
       const auto link = make_host_link();
       std::vector<std::byte> ring(kWeights * kUnit);
+      const HostSource source{&reader};
       HostPlaces host;
       for (std::size_t i = 0; i < kWeights; ++i) {
-        host.push_back({nullptr, i * kUnit + 7, kTrue});
+        host.push_back(in_file(source, i * kUnit + 7, kTrue));
       }
       host[2] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
-      const auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
+      const auto store = make_in_place_store(*link, host, ring.data(), 2);
       int failures = 0;
       for (int pass = 0; pass < 2; ++pass) {
         std::vector<ArrivalPtr> arrivals;
@@ -72,7 +73,8 @@ TEST(FileStore, ComputeThatWaitsForAReadStalls) {
   FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0)); // 50 ms
   const auto link = make_host_link();
   std::vector<std::byte> ring(kUnit);
-  const auto store = make_in_place_store(*link, {{nullptr, 0, kUnit}}, ring.data(), {1, &reader});
+  const HostSource source{&reader};
+  const auto store = make_in_place_store(*link, {in_file(source, 0, kUnit)}, ring.data(), 1);
   StreamerConfig config;
   config.link = link.get();
   config.store = store.get();
@@ -97,9 +99,14 @@ TEST(FileStore, LeavesOutOfTheRingWhatIsMapped) {
   FileReader reader(file, make_disk(file, FileReader::kReadsInFlight));
   const auto link = make_host_link();
   std::vector<std::byte> ring(3 * kUnit);
-  const HostPlaces host = {{nullptr, 0, kUnit}, {nullptr, kUnit + 7, kUnit}, {nullptr, 3 * kUnit, kUnit - 3}};
+  const auto places = [&](const HostSource& source) {
+    return HostPlaces{in_file(source, 0, kUnit), in_file(source, kUnit + 7, kUnit),
+                      in_file(source, 3 * kUnit, kUnit - 3)};
+  };
   for (const bool maps : {true, false}) {
-    const auto store = make_in_place_store(*link, host, ring.data(), {1, &reader}, maps ? file : nullptr);
+    const HostSource source{&reader, nullptr, maps ? file : nullptr};
+    const HostPlaces host = places(source);
+    const auto store = make_in_place_store(*link, host, ring.data(), 1);
     const std::uint64_t counted = link->bytes();
     const auto arrival = std::make_shared<Arrival>();
     store->issue({{{0, 0, kUnit}, {1, kUnit, kUnit}, {2, 2 * kUnit, kUnit}}, {}, arrival});
@@ -117,7 +124,8 @@ TEST(FileStore, LeavesOutOfTheRingWhatIsMapped) {
           << "weight " << weight;
     }
   }
-  const auto store = make_in_place_store(*link, host, ring.data(), {1, &reader}, file);
+  const HostSource source{&reader, nullptr, file};
+  const auto store = make_in_place_store(*link, places(source), ring.data(), 1);
   made.write(bytes + "more");
   const auto arrival = std::make_shared<Arrival>();
   store->issue({{{0, 0, kUnit}}, {}, arrival});
@@ -136,11 +144,12 @@ TEST(FileStore, IsDestroyedWithReadsInFlight) {
     FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, slow));
     const auto link = make_host_link();
     std::vector<std::byte> ring(kWeights * kUnit);
+    const HostSource source{&reader};
     HostPlaces host;
     for (std::size_t i = 0; i < kWeights; ++i) {
-      host.push_back({nullptr, i * kUnit, kUnit});
+      host.push_back(in_file(source, i * kUnit, kUnit));
     }
-    auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
+    auto store = make_in_place_store(*link, host, ring.data(), 2);
     std::vector<ArrivalPtr> arrivals;
     for (std::size_t i = 0; i < kWeights; ++i) {
       arrivals.push_back(std::make_shared<Arrival>());
@@ -165,11 +174,12 @@ TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
     FileReader reader(file, std::make_unique<FakeDisk>(file, Fault::is_slow, 0));
     const auto link = make_host_link();
     std::vector<std::byte> ring(kUnit);
-    HostPlaces host = {{nullptr, 0, kUnit}, {nullptr, kUnit, kUnit}};
+    const HostSource source{&reader};
+    HostPlaces host = {in_file(source, 0, kUnit), in_file(source, kUnit, kUnit)};
     if (second_is_in_memory) {
       host[1] = in_memory(reinterpret_cast<const std::byte*>(held.data()));
     }
-    const auto store = make_in_place_store(*link, host, ring.data(), {2, &reader});
+    const auto store = make_in_place_store(*link, host, ring.data(), 2);
     for (WeightId weight = 0; weight < 2; ++weight) {
       store->issue({{{weight, 0, kUnit}}, {}, std::make_shared<Arrival>()});
     }
@@ -177,6 +187,50 @@ TEST(FileStore, FillsAPlaceInTheOrderOfItsBatches) {
     link->synchronize(*link->record_arrived());
     const char* expected = second_is_in_memory ? held.data() : bytes.data() + kUnit;
     EXPECT_EQ(std::memcmp(ring.data(), expected, kUnit), 0);
+  }
+}
+
+/// Of several modules: each weight comes from its own file, and one that has changed fails nobody else.
+TEST(FileStore, BringsWeightsOfSeveralFiles) {
+  constexpr std::uint64_t kUnit = 512ULL * 100;
+  const std::string bytes[] = {pattern(kUnit), std::string(kUnit, 'b')};
+  const TemporaryFile made[] = {TemporaryFile(bytes[0]), TemporaryFile(bytes[1])};
+  std::vector<std::unique_ptr<FileReader>> readers;
+  std::vector<HostSource> sources;
+  for (const bool maps : {false, true}) {
+    for (const TemporaryFile& one : made) {
+      const auto file = std::make_shared<const File>(one.path());
+      readers.push_back(std::make_unique<FileReader>(file, make_disk(file, FileReader::kReadsInFlight)));
+      sources.push_back({readers.back().get(), nullptr, maps ? file : nullptr});
+    }
+  }
+  const auto link = make_host_link();
+  std::vector<std::byte> ring(4 * kUnit);
+  HostPlaces host;
+  for (const HostSource& source : sources) {
+    host.push_back(in_file(source, 0, kUnit));
+  }
+  const auto store = make_in_place_store(*link, host, ring.data(), 2);
+  const auto issue = [&](std::vector<WeightId> weights) {
+    auto arrival = std::make_shared<Arrival>();
+    Batch batch{{}, {}, arrival};
+    for (const WeightId weight : weights) {
+      batch.fetches.push_back({weight, weight * kUnit, kUnit});
+    }
+    store->issue(std::move(batch));
+    arrival->await_issued();
+    return arrival;
+  };
+  const auto arrival = issue({0, 1, 2, 3});
+  ASSERT_EQ(arrival->failure, "");
+  link->synchronize(*arrival->fence);
+  for (const WeightId weight : {0, 1, 2, 3}) {
+    const std::byte* outside = store->outside_ring(weight);
+    EXPECT_EQ(std::memcmp(outside ? outside : ring.data() + weight * kUnit, bytes[weight % 2].data(), kUnit), 0);
+  }
+  made[1].write(bytes[1] + "more");
+  for (const WeightId weight : {0, 1, 2, 3}) {
+    EXPECT_EQ(issue({weight})->failure.find("was changed") != std::string::npos, weight % 2 == 1) << weight;
   }
 }
 

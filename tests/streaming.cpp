@@ -51,7 +51,7 @@ Streaming::Streaming(const Shape& shape) : link_(shape.lanes, shape.order, shape
     staging_.resize(shape.buffer_units * shape.buffers);
     store_ = make_staged_store(
         *link, weights_, ring,
-        {reinterpret_cast<std::byte*>(staging_.data()), shape.buffer_units * kUnit, shape.buffers}, {shape.threads});
+        {reinterpret_cast<std::byte*>(staging_.data()), shape.buffer_units * kUnit, shape.buffers}, shape.threads);
   }
   config.link = link;
   config.store = store_.get();

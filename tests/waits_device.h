@@ -144,7 +144,7 @@ struct Device {
   void use_direct_store() { store = make_direct_store(slow, addresses, ring_bytes()); }
   void use_staged_store(int threads = 1) {
     store = make_staged_store(slow, addresses, ring_bytes(),
-                              {staging.front().bytes, kUnit, static_cast<int>(staging.size())}, {threads});
+                              {staging.front().bytes, kUnit, static_cast<int>(staging.size())}, threads);
   }
   void use_streamer() {
     StreamerConfig config;

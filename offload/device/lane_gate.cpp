@@ -16,6 +16,11 @@ int LaneGate::acquire(const void* caller, std::uint64_t bytes) {
   return await_turn(waiters_.emplace(waiters_.end(), false, caller, bytes));
 }
 
+int LaneGate::lanes() const {
+  const Lock lock(mutex_);
+  return static_cast<int>(claims_.size());
+}
+
 int LaneGate::callers() const {
   const Lock lock(mutex_);
   return static_cast<int>(claims_.size() - free_.size() + waiters_.size());

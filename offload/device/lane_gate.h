@@ -23,6 +23,8 @@ class LaneGate {
   /// had last; else the one that was released last, since what that has prefetched is then used.
   int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
 
+  int lanes() const;
+
   /// Calls in flight, and those that wait for their turn.
   int callers() const;
 

@@ -17,7 +17,7 @@ struct Copy {
 
   bool is_followed_by(const Copy& next) const {
     return place + bytes == next.place && !src.in_file() && !next.src.in_file() &&
-           src.memory + bytes == next.src.memory && src.direct == next.src.direct;
+           src.memory + bytes == next.src.memory && src.direct == next.src.direct && src.source == next.src.source;
   }
 };
 

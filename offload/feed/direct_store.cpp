@@ -7,16 +7,13 @@ namespace {
 
 class DirectStore final : public Store {
  public:
-  DirectStore(Link& link, HostPlaces host, std::byte* ring, HostFill* fill)
-      : link_(link), host_(std::move(host)), ring_(ring), fill_(fill) {}
+  DirectStore(Link& link, HostPlaces host, std::byte* ring) : link_(link), host_(std::move(host)), ring_(ring) {}
 
   void issue(Batch batch) override {
     try {
       wait_for_readers(link_, batch);
       for (const Copy& copy : merge_neighbours(batch, host_)) {
-        if (fill_) {
-          fill_->await_bytes(copy.src.memory + copy.bytes);
-        }
+        copy.src.await_bytes(copy.bytes);
         link_.copy(ring_ + copy.place, copy.src.memory, copy.bytes);
       }
     } catch (const std::exception& error) {
@@ -31,13 +28,12 @@ class DirectStore final : public Store {
   Link& link_;
   const HostPlaces host_;
   std::byte* const ring_;
-  HostFill* const fill_; // null when all has come
 };
 
 } // namespace
 
-std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring, HostFill* fill) {
-  return std::make_unique<DirectStore>(link, std::move(host), ring, fill);
+std::unique_ptr<Store> make_direct_store(Link& link, HostPlaces host, std::byte* ring) {
+  return std::make_unique<DirectStore>(link, std::move(host), ring);
 }
 
 } // namespace offload

@@ -21,14 +21,13 @@ constexpr std::uint64_t kTensorAlignment = 64;
 /// not wanted any more may still be on its way there, and is awaited first.
 class InPlaceStore final : public Store {
  public:
-  InPlaceStore(Link& link, HostPlaces host, std::byte* ring, FillSources sources, std::shared_ptr<const File> mapped)
+  InPlaceStore(Link& link, HostPlaces host, std::byte* ring, int threads)
       : link_(link),
         host_(std::move(host)),
         ring_(ring),
-        mapped_(std::move(mapped)),
         outside_(host_.size()),
         cutter_(host_),
-        fillers_(sources, [this](Transfer& transfer) { note_filled(transfer); }) {}
+        fillers_(threads, [this](Transfer& transfer) { note_filled(transfer); }) {}
 
   ~InPlaceStore() override { stop(); }
 
@@ -72,18 +71,20 @@ class InPlaceStore final : public Store {
   };
   using Fillings = std::list<Filling>;
 
-  /// Takes what is read where it is mapped out of `batch`. Throws ArchiveError when the file has changed.
+  /// Takes what is read where it is mapped out of `batch`. Throws ArchiveError when a file has changed.
   void count_mapped(Batch& batch) {
-    const bool any_in_file = std::any_of(batch.fetches.begin(), batch.fetches.end(),
-                                         [&](const Fetch& fetch) { return host_[fetch.weight].in_file(); });
-    if (!mapped_ || !any_in_file) {
-      return;
+    const File* checked = nullptr;
+    for (const Fetch& fetch : batch.fetches) {
+      const HostPlace& src = host_[fetch.weight];
+      if (src.is_mapped() && src.source->mapped.get() != checked) {
+        checked = src.source->mapped.get();
+        checked->check_unchanged();
+      }
     }
-    mapped_->check_unchanged();
     const auto is_mapped = [&](const Fetch& fetch) {
       const HostPlace& src = host_[fetch.weight];
-      const bool aligned = src.in_file() && src.offset % kTensorAlignment == 0;
-      const std::byte* address = aligned ? mapped_->mapped_if_cached(src.offset, src.bytes) : nullptr;
+      const bool aligned = src.is_mapped() && src.offset % kTensorAlignment == 0;
+      const std::byte* address = aligned ? src.source->mapped->mapped_if_cached(src.offset, src.bytes) : nullptr;
       outside_[fetch.weight] = address;
       if (address) {
         const Lock lock(mutex_);
@@ -165,8 +166,7 @@ class InPlaceStore final : public Store {
   Link& link_; // one at a time: with the mutex
   const HostPlaces host_;
   std::byte* const ring_;
-  const std::shared_ptr<const File> mapped_; // null when all is brought to the ring
-  std::vector<const std::byte*> outside_;    // by weight
+  std::vector<const std::byte*> outside_; // by weight
 
   Mutex mutex_;
   Condition drained_;
@@ -178,9 +178,8 @@ class InPlaceStore final : public Store {
 
 } // namespace
 
-std::unique_ptr<Store> make_in_place_store(Link& link, HostPlaces host, std::byte* ring, FillSources sources,
-                                           std::shared_ptr<const File> mapped) {
-  return std::make_unique<InPlaceStore>(link, std::move(host), ring, sources, std::move(mapped));
+std::unique_ptr<Store> make_in_place_store(Link& link, HostPlaces host, std::byte* ring, int threads) {
+  return std::make_unique<InPlaceStore>(link, std::move(host), ring, threads);
 }
 
 } // namespace offload

@@ -81,11 +81,10 @@ class BatchQueue {
 /// waits at a barrier for the slowest thread.
 class StagedStore final : public Store {
  public:
-  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers, FillSources sources)
+  StagedStore(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers, int threads)
       : link_(link),
         ring_(ring),
-        fill_(sources.fill),
-        fillers_(sources, [](Transfer& transfer) { transfer.note_filled(); }),
+        fillers_(threads, [](Transfer& transfer) { transfer.note_filled(); }),
         staging_(link, buffers),
         cutter_(std::move(host)) {
     issuer_ = start_thread("staging", [this] { run(); });
@@ -178,8 +177,8 @@ class StagedStore final : public Store {
         if (!job.begun) {
           wait_for_readers(link_, job.batch);
         }
-        if (fill_ && transfer->pieces.empty()) { // page-locked, and read where it is
-          fill_->await_bytes(transfer->data + transfer->bytes);
+        if (transfer->pieces.empty()) { // page-locked, and read where it is
+          transfer->src.await_bytes(transfer->bytes);
         }
         link_.copy(ring_ + transfer->place, transfer->data, transfer->bytes);
         if (!transfer->pieces.empty()) {
@@ -202,7 +201,6 @@ class StagedStore final : public Store {
 
   Link& link_;
   std::byte* const ring_;
-  HostFill* const fill_; // null when all has come
   BatchQueue queue_;
   TransferFillers fillers_;
 
@@ -219,8 +217,8 @@ class StagedStore final : public Store {
 int staging_threads() { return std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, 16); }
 
 std::unique_ptr<Store> make_staged_store(Link& link, HostPlaces host, std::byte* ring, StagingBuffers buffers,
-                                         FillSources sources) {
-  return std::make_unique<StagedStore>(link, std::move(host), ring, buffers, sources);
+                                         int threads) {
+  return std::make_unique<StagedStore>(link, std::move(host), ring, buffers, threads);
 }
 
 } // namespace offload

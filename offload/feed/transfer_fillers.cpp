@@ -7,10 +7,10 @@
 
 namespace offload {
 
-TransferFillers::TransferFillers(FillSources sources, std::function<void(Transfer& transfer)> on_filled)
-    : sources_(sources), on_filled_(std::move(on_filled)) {
+TransferFillers::TransferFillers(int threads, std::function<void(Transfer& transfer)> on_filled)
+    : on_filled_(std::move(on_filled)) {
   try {
-    for (int i = 0; i < sources.threads; ++i) {
+    for (int i = 0; i < threads; ++i) {
       threads_.push_back(start_thread("filling buffers", [this] { run(); }));
     }
   } catch (...) {
@@ -70,14 +70,12 @@ void TransferFillers::fill(const std::shared_ptr<Transfer>& transfer, const Piec
   std::exception_ptr failure;
   try {
     if (src.in_file()) {
-      sources_.reader->read(piece.dst, src.offset, src.bytes,
-                            [this, transfer](std::exception_ptr thrown) { end(*transfer, std::move(thrown)); });
+      src.source->reader->read(piece.dst, src.offset, src.bytes,
+                               [this, transfer](std::exception_ptr thrown) { end(*transfer, std::move(thrown)); });
       return;
     }
     if (src.memory) { // else it lies beyond the weight in the file
-      if (sources_.fill) {
-        sources_.fill->await_bytes(src.memory + piece.bytes);
-      }
+      src.await_bytes(piece.bytes);
       std::memcpy(piece.dst, src.memory, piece.bytes);
     }
   } catch (...) {

@@ -11,14 +11,14 @@
 
 namespace offload {
 
-/// Threads that bring the bytes of transfers to where they are wanted, piece by piece, from memory and from a file.
+/// Threads that bring the bytes of transfers to where they are wanted, piece by piece, from memory and from files.
 /// They take the pieces of whatever transfer is open: nobody waits for the slowest.
 class TransferFillers {
  public:
   /// `on_filled` is called for each transfer when all of its pieces are there, or have failed (Transfer::failure), on
   /// the thread that brought the last: one of these or one of the reader, which uses nothing of this afterwards. It
   /// throws nothing.
-  TransferFillers(FillSources sources, std::function<void(Transfer& transfer)> on_filled);
+  TransferFillers(int threads, std::function<void(Transfer& transfer)> on_filled);
   ~TransferFillers() { stop(); }
   TransferFillers(const TransferFillers&) = delete;
   TransferFillers& operator=(const TransferFillers&) = delete;
@@ -36,7 +36,6 @@ class TransferFillers {
   void fill(const std::shared_ptr<Transfer>& transfer, const Piece& piece);
   void end(Transfer& transfer, std::exception_ptr failure);
 
-  const FillSources sources_;
   const std::function<void(Transfer& transfer)> on_filled_;
 
   Mutex mutex_; // failures of transfers, too

@@ -13,9 +13,9 @@ constexpr std::uint64_t kPieceBytes = 128_KiB; // of what is in memory
 /// The part of `place` from `done` on, of `bytes` at most.
 HostPlace part_of(const HostPlace& place, std::uint64_t done, std::uint64_t bytes) {
   if (!place.in_file()) {
-    return in_memory(place.memory + done, place.direct);
+    return in_memory(place.memory + done, place.direct, place.source);
   }
-  return {nullptr, place.offset + done, done < place.bytes ? std::min(bytes, place.bytes - done) : 0};
+  return in_file(*place.source, place.offset + done, done < place.bytes ? std::min(bytes, place.bytes - done) : 0);
 }
 
 } // namespace
@@ -33,6 +33,7 @@ std::shared_ptr<Transfer> TransferCutter::cut(std::byte* to, std::uint64_t room)
   transfer->job = job_;
   transfer->place = next_place();
   if (const Copy& copy = job.copies[job.next]; copy.src.direct) {
+    transfer->src = copy.src;
     transfer->data = const_cast<std::byte*>(copy.src.memory);
     transfer->bytes = copy.bytes;
     ++job.next;

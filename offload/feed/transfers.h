@@ -35,6 +35,7 @@ struct Transfer {
   std::uint64_t place = 0;
   std::uint64_t bytes = 0;
   bool last = false; ///< of its batch
+  HostPlace src;     ///< where there are no pieces
   std::vector<Piece> pieces;
   std::atomic<std::size_t> taken = 0;    ///< the next piece to fill; runs past the last, since each thread looks
   std::atomic<std::size_t> unfilled = 0; ///< pieces

@@ -1,7 +1,6 @@
 #include <offload/plan/pass.h>
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 namespace offload {
@@ -38,12 +37,15 @@ Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, con
   return pass;
 }
 
-Sequence streamed_sequence(const Pass& pass, const Residency& residency) {
+Sequence streamed_sequence(const Pass& pass, const Residency& residency, WeightId first) {
   Sequence sequence;
   for (const PlanStep& step : pass.steps) {
     Step streamed;
-    std::copy_if(step.weights.begin(), step.weights.end(), std::back_inserter(streamed),
-                 [&](WeightId weight) { return !residency.stays(weight); });
+    for (const WeightId weight : step.weights) {
+      if (!residency.stays(weight)) {
+        streamed.push_back(first + weight);
+      }
+    }
     if (!streamed.empty()) {
       sequence.push_back(std::move(streamed));
     }

@@ -43,8 +43,9 @@ struct Pass {
 /// The steps with what they cost on `machine`. Rows that the device looks up where they lie on the host need no place.
 Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, const MachineProfile& machine);
 
-/// The steps without the weights that are resident, and without the steps that are then empty.
-Sequence streamed_sequence(const Pass& pass, const Residency& residency);
+/// The steps without the weights that are resident, and without the steps that are then empty; with ids that begin at
+/// `first`.
+Sequence streamed_sequence(const Pass& pass, const Residency& residency, WeightId first = 0);
 
 /// All of `count` weights, in the order in which `steps` read them first; then those that none reads.
 std::vector<WeightId> order_of_use(const std::vector<LeasedStep>& steps, std::size_t count);

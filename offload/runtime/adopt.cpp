@@ -6,7 +6,6 @@
 
 #include <algorithm>
 
-#include <offload/feed/stores.h>
 #include <offload/load/file_bytes.h>
 #include <offload/runtime/state.h>
 #include <offload/tensor/plain_modes.h>
@@ -77,10 +76,9 @@ struct Progress {
 };
 
 /// What the engine works with, but for the bytes that have to be moved first.
-Engine::Config make_config(const Model& model, std::shared_ptr<LaneGate> gate) {
+Engine::Config make_config(const Model& model) {
   const auto& weights = model.program.weights.weights;
   Engine::Config config;
-  config.gate = std::move(gate);
   config.lender = std::make_shared<WeightLender>(model.device, model.weights);
   config.storages.resize(weights.size());
   for (WeightId id = 0; id < weights.size(); ++id) {
@@ -206,7 +204,7 @@ void copy_holders(Model& model, const std::vector<c10::Storage>& fixed, const Di
 
 } // namespace
 
-std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> gate, Owner owner,
+std::unique_ptr<Adopted> adopt_weights(Model& model, Transport& transport, Owner owner,
                                        const std::function<void(std::uint64_t, std::uint64_t)>& report,
                                        Displaced& displaced) {
   const PlainModes plain;
@@ -215,7 +213,7 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
   if (model.device.is_cuda()) {
     adopted->fixed = DeviceMemory(model.device.index(), model.ranges_bytes, "small weights and buffers");
   }
-  Engine::Config config = make_config(model, std::move(gate));
+  Engine::Config config = make_config(model);
   Placeholders placeholders = put_placeholders(model, config.lender, owner, displaced);
   Progress progress{report};
   for (WeightId id = 0; id < model.count(); ++id) {
@@ -230,14 +228,9 @@ std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> g
   if (report) {
     config.on_progress = [progress](std::uint64_t bytes) mutable { progress.add(bytes); };
   }
-  if (model.host.staging > 0) {
-    config.staging = HostMemory(model.host.staging);
-    std::fill_n(config.staging.data(), config.staging.bytes(), std::byte{0});
-    config.staging.pin(config.staging.bytes());
-  }
-  adopted->engine = std::make_unique<Engine>(model, std::move(config));
+  adopted->engine = std::make_unique<Engine>(model, transport, std::move(config));
   adopted->placed = std::make_unique<PlacedModule>(model, *adopted->engine, std::move(placeholders));
-  adopted->executor = std::make_unique<Executor>(model, *adopted->engine, *adopted->placed, adopted->fixed);
+  adopted->executor = std::make_unique<Executor>(model, transport, *adopted->engine, *adopted->placed, adopted->fixed);
   return adopted;
 }
 

@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include <offload/device/lane_gate.h>
 #include <offload/device/memory.h>
 #include <offload/graph/weights.h>
 #include <offload/runtime/engine.h>
@@ -62,8 +61,9 @@ enum class Owner { sole, shared };
 /// Moves the planned weights into host memory, and what always stays to the device. On the host, weights are used where
 /// they are. A weight is freed where it was as soon as it has been moved, so that only one at a time is there twice.
 /// One that is a part of its storage, or that others have too, is freed when all is done. The module that was given is
-/// left with placeholders, which `displaced` can undo. Calls work on a copy of its objects.
-std::unique_ptr<Adopted> adopt_weights(Model& model, std::shared_ptr<LaneGate> gate, Owner owner,
+/// left with placeholders, which `displaced` can undo. Calls work on a copy of its objects. `transport` outlives what
+/// is returned.
+std::unique_ptr<Adopted> adopt_weights(Model& model, Transport& transport, Owner owner,
                                        const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                        Displaced& displaced);
 

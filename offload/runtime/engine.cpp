@@ -1,32 +1,32 @@
 #include <offload/runtime/engine.h>
 
-#include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 #include <cstring>
 #include <functional>
-#include <thread>
 
 #include <offload/bytes.h>
 #include <offload/device/cuda_calls.h>
-#include <offload/device/cuda_link.h>
-#include <offload/device/host_link.h>
-#include <offload/feed/stores.h>
 #include <offload/module.h>
 
 namespace offload {
 
-Engine::Engine(const Model& model, Config config)
-    : model_(model), config_(std::move(config)), lanes_(make_lanes(model.device, model.lanes, config_.gate)) {
-  link_ = model_.device.is_cuda() ? make_cuda_link(model_.device.index(), lanes_->calls()) : make_host_link();
+Engine::Engine(const Model& model, Transport& transport, Config config)
+    : model_(model), transport_(transport), config_(std::move(config)) {
   if (config_.file) {
     reader_ = std::make_shared<FileReader>(config_.file, make_disk(config_.file, FileReader::kReadsInFlight));
   }
   if (config_.to_fill.empty()) {
     config_.host->pin(model_.host.pinned_weights);
-    return;
+  } else {
+    begin_to_fill();
   }
+  const auto source = std::make_shared<const HostSource>(HostSource{reader_.get(), fill_.get(), config_.mapped});
+  first_ = transport_.join({model_.weights, host_places(*source), source, reader_ ? config_.file : nullptr});
+}
+
+void Engine::begin_to_fill() {
   HostFill::Callbacks callbacks;
   callbacks.on_progress = config_.on_progress;
   if (model_.host.pinned_weights > 0) {
@@ -41,6 +41,18 @@ Engine::Engine(const Model& model, Config config)
                    [](const WeightEntry& weight) { return weight.source.kind == Source::Kind::file; })) {
     reader_.reset(); // it goes when all has come
   }
+}
+
+HostPlaces Engine::host_places(const HostSource& from) const {
+  HostPlaces places(model_.count());
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
+    const Source& src = source(weight);
+    if (bytes(weight) > 0) {
+      places[weight] = in_file(weight) ? offload::in_file(from, src.offset, src.bytes)
+                                       : in_memory(host_bytes(weight), src.direct && model_.device.is_cuda(), &from);
+    }
+  }
+  return places;
 }
 
 const std::byte* Engine::host_bytes(WeightId weight) const {
@@ -73,6 +85,7 @@ Engine::~Engine() {
   if (fill_) {
     fill_->cancel();
   }
+  transport_.leave(first_);
   clear();
 }
 
@@ -89,89 +102,16 @@ void Engine::retry() const {
 }
 
 void Engine::clear() {
-  stop_streaming();
+  config_.lender->detach();
   slab_.reset();
   placed_bytes_ = 0;
-}
-
-void Engine::stop_streaming() {
-  try {
-    lanes_->synchronize();          // nobody reads the slab any more
-  } catch (const std::exception&) { // a device that is gone reads nothing
-  }
-  config_.lender->detach();
-  std::shared_ptr<Streaming> gone;
-  {
-    const std::lock_guard lock(mutex_);
-    before_ = counts();
-    gone = std::move(streaming_);
-  }
-  if (gone) {
-    gone->streamer->stop();
-  }
-  const std::lock_guard lock(mutex_);
-  before_.bytes_used = link_->bytes(); // nobody will use what was ahead
-}
-
-/// Of this streamer and those before. The caller holds the mutex.
-StreamerCounts Engine::counts() const {
-  StreamerCounts sum = before_;
-  if (streaming_) {
-    const StreamerCounts now = streaming_->streamer->counts();
-    sum.misses += now.misses;
-    sum.bytes_used += now.bytes_used;
-    sum.passes.passes += now.passes.passes;
-    sum.passes.calls += now.passes.calls;
-    sum.door_us += now.door_us;
-    sum.calls_us += now.calls_us;
-  }
-  return sum;
+  resident_bytes_ = 0;
 }
 
 void Engine::report(Stats& stats) const {
-  std::unique_lock lock(mutex_);
-  const StreamerCounts counts = this->counts();
-  stats.bytes_resident = model_.fixed + (streaming_ ? streaming_->bytes_resident : 0);
-  lock.unlock();
-  stats.misses = counts.misses;
-  stats.passes = counts.passes.passes;
-  stats.calls_in_passes = counts.passes.calls;
-  stats.wait_door_us = counts.door_us;
-  stats.wait_calls_us = counts.calls_us;
-  stats.bytes_streamed = link_->bytes();
-  stats.bytes_ahead = stats.bytes_streamed - std::min(stats.bytes_streamed, counts.bytes_used);
-  stats.copies = link_->copies();
-  stats.stall_us = link_->stall_us();
+  stats.bytes_resident = model_.fixed + resident_bytes_;
   stats.bytes_in_place = config_.lender->bytes_in_place();
   stats.bytes_in_cache = config_.lender->bytes_in_cache();
-}
-
-std::unique_ptr<Store> Engine::make_store(std::byte* ring) {
-  HostPlaces host;
-  bool all_direct = true;
-  for (WeightId weight = 0; weight < model_.count(); ++weight) {
-    const Source& src = source(weight);
-    if (bytes(weight) == 0) {
-      host.emplace_back();
-      continue;
-    }
-    host.push_back(in_file(weight) ? HostPlace{nullptr, src.offset, src.bytes}
-                                   : in_memory(host_bytes(weight), src.direct && model_.device.is_cuda()));
-    all_direct = all_direct && src.direct; // none in the file is
-  }
-  if (all_direct) {
-    return make_direct_store(*link_, std::move(host), ring, fill_.get());
-  }
-  FillSources sources{staging_threads(), reader_.get(), fill_.get()};
-  if (model_.device.is_cuda()) {
-    const StagingBuffers buffers{config_.staging.data(), config_.staging.bytes() / kStagingBuffers, kStagingBuffers};
-    return make_staged_store(*link_, std::move(host), ring, buffers, sources);
-  }
-  if (reader_ && config_.file->cached_share() > kMostlyCached) { // who copies takes a processor from those who compute
-    const int spare = static_cast<int>(std::thread::hardware_concurrency()) - at::get_num_threads();
-    sources.threads = std::clamp(spare, 1, sources.threads);
-  }
-  return make_in_place_store(*link_, std::move(host), ring, sources, config_.mapped);
 }
 
 void Engine::copy_to_host(WeightId weight, std::byte* to) const {
@@ -273,7 +213,7 @@ void Engine::place(const Residency& residency, const Placeholders& known) {
   const bool as_large = placed() && slab_->bytes() == slab_bytes && (model_.device.is_cpu() || residency == placed_);
   const std::vector<std::uint64_t> places = places_of(residency);
   retry();
-  stop_streaming();
+  config_.lender->detach();
   const bool keeps_slab = as_large && slab_.use_count() == 1; // else somebody has kept a lease, and reads it
   const std::vector<std::uint64_t> before =
       keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(model_.count(), kNowhere);
@@ -300,25 +240,13 @@ void Engine::place(const Residency& residency, const Placeholders& known) {
         resident[weight] = bytes_on_host(weight);
       }
     }
-    std::byte* ring = slab_->data() + end;
-    auto streaming = std::make_shared<Streaming>();
-    streaming->slab = slab_;
-    streaming->bytes_resident = bytes_of(residency) - residency.ring_bytes;
-    streaming->store = make_store(ring);
-    streaming->streamer = std::make_unique<Streamer>(StreamerConfig{.link = link_.get(),
-                                                                    .store = streaming->store.get(),
-                                                                    .ring = ring,
-                                                                    .ring_bytes = residency.ring_bytes,
-                                                                    .batch_bytes = kBatchBytes,
-                                                                    .lanes = model_.lanes,
-                                                                    .weights = model_.weights});
-    config_.lender->attach({.streamer = {streaming, streaming->streamer.get()},
+    ring_ = slab_->data() + end;
+    config_.lender->attach({.first_in_ring = first_,
                             .resident = std::move(resident),
                             .locate = [this](WeightId weight) { return locate(weight); },
                             .mapped = config_.mapped},
                            known);
-    const std::lock_guard lock(mutex_);
-    streaming_ = std::move(streaming);
+    resident_bytes_ = bytes_of(residency) - residency.ring_bytes;
   } catch (...) {
     clear();
     throw;

@@ -2,57 +2,60 @@
 
 #include <c10/core/Storage.h>
 
+#include <atomic>
 #include <memory>
-#include <mutex>
 #include <vector>
 
-#include <offload/device/lanes.h>
 #include <offload/device/memory.h>
 #include <offload/feed/host_fill.h>
+#include <offload/feed/stores.h>
 #include <offload/io/file_reader.h>
-#include <offload/plan/simulate.h>
 #include <offload/runtime/lender.h>
 #include <offload/runtime/model.h>
+#include <offload/runtime/transport.h>
 
 namespace offload {
 
 struct Stats;
 
-/// The weights of one module on the move: host memory, device slab, link, streamer, lanes. It executes a residency that
-/// the planner has chosen.
+/// The weights of one module: in host memory, in the file, and in a slab on the device. It executes a residency that
+/// the planner has chosen; what streams goes through a transport.
 ///
-/// place() and clear() come when no call runs; placed(), streamer() and owns() in calls, or when none runs. The rest
-/// may be called from any thread at any time.
+/// place() and clear() come when no call runs; placed() and owns() in calls, or when none runs. The rest may be called
+/// from any thread at any time.
 class Engine {
  public:
   struct Config {
-    std::shared_ptr<LaneGate> gate;      ///< that calls come through
     std::vector<c10::Storage> storages;  ///< by weight, where the module has it; null for those in `host` or `file`
     std::shared_ptr<HostMemory> host;    ///< the bytes of weights
     std::shared_ptr<const File> file;    ///< null when nothing comes from one
     std::shared_ptr<const File> mapped;  ///< the same where it is read through its mapping, else null
     std::vector<HostFill::Part> to_fill; ///< of `host`, what comes from `file`; the rest is there
     std::function<void(std::uint64_t)> on_progress; ///< see HostFill
-    HostMemory staging;                   ///< page-locked; empty when all of `host` is, or when the device is the host
-    std::shared_ptr<WeightLender> lender; ///< that the placeholders of the module name
+    std::shared_ptr<WeightLender> lender;           ///< that the placeholders of the module name
   };
 
-  /// `model` outlives this. Weights of 0 bytes are none of its business.
-  Engine(const Model& model, Config config);
+  /// `model` and `transport` outlive this. Weights of 0 bytes are none of its business.
+  Engine(const Model& model, Transport& transport, Config config);
   ~Engine();
 
-  /// Makes the weights of `residency` resident and gives the others a ring. What was placed before is freed first,
-  /// except where it is the same, or, on the host, takes as much memory: then what stays is not brought again. Throws
-  /// Error when the device has not so much memory; nothing is placed then.
+  /// Makes the weights of `residency` resident, and leaves room for a ring. What was placed before is freed first,
+  /// except where it is the same, or, on the host, takes as much memory: then what stays is not brought again. Nothing
+  /// streams meanwhile, and the device is done with all calls. Throws Error when the device has not so much memory;
+  /// nothing is placed then.
   void place(const Residency& residency, const Placeholders& known);
 
   /// Frees what was placed.
   void clear();
 
-  bool placed() const { return streaming_ != nullptr; }
-  Streamer& streamer() { return *streaming_->streamer; }
+  bool placed() const { return slab_ != nullptr; }
   WeightLender& lender() { return *config_.lender; }
-  Lanes& lanes() { return *lanes_; }
+
+  /// What place() has left room for; it is there for as long as that.
+  RingMemory ring() const { return {slab_, ring_, placed_.ring_bytes}; }
+
+  /// Of its weights, in the ring.
+  WeightId first_in_ring() const { return first_; }
 
   /// True for memory that belongs to weights where they are computed with.
   bool owns(const void* address) const;
@@ -80,9 +83,8 @@ class Engine {
   void report(Stats& stats) const;
 
  private:
-  StreamerCounts counts() const;
-  std::unique_ptr<Store> make_store(std::byte* ring);
-  void stop_streaming();
+  void begin_to_fill();
+  HostPlaces host_places(const HostSource& from) const;
   std::uint64_t bytes(WeightId weight) const { return model_.weight(weight).bytes; }
   const Source& source(WeightId weight) const { return model_.weight(weight).source; }
   bool in_file(WeightId weight) const { return source(weight).kind == Source::Kind::file; }
@@ -98,26 +100,17 @@ class Engine {
   WeightLender::Bytes bytes_on_host(WeightId weight) const;
   WeightLender::Bytes locate(WeightId weight) const;
 
-  /// What leases of one placing need: it stays until the last of them has ended, though others are placed meanwhile.
-  struct Streaming {
-    std::shared_ptr<DeviceMemory> slab;
-    std::unique_ptr<Store> store;
-    std::unique_ptr<Streamer> streamer;
-    std::uint64_t bytes_resident = 0;
-  };
-
   const Model& model_;
+  Transport& transport_;
   const Config config_;
-  std::unique_ptr<HostFill> fill_; // null when all was there from the beginning
-  std::unique_ptr<Lanes> lanes_;
-  std::unique_ptr<Link> link_;
+  std::unique_ptr<HostFill> fill_;     // null when all was there from the beginning
   std::shared_ptr<FileReader> reader_; // null when nothing lies in the file
-  std::shared_ptr<DeviceMemory> slab_; // resident weights, then the ring; null when there is none
-  std::uint64_t placed_bytes_ = 0;
-  Residency placed_;         // as they lie there, where there is a slab
-  mutable std::mutex mutex_; // what follows, for those who ask while it is exchanged
-  std::shared_ptr<Streaming> streaming_;
-  StreamerCounts before_; // of streamers that are gone; bytes_used: all that has been brought
+  WeightId first_ = 0;                 // of its weights, in the ring
+  std::shared_ptr<DeviceMemory> slab_; // resident weights, then the ring; null when nothing is placed
+  std::byte* ring_ = nullptr;          // in the slab
+  Residency placed_;                   // as they lie there, where there is a slab
+  std::atomic<std::uint64_t> placed_bytes_ = 0;
+  std::atomic<std::uint64_t> resident_bytes_ = 0;
 };
 
 } // namespace offload

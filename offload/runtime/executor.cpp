@@ -69,8 +69,9 @@ class CallScope {
 
 } // namespace
 
-Executor::Executor(const Model& model, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed)
-    : model_(model), engine_(engine), placed_(placed), fixed_(fixed) {
+Executor::Executor(const Model& model, Transport& transport, Engine& engine, PlacedModule& placed,
+                   const DeviceMemory& fixed)
+    : model_(model), transport_(transport), engine_(engine), placed_(placed), fixed_(fixed) {
   const auto& methods = model.program.methods;
   const bool draws = std::any_of(methods.begin(), methods.end(),
                                  [](const auto& entry) { return entry.second.draws_random_numbers(); });
@@ -83,7 +84,7 @@ bool Executor::is_within_call() const { return CallScope::is_within(this); }
 
 Made Executor::run(int lane, const Request& request, const How& how) {
   Made made;
-  engine_.lanes().run(lane, [&] { made = run_here(lane, request, how); });
+  transport_.lanes().run(lane, [&] { made = run_here(lane, request, how); });
   return made;
 }
 
@@ -115,7 +116,7 @@ Made Executor::run(int lane, const Request& request, const How& how) {
 
 Made Executor::run_here(int lane, const Request& request, const How& how) {
   const CallScope in_call(this);
-  Streamer& streamer = engine_.streamer();
+  const std::shared_ptr<Streamer> streamer = transport_.streamer();
   const LoweredMethod& lowered = find_method(model_.program, request.method);
   const std::vector<c10::IValue> arguments(request.stack.begin() + 1,
                                            request.stack.end() - (lowered.takes_constants ? 1 : 0));
@@ -125,7 +126,7 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
   const at::NoGradGuard no_grad;
   const NoAutocastCache no_cache;
   Made made;
-  const auto call = engine_.lanes().enter(lane, how.overflow, how.trace != nullptr);
+  const auto call = transport_.lanes().enter(lane, how.overflow, how.trace != nullptr);
   std::optional<Restart> restart;
   try {
     if (model_.device.is_cuda()) {
@@ -138,18 +139,18 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
       }
       restart.emplace(arguments, std::move(state), generators_);
     }
-    const WeightLender::Scope scope(engine_.lender(), lane, how.trace, [&] { return call->must_stop(); });
-    streamer.begin(lane, how.expected);
+    const WeightLender::Scope scope(engine_.lender(), streamer, lane, how.trace, [&] { return call->must_stop(); });
+    streamer->begin(lane, how.expected);
     try {
       made.output = detach_outputs(*call, lowered.run(request.stack, gradients), arguments, boundary);
     } catch (...) {
-      streamer.end(lane);
+      streamer->end(lane);
       if (scope.failure() && !call->overflowed()) {
         std::rethrow_exception(scope.failure());
       }
       throw;
     }
-    made.executed = streamer.end(lane);
+    made.executed = streamer->end(lane);
     scope.check_mapping();
   } catch (const std::exception& error) {
     if (!call->overflowed()) {
@@ -182,7 +183,7 @@ void Executor::retain_state(Lanes::Call& call) {
   std::unordered_map<const void*, std::size_t> positions;
   for (const c10::IValue& holder : model_.program.holders) {
     visit_tensors("", holder, [&](const std::string&, const at::Tensor& tensor) {
-      if (is_weight_like(tensor) && !placeholder_record(tensor) && engine_.lanes().owns(tensor.storage().data()) &&
+      if (is_weight_like(tensor) && !placeholder_record(tensor) && transport_.lanes().owns(tensor.storage().data()) &&
           positions.emplace(tensor.unsafeGetTensorImpl(), written.size()).second) {
         written.push_back(tensor);
       }
@@ -226,7 +227,7 @@ c10::IValue Executor::detach_outputs(Lanes::Call& call, const c10::IValue& outpu
       return false;
     }
     const void* address = tensor.storage().data();
-    const Lanes& lanes = engine_.lanes();
+    const Lanes& lanes = transport_.lanes();
     return engine_.owns(address) || fixed_.contains(address) || lanes.owns(address) || lanes.retains(address);
   };
   std::vector<at::Tensor> inner;

@@ -24,7 +24,7 @@ struct Made {
   std::optional<c10::IValue> output;
   CallMemory memory;
   bool ended = false;      ///< what it takes is known to its end
-  Sequence executed;       ///< the steps that it leased
+  Sequence executed;       ///< the steps that it leased from the ring
   std::exception_ptr lost; ///< why what it wrote could not be put back; null when it could
 };
 
@@ -66,10 +66,10 @@ class GradientBoundary {
 class Executor {
  public:
   /// `fixed`: memory that stays on the device. All that is named here outlives this.
-  Executor(const Model& model, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed);
+  Executor(const Model& model, Transport& transport, Engine& engine, PlacedModule& placed, const DeviceMemory& fixed);
 
   struct How {
-    std::shared_ptr<const Sequence> expected;         ///< what it is expected to lease
+    std::shared_ptr<const Sequence> expected;         ///< what it is expected to lease, as it is in the ring
     Lanes::Overflow overflow = Lanes::Overflow::stop; ///< when it wants more memory than it may have
     bool is_known_to_fit = false;             ///< calls like it have been made: what it may write need not be put back
     std::vector<LeasedStep>* trace = nullptr; ///< for a call that is measured: gets its steps
@@ -88,6 +88,7 @@ class Executor {
   void retain_state(Lanes::Call& call);
 
   const Model& model_;
+  Transport& transport_;
   Engine& engine_;
   PlacedModule& placed_;
   const DeviceMemory& fixed_;

@@ -120,7 +120,7 @@ std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placehol
   const Scope& scope = current_scope(placeholders[0]);
   std::vector<WeightId> weights; // by placeholder
   LeasedStep traced{{}, flops};
-  Step step; // of them, those that stream
+  Step step; // of them, those that stream, as they are in the ring
   const auto add_once = [](Step& to, WeightId weight) {
     if (std::find(to.begin(), to.end(), weight) == to.end()) {
       to.push_back(weight);
@@ -132,7 +132,7 @@ std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placehol
       add_once(traced.weights, weight);
     }
     if (!placing_.resident[weight]) {
-      add_once(step, weight);
+      add_once(step, placing_.first_in_ring + weight);
     }
   }
   if (scope.trace_) {
@@ -140,13 +140,14 @@ std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placehol
   }
   std::vector<c10::Storage> storages(step.size());
   if (!step.empty()) {
-    const auto lease = std::make_shared<StreamedLease>(placing_.streamer, scope.lane_, step);
+    const auto lease = std::make_shared<StreamedLease>(scope.streamer_, scope.lane_, step);
+    const auto bytes_of = [&](WeightId in_ring) { return (*weights_)[in_ring - placing_.first_in_ring].bytes; };
     bool any_mapped = false;
     try {
       lease->acquire();
       for (const WeightId weight : step) {
-        const bool is_mapped = !placing_.streamer->is_in_ring(weight);
-        bytes_in_cache_ += is_mapped ? (*weights_)[weight].bytes : 0;
+        const bool is_mapped = !scope.streamer_->is_in_ring(weight);
+        bytes_in_cache_ += is_mapped ? bytes_of(weight) : 0;
         any_mapped = any_mapped || is_mapped;
       }
       if (any_mapped) {
@@ -158,12 +159,12 @@ std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placehol
       throw;
     }
     for (std::size_t i = 0; i < step.size(); ++i) {
-      storages[i] = make_leased(lease, placing_.streamer->address(step[i]), (*weights_)[step[i]].bytes, device_);
+      storages[i] = make_leased(lease, scope.streamer_->address(step[i]), bytes_of(step[i]), device_);
     }
   }
   std::vector<LeasedWeight> leased;
   for (std::size_t i = 0; i < placeholders.size(); ++i) {
-    const auto streamed = std::find(step.begin(), step.end(), weights[i]);
+    const auto streamed = std::find(step.begin(), step.end(), placing_.first_in_ring + weights[i]);
     leased.emplace_back(streamed == step.end() ? resident_tensor(weights[i], placeholders[i])
                                                : tensor_on(storages[streamed - step.begin()], placeholders[i]));
   }

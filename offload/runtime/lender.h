@@ -22,7 +22,7 @@ namespace offload {
 using Placeholders = std::vector<std::vector<at::Tensor>>;
 
 /// Lends weights to the operators of calls: resident ones from their place on the device, streamed ones through the
-/// streamer. Between attach() and detach() calls may run; attach and detach come when none does.
+/// streamer of the call. Between attach() and detach() calls may run; attach and detach come when none does.
 class WeightLender final : public Lender {
  public:
   WeightLender(c10::Device device, WeightTablePtr weights) : device_(device), weights_(std::move(weights)) {}
@@ -30,9 +30,9 @@ class WeightLender final : public Lender {
   /// Bytes of a weight, in memory that stays for as long as somebody has them.
   using Bytes = std::shared_ptr<std::byte>;
 
-  /// What weights are lent from. Leases keep the streamer, and whatever it owns.
+  /// What weights are lent from.
   struct Placing {
-    std::shared_ptr<Streamer> streamer;
+    WeightId first_in_ring = 0;            ///< of these weights, there
     std::vector<Bytes> resident;           ///< by weight, of those that are on the device; null for the others
     std::function<Bytes(WeightId)> locate; ///< waits until a weight is in host memory, as the device has it there
     std::shared_ptr<const File> mapped;    ///< of weights that have no place in the ring
@@ -55,12 +55,18 @@ class WeightLender final : public Lender {
   /// detach().
   at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
 
-  /// Marks the current thread as running a call on `lane`. With `trace`, the steps of the call are appended to it. The
-  /// call goes no further than its next lease when `must_stop` says so.
+  /// Marks the current thread as running a call on `lane`, for which `streamer` brings weights. Leases keep it, and
+  /// whatever it owns. With `trace`, the steps of the call are appended to it. The call goes no further than its next
+  /// lease when `must_stop` says so.
   class Scope {
    public:
-    Scope(WeightLender& lender, int lane, std::vector<LeasedStep>* trace, std::function<bool()> must_stop)
-        : lender_(lender), lane_(lane), trace_(trace), must_stop_(std::move(must_stop)) {
+    Scope(WeightLender& lender, std::shared_ptr<Streamer> streamer, int lane, std::vector<LeasedStep>* trace,
+          std::function<bool()> must_stop)
+        : lender_(lender),
+          streamer_(std::move(streamer)),
+          lane_(lane),
+          trace_(trace),
+          must_stop_(std::move(must_stop)) {
       current = this;
     }
     ~Scope() { current = outer_; }
@@ -78,6 +84,7 @@ class WeightLender final : public Lender {
     friend class WeightLender;
     static thread_local Scope* current;
     WeightLender& lender_;
+    const std::shared_ptr<Streamer> streamer_;
     int lane_;
     std::vector<LeasedStep>* trace_;
     const std::function<bool()> must_stop_;

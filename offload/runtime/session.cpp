@@ -38,7 +38,6 @@ Session::Session(const torch::jit::Module& module, const Options& options, const
     : model_(examine(module, options, machine, host_promise_)),
       may_overflow_(!options.pinned_budget && !options.host_budget),
       device_promise_(model_.device.is_cuda() ? model_.device.index() : kHost),
-      gate_(std::make_shared<LaneGate>(model_.lanes)),
       state_(model_, first_planned_method(model_.program, options)) {
   if (purpose == Purpose::plan) {
     prepare_device(model_.device); // what a run would take of the device, the plan names
@@ -54,7 +53,8 @@ Session::Session(const torch::jit::Module& module, const Options& options, const
   Displaced displaced;
   try {
     if (purpose == Purpose::run || !options.example_calls.empty()) {
-      adopted_ = adopt_weights(model_, gate_, owner, options.progress, displaced);
+      transport_ = std::make_unique<Transport>(model_.device, model_.lanes, model_.host.staging);
+      adopted_ = adopt_weights(model_, *transport_, owner, options.progress, displaced);
       for (const ExampleCall& call : options.example_calls) {
         measure_example(call);
       }
@@ -62,6 +62,7 @@ Session::Session(const torch::jit::Module& module, const Options& options, const
     }
     if (purpose == Purpose::plan) {
       adopted_.reset();
+      transport_.reset();
     }
     if (purpose == Purpose::plan || !options.example_calls.empty()) {
       replan();
@@ -72,6 +73,7 @@ Session::Session(const torch::jit::Module& module, const Options& options, const
     }
   } catch (...) {
     adopted_.reset();
+    transport_.reset();
     displaced.put_back();
     throw;
   }
@@ -124,15 +126,16 @@ c10::IValue Session::attr(const std::string& name) const {
   std::optional<ExclusiveLaneLock> alone;
   if (model_.program.writes_state) {
     if (!adopted_->executor->is_within_call()) {
-      alone.emplace(*gate_);
+      alone.emplace(gate());
     }
-    engine().lanes().synchronize();
+    lanes().synchronize();
   }
   return adopted_->placed->attr(name);
 }
 
 Stats Session::stats() const {
   Stats stats;
+  transport_->report(stats);
   engine().report(stats);
   stats.outside_bytes = outside_bytes(model_.device);
   state_.report(stats);
@@ -159,7 +162,8 @@ c10::IValue Session::run_method(const std::string& name, std::vector<c10::IValue
 /// Makes a call, and records what it has shown. `trace` is given for calls that are measured.
 Made Session::make_call(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace) {
   const auto expected_by_plan = [&] {
-    return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), state_.residency());
+    return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), state_.residency(),
+                             engine().first_in_ring());
   };
   const Executor::How how{.expected = sequences_.expected(request.method, request.shape, expected_by_plan),
                           .overflow = overflow,
@@ -168,7 +172,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   Made made = adopted_->executor->run(lane, request, how);
   record_peak();
   if (model_.device.is_cuda()) {
-    state_.record_memory(request.shape, made.memory, made.ended, engine().lanes().state(), gate_->room());
+    state_.record_memory(request.shape, made.memory, made.ended, lanes().state(), gate().room());
   }
   if (made.lost) {
     std::rethrow_exception(made.lost);
@@ -181,7 +185,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   sequences_.record(request.method, request.shape, next);
   state_.record_call();
   if (!trace) {
-    engine().streamer().expect(lane, next);
+    transport_->streamer()->expect(lane, next);
   }
   return made;
 }
@@ -189,13 +193,13 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
 /// Beside other calls, once it is this one's turn. None when something has to be planned first: for all calls, or since
 /// this one takes more than the plan leaves it.
 std::optional<c10::IValue> Session::call_in_turn(const Request& request, std::uint64_t& exhausted_room) {
-  state_.record_callers(gate_->callers() + 1);
+  state_.record_callers(gate().callers() + 1);
   for (const bool takes_all : {false, true}) {
     const auto came = std::chrono::steady_clock::now();
-    const LaneLock held(*gate_, engine().lanes().callers_stream(),
+    const LaneLock held(gate(), lanes().callers_stream(),
                         takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape));
     state_.record_turn(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - came).count());
-    const std::uint64_t room = gate_->room();
+    const std::uint64_t room = gate().room();
     if (state_.readiness() == Readiness::placed && has_lost_places()) {
       state_.set_readiness(Readiness::measured); // a call ran out of host memory: weights have to be placed anew
     }
@@ -219,7 +223,7 @@ std::optional<c10::IValue> Session::call_in_turn(const Request& request, std::ui
 
 /// With nobody beside it. None when the call can go on in turn, since others have planned or this has.
 std::optional<c10::IValue> Session::call_exclusive(const Request& request, std::uint64_t exhausted_room) {
-  const ExclusiveLaneLock alone(*gate_);
+  const ExclusiveLaneLock alone(gate());
   const Readiness readiness = state_.readiness();
   if (readiness == Readiness::measured) {
     try {
@@ -232,7 +236,7 @@ std::optional<c10::IValue> Session::call_exclusive(const Request& request, std::
     }
     return std::nullopt;
   }
-  if (readiness == Readiness::placed && gate_->room() > exhausted_room) {
+  if (readiness == Readiness::placed && gate().room() > exhausted_room) {
     return std::nullopt;
   }
   engine().check_file(); // what is placed for other calls stays, then

@@ -50,7 +50,7 @@ class Session {
   c10::Device device() const { return model_.device; }
 
   /// For tests: from the n-th allocation of the next call on, as if the first lane could have no more.
-  void refuse_from(std::uint64_t n) { engine().lanes().refuse_from(0, n); }
+  void refuse_from(std::uint64_t n) { lanes().refuse_from(0, n); }
 
  private:
   using Readiness = PlanState::Readiness;
@@ -64,18 +64,23 @@ class Session {
   enum class Ring { ample, least };
   Residency residency_to_measure(Ring ring) const;
   void place(const Residency& residency, PlacedModule::Leased leased);
+  void clear();
   void choose_budget(const Options& options);
   void replan();
   void record_peak();
-  bool has_lost_places() const { return !engine().placed() || engine().streamer().lost(); }
+  bool has_lost_places() const {
+    return !engine().placed() || !transport_->started() || transport_->streamer()->lost();
+  }
   Engine& engine() const { return *adopted_->engine; }
+  LaneGate& gate() const { return transport_->gate(); }
+  Lanes& lanes() const { return transport_->lanes(); }
 
   Promise host_promise_{kHost};
   Model model_;
   const bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
   Promise device_promise_;
-  std::shared_ptr<LaneGate> gate_;
-  std::unique_ptr<Adopted> adopted_; // null where nothing was adopted
+  std::unique_ptr<Transport> transport_; // null where nothing was adopted
+  std::unique_ptr<Adopted> adopted_;     // the same
   Sequences sequences_;
   PlanState state_;
   mutable std::mutex placed_mutex_;

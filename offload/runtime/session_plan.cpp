@@ -13,9 +13,17 @@ namespace offload {
 
 /// Calls may take what is left beside what is placed; on a host whatever they need. The caller holds all lanes.
 void Session::place(const Residency& residency, PlacedModule::Leased leased) {
-  engine().lanes().release();
+  lanes().release();
+  transport_->stop();
   adopted_->placed->install(residency, leased);
-  gate_->set_room(model_.device.is_cuda() ? state_.budget().room(engine().placed_bytes()) : ~std::uint64_t{0});
+  transport_->start(engine().ring());
+  gate().set_room(model_.device.is_cuda() ? state_.budget().room(engine().placed_bytes()) : ~std::uint64_t{0});
+}
+
+/// Nothing is placed any more. The caller holds all lanes.
+void Session::clear() {
+  transport_->stop();
+  adopted_->placed->clear();
 }
 
 /// What a measuring call runs with. On a device little more than the smallest ring, or just that, since activations
@@ -47,9 +55,9 @@ c10::IValue Session::measure(const Request& request) {
     const bool lends = is_last && may_overflow_;
     const Lanes::Overflow overflow = lends ? Lanes::Overflow::lend : Lanes::Overflow::stop;
     Made made = make_call(0, request, overflow, &trace);
-    if (is_last && !made.output && made.memory.bytes <= gate_->room() && !made.memory.by_device) {
+    if (is_last && !made.output && made.memory.bytes <= gate().room() && !made.memory.by_device) {
       trace.clear(); // it has room where what libraries work in is there from the beginning, as it is from now on
-      engine().lanes().release();
+      lanes().release();
       made = make_call(0, request, overflow, &trace);
     }
     if (made.output) {
@@ -71,7 +79,7 @@ void Session::measure_example(const ExampleCall& call) {
   }
   const auto put_back = [&] {
     if (before) {
-      engine().lanes().synchronize();
+      lanes().synchronize();
       before->restore();
     }
   };
@@ -97,17 +105,18 @@ void Session::replan() {
   const std::uint64_t promised = state_.promised_bytes(best.residency, best.callers.lanes);
   device_promise_.raise_to(promised);
   if (adopted_) {
+    std::map<std::string, SequencePtr> sequences;
+    const Observations observed = state_.observations();
+    for (const auto& [name, steps] : observed.measured()) {
+      sequences[name] = std::make_shared<const Sequence>(
+          streamed_sequence(model_.pass_of(steps), best.residency, engine().first_in_ring()));
+    }
     place(best.residency, PlacedModule::Leased::streamed);
-    gate_->set_usual_lanes(best.callers.count); // one caller keeps to what is ahead on one lane, whatever its streams
+    sequences_.reset(std::move(sequences));
+    gate().set_usual_lanes(best.callers.count); // one caller keeps to what is ahead on one lane, whatever its streams
     record_peak();
   }
   device_promise_.set(promised);
-  std::map<std::string, SequencePtr> sequences;
-  const Observations observed = state_.observations();
-  for (const auto& [name, steps] : observed.measured()) {
-    sequences[name] = std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), best.residency));
-  }
-  sequences_.reset(std::move(sequences));
   state_.set_outside(outside_bytes(model_.device));
   state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
   if (adopted_) {
@@ -118,7 +127,7 @@ void Session::replan() {
 }
 
 void Session::record_peak() {
-  const std::uint64_t now = model_.fixed + engine().placed_bytes() + engine().lanes().held();
+  const std::uint64_t now = model_.fixed + engine().placed_bytes() + lanes().held();
   if (model_.device.is_cuda()) {
     device_promise_.raise_to(now); // by default calls may have taken more than was planned
   }
@@ -127,10 +136,10 @@ void Session::record_peak() {
 
 void Session::release() {
   require_no_call_around("release()");
-  const ExclusiveLaneLock alone(*gate_);
-  adopted_->placed->clear();
-  engine().lanes().release();
-  device_promise_.set(model_.device.is_cuda() ? model_.fixed + engine().lanes().held() : 0);
+  const ExclusiveLaneLock alone(gate());
+  clear();
+  lanes().release();
+  device_promise_.set(model_.device.is_cuda() ? model_.fixed + lanes().held() : 0);
   if (state_.readiness() == Readiness::placed) {
     state_.set_readiness(Readiness::measured);
   }
@@ -138,13 +147,13 @@ void Session::release() {
 
 void Session::set_vram_budget(std::uint64_t bytes) {
   require_no_call_around("a new budget");
-  const ExclusiveLaneLock alone(*gate_);
+  const ExclusiveLaneLock alone(gate());
   state_.require_minimum(bytes);
   engine().check_file();
   const GivenBudget before = state_.given();
   state_.give({bytes, std::nullopt}); // from here on others see it
   if (state_.readiness() == Readiness::unknown) {
-    adopted_->placed->clear();
+    clear();
     Plan best = state_.make_plan();
     device_promise_.set(state_.promised_bytes(best.residency, best.callers.lanes));
     state_.set_plan(std::move(best), Readiness::unknown);
