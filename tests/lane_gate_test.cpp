@@ -14,21 +14,6 @@
 namespace offload::test {
 namespace {
 
-/// What threads did, in the order in which they did it.
-class Notes {
- public:
-  void note(const char* what) {
-    const std::lock_guard lock(mutex_);
-    all_.emplace_back(what);
-  }
-  void clear() { all_.clear(); }
-  const std::vector<std::string>& all() const { return all_; }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::string> all_;
-};
-
 TEST(LaneGate, GivesEachCallALaneOfItsOwn) {
   LaneGate gate(3);
   const LaneLock a(gate);

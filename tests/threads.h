@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -65,6 +66,21 @@ class BlockedThread {
   std::atomic<int> id_ = 0;
   std::atomic<bool> done_ = false;
   std::thread thread_; // last: it starts when all else is there
+};
+
+/// What threads did, in the order in which they did it.
+class Notes {
+ public:
+  void note(const char* what) {
+    const std::lock_guard lock(mutex_);
+    all_.emplace_back(what);
+  }
+  void clear() { all_.clear(); }
+  const std::vector<std::string>& all() const { return all_; }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::string> all_;
 };
 
 } // namespace offload::test

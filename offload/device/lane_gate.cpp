@@ -7,13 +7,13 @@
 
 namespace offload {
 
-LaneGate::LaneGate(int lanes) : free_(lanes), last_callers_(lanes), claims_(lanes), usual_(lanes) {
+LaneGate::LaneGate(int lanes) : free_(lanes), last_callers_(lanes), groups_(lanes), claims_(lanes), usual_(lanes) {
   std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
-int LaneGate::acquire(const void* caller, std::uint64_t bytes) {
+int LaneGate::acquire(const void* caller, std::uint64_t bytes, Group group) {
   const Lock lock(mutex_);
-  return await_turn(waiters_.emplace(waiters_.end(), false, caller, bytes));
+  return await_turn(waiters_.emplace(waiters_.end(), false, group, caller, bytes));
 }
 
 int LaneGate::lanes() const {
@@ -33,19 +33,24 @@ void LaneGate::release(int lane) {
   admit();
 }
 
-void LaneGate::acquire_exclusive() {
+void LaneGate::acquire_exclusive(Group group) {
   const Lock lock(mutex_);
-  const auto place = std::find_if(waiters_.begin(), waiters_.end(),
-                                  [](const Waiter& waiter) { return !waiter.exclusive && !waiter.overtaken; });
-  await_turn(waiters_.emplace(place, true, nullptr, 0));
+  exclusive_.reserve(exclusive_.size() + waiters_.size() + 1); // who admits it does not fail
+  const auto place = std::find_if(waiters_.begin(), waiters_.end(), [&](const Waiter& waiter) {
+    return !waiter.exclusive && !waiter.overtaken && (group == kAll || waiter.group == group);
+  });
+  await_turn(waiters_.emplace(place, true, group, nullptr, 0));
 }
 
-void LaneGate::release_exclusive() {
+void LaneGate::release_exclusive(Group group) {
   const Lock lock(mutex_);
-  exclusive_ = false;
-  claims_[0] = 0;
-  const auto first =
-      std::find_if(waiters_.begin(), waiters_.end(), [](const Waiter& waiter) { return !waiter.exclusive; });
+  exclusive_.erase(std::find(exclusive_.begin(), exclusive_.end(), group));
+  if (group == kAll) {
+    claims_[0] = 0;
+  }
+  const auto first = std::find_if(waiters_.begin(), waiters_.end(), [&](const Waiter& waiter) {
+    return !waiter.exclusive && (group == kAll || waiter.group == group);
+  });
   if (first != waiters_.end()) {
     first->overtaken = true;
   }
@@ -60,32 +65,55 @@ int LaneGate::await_turn(std::list<Waiter>::iterator waiter) {
   return lane;
 }
 
-/// Admits those who wait, in their order, up to the first who may not be admitted yet.
+/// Admits those who wait, in their order. Who waits for a lane or for memory is not overtaken; who waits for his group
+/// to open, or to be empty, only by other groups.
 void LaneGate::admit() {
-  for (Waiter& waiter : waiters_) {
+  for (auto place = waiters_.begin(); place != waiters_.end(); ++place) {
+    Waiter& waiter = *place;
     if (waiter.lane != kNone) {
       continue; // admitted, and about to wake up
     }
-    if (!may_acquire(waiter)) {
-      return;
+    const bool comes_after = std::any_of(waiters_.begin(), place, [&](const Waiter& earlier) {
+      return earlier.lane == kNone && earlier.group == waiter.group;
+    });
+    if (comes_after || !is_open(waiter)) {
+      if (waiter.group == kAll) {
+        return;
+      }
+      continue;
     }
     if (waiter.exclusive) {
-      exclusive_ = true;
+      exclusive_.push_back(waiter.group);
       waiter.lane = kExclusive;
+    } else if (!has_room(waiter)) {
+      return;
     } else {
       waiter.lane = take_lane(waiter.caller);
+      groups_[waiter.lane] = waiter.group;
       claims_[waiter.lane] = std::min(waiter.bytes, room_ - std::min(room_, claimed()));
     }
     waiter.admitted.notify_one();
   }
 }
 
-bool LaneGate::may_acquire(const Waiter& waiter) const {
-  const bool nobody_is_in = !exclusive_ && free_.size() == claims_.size();
-  if (waiter.exclusive || nobody_is_in) {
-    return nobody_is_in;
+bool LaneGate::is_free(int lane) const { return std::find(free_.begin(), free_.end(), lane) != free_.end(); }
+
+/// True when nobody has its group exclusively, or all; and, if it wants to, when there is no call of that in flight.
+bool LaneGate::is_open(const Waiter& waiter) const {
+  const auto of_group = [&](Group other) { return waiter.group == kAll || other == kAll || other == waiter.group; };
+  if (std::any_of(exclusive_.begin(), exclusive_.end(), of_group)) {
+    return false;
   }
-  return !exclusive_ && !free_.empty() && fits_beside(claimed(), waiter.bytes);
+  for (int lane = 0; waiter.exclusive && lane < static_cast<int>(groups_.size()); ++lane) {
+    if (of_group(groups_[lane]) && !is_free(lane)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool LaneGate::has_room(const Waiter& waiter) const {
+  return free_.size() == claims_.size() || (!free_.empty() && fits_beside(claimed(), waiter.bytes));
 }
 
 bool LaneGate::fits_beside(std::uint64_t others, std::uint64_t bytes) const {

@@ -8,20 +8,24 @@
 
 namespace offload {
 
-/// Admits calls of a module: as many as there are lanes, in the order in which they came, each as soon as the memory
-/// that it is expected to take is free. Now and then somebody takes it exclusively, to replan: this waits for the calls
-/// in flight, and goes before those that wait.
+/// Admits calls: as many as there are lanes, in the order in which they came, each as soon as the memory that it is
+/// expected to take is free. Now and then somebody takes it exclusively, to replan: this waits for the calls in flight,
+/// and goes before those that wait. Where the gate is of several modules, a *group* is the calls of one of them: who
+/// wants that alone stops no others.
 ///
-/// It also keeps the account of that memory: what calls in flight have claimed, and what calls have put into the
-/// module, together at most room(). Any thread may call.
+/// It also keeps the account of that memory: what calls in flight have claimed, and what calls have put into their
+/// modules, together at most room(). Any thread may call.
 class LaneGate {
  public:
+  using Group = const void*;
+  static constexpr Group kAll = nullptr;
+
   explicit LaneGate(int lanes);
 
   /// Waits for a lane, and claims `bytes` for the call. A call that wants more than there is waits until it is the only
   /// one, and claims all. Of the usual lanes that are free, or else of the others, it gets one that the same `caller`
   /// had last; else the one that was released last, since what that has prefetched is then used.
-  int acquire(const void* caller = nullptr, std::uint64_t bytes = 0);
+  int acquire(const void* caller = nullptr, std::uint64_t bytes = 0, Group group = kAll);
 
   int lanes() const;
 
@@ -31,11 +35,11 @@ class LaneGate {
   /// Ends the call and its claim.
   void release(int lane);
 
-  /// Waits until no call is in flight, and admits none until release_exclusive(). Lane 0 is the caller's meanwhile.
-  /// After that, the call that has waited longest is not overtaken again: so there is a call between any two exclusive
-  /// callers, and these wait for no more than that one and the calls in flight.
-  void acquire_exclusive();
-  void release_exclusive();
+  /// Waits until no call of `group` is in flight, and admits none until release_exclusive(). If that is all calls, lane
+  /// 0 is the caller's meanwhile. After that, the call that has waited longest is not overtaken again: so there is a
+  /// call between any two exclusive callers, and these wait for no more than that one and the calls in flight.
+  void acquire_exclusive(Group group = kAll);
+  void release_exclusive(Group group = kAll);
 
   /// What claims and state may be together. Unlimited until it is set, by an exclusive caller.
   void set_room(std::uint64_t bytes);
@@ -57,6 +61,7 @@ class LaneGate {
 
   struct Waiter {
     bool exclusive;
+    Group group;
     const void* caller;
     std::uint64_t bytes;
     Condition admitted;
@@ -66,7 +71,9 @@ class LaneGate {
 
   int await_turn(std::list<Waiter>::iterator waiter) OFFLOAD_REQUIRES(mutex_);
   void admit() OFFLOAD_REQUIRES(mutex_);
-  bool may_acquire(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
+  bool is_open(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
+  bool has_room(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
+  bool is_free(int lane) const OFFLOAD_REQUIRES(mutex_);
   bool fits_beside(std::uint64_t others, std::uint64_t bytes) const OFFLOAD_REQUIRES(mutex_);
   int take_lane(const void* caller) OFFLOAD_REQUIRES(mutex_);
   std::uint64_t claimed() const OFFLOAD_REQUIRES(mutex_);
@@ -75,18 +82,20 @@ class LaneGate {
   std::list<Waiter> waiters_ OFFLOAD_GUARDED_BY(mutex_);
   std::vector<int> free_ OFFLOAD_GUARDED_BY(mutex_);
   std::vector<const void*> last_callers_ OFFLOAD_GUARDED_BY(mutex_); // by lane, the last
+  std::vector<Group> groups_ OFFLOAD_GUARDED_BY(mutex_);             // by lane, of the last
   std::vector<std::uint64_t> claims_ OFFLOAD_GUARDED_BY(mutex_);     // by lane; 0 for those that are free
   std::uint64_t state_ OFFLOAD_GUARDED_BY(mutex_) = 0;
   std::uint64_t room_ OFFLOAD_GUARDED_BY(mutex_) = ~std::uint64_t{0};
-  int usual_ OFFLOAD_GUARDED_BY(mutex_); // lanes below this
-  bool exclusive_ OFFLOAD_GUARDED_BY(mutex_) = false;
+  int usual_ OFFLOAD_GUARDED_BY(mutex_);                    // lanes below this
+  std::vector<Group> exclusive_ OFFLOAD_GUARDED_BY(mutex_); // that somebody has
 };
 
 /// A lane for as long as this lives.
 class LaneLock {
  public:
-  explicit LaneLock(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0)
-      : gate_(gate), lane_(gate.acquire(caller, bytes)) {}
+  explicit LaneLock(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0,
+                    LaneGate::Group group = LaneGate::kAll)
+      : gate_(gate), lane_(gate.acquire(caller, bytes, group)) {}
   ~LaneLock() { gate_.release(lane_); }
   LaneLock(const LaneLock&) = delete;
   LaneLock& operator=(const LaneLock&) = delete;
@@ -97,16 +106,19 @@ class LaneLock {
   const int lane_;
 };
 
-/// All lanes, for as long as this lives.
+/// No call of a group is in flight for as long as this lives.
 class ExclusiveLaneLock {
  public:
-  explicit ExclusiveLaneLock(LaneGate& gate) : gate_(gate) { gate_.acquire_exclusive(); }
-  ~ExclusiveLaneLock() { gate_.release_exclusive(); }
+  explicit ExclusiveLaneLock(LaneGate& gate, LaneGate::Group group = LaneGate::kAll) : gate_(gate), group_(group) {
+    gate_.acquire_exclusive(group_);
+  }
+  ~ExclusiveLaneLock() { gate_.release_exclusive(group_); }
   ExclusiveLaneLock(const ExclusiveLaneLock&) = delete;
   ExclusiveLaneLock& operator=(const ExclusiveLaneLock&) = delete;
 
  private:
   LaneGate& gate_;
+  const LaneGate::Group group_;
 };
 
 } // namespace offload

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <set>
 
 namespace offload {
@@ -241,6 +242,39 @@ std::uint64_t minimum_capacity(const Pass& pass) { return RingNeeds(pass).most()
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {
   return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine,
                   callers);
+}
+
+Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes,
+                      const MachineProfile& machine) {
+  constexpr std::size_t kFewCalls = 8;
+  const Order used = used_in_order(pass);
+  const RingNeeds needs(pass);
+  std::optional<Plan> best;
+  for (const Order& order : {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)), spread(used)}) {
+    Residency residency = fill(pass, needs, capacity + ring_bytes, order, ring_bytes);
+    std::uint64_t streamed = 0;
+    std::uint64_t largest = 0;
+    for (const Step& step : streamed_sequence(pass, residency)) {
+      std::uint64_t bytes = 0;
+      for (const WeightId weight : step) {
+        bytes += pass.bytes(weight);
+      }
+      streamed += bytes;
+      largest = std::max(largest, bytes);
+    }
+    // Others use it between two calls: nothing stays there until the next.
+    residency.ring_bytes = std::min(ring_bytes, std::max(largest, streamed / 2));
+    const Simulated simulated = simulate(pass, residency, machine, {}, kFewCalls);
+    residency.ring_bytes = streamed == 0 ? 0 : ring_bytes;
+    Plan plan{std::move(residency), simulated, {}, simulated};
+    if (!best || better(plan, *best)) {
+      best = std::move(plan);
+    }
+    if (best->round.streamed_bytes == 0) {
+      break;
+    }
+  }
+  return std::move(*best);
 }
 
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {

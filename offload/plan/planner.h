@@ -24,6 +24,11 @@ std::uint64_t minimum_capacity(const Pass& pass);
 /// at least minimum_capacity(pass). For one caller never worse than plan_larger_first().
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
 
+/// The same for a module whose ring is given, of at least minimum_capacity(pass) bytes, and is not its own: what stays,
+/// of at most `capacity` bytes, so that a row of calls is fastest.
+Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes,
+                      const MachineProfile& machine);
+
 /// The rule of thumb: the largest weights stay, as many as there is room for beside the smallest ring.
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
 
