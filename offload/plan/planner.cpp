@@ -264,7 +264,11 @@ Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ri
     }
     // Others use it between two calls: nothing stays there until the next.
     residency.ring_bytes = std::min(ring_bytes, std::max(largest, streamed / 2));
-    const Simulated simulated = simulate(pass, residency, machine, {}, kFewCalls);
+    Simulated simulated = simulate(pass, residency, machine, {}, kFewCalls);
+    if (simulated.streamed_bytes == 0) { // the last step, which does stay in the simulated one
+      simulated.streamed_bytes = streamed;
+      simulated.time_us += static_cast<double>(streamed) / machine.link_bytes_per_us;
+    }
     residency.ring_bytes = streamed == 0 ? 0 : ring_bytes;
     Plan plan{std::move(residency), simulated, {}, simulated};
     if (!best || better(plan, *best)) {

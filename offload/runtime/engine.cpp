@@ -61,7 +61,7 @@ const std::byte* Engine::host_bytes(WeightId weight) const {
 }
 
 bool Engine::owns(const void* address) const {
-  if ((slab_ && slab_->contains(address)) || (config_.file && config_.file->contains(address))) {
+  if ((slab_.memory && slab_.memory->contains(address)) || (config_.file && config_.file->contains(address))) {
     return true;
   }
   const auto* byte = static_cast<const std::byte*>(address);
@@ -103,7 +103,7 @@ void Engine::retry() const {
 
 void Engine::clear() {
   config_.lender->detach();
-  slab_.reset();
+  slab_ = {};
   placed_bytes_ = 0;
   resident_bytes_ = 0;
 }
@@ -124,36 +124,36 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
 }
 
 bool Engine::copy_resident(WeightId weight, std::byte* to) const {
-  if (!in_file(weight) || !placed() || !placed_.stays(weight)) {
+  if (!in_file(weight) || !placed() || !slab_.residency.stays(weight)) {
     return false;
   }
   const c10::DeviceGuard guard(model_.device);
-  slab_->download(places_of(placed_)[weight], to, bytes(weight));
+  slab_.memory->download(slab_.places[weight], to, bytes(weight));
   return true;
 }
 
-/// To its place in the slab.
-void Engine::upload(WeightId weight, std::uint64_t offset) {
-  if (!in_file(weight)) {
-    const std::byte* from = await_host_bytes(weight);
-    // CUDA copies what is page-locked, or what is not, but no range that is both.
-    const std::uint64_t begin = source(weight).offset;
-    const std::uint64_t pinned = std::clamp(model_.host.pinned_weights, begin, begin + bytes(weight)) - begin;
-    slab_->upload(offset, from, pinned);
-    slab_->upload(offset + pinned, from + pinned, bytes(weight) - pinned);
-    return;
-  }
-  if (model_.device.is_cpu()) {
-    copy_to_host(weight, slab_->data() + offset);
-    return;
-  }
-  constexpr std::uint64_t kPart = 16_MiB;
-  const std::uint64_t bytes = source(weight).bytes;
-  HostMemory part(std::min(kPart, bytes));
-  for (std::uint64_t done = 0; done < bytes; done += kPart) {
-    const std::uint64_t count = std::min(kPart, bytes - done);
-    reader_->read_all(part.data(), source(weight).offset + done, count);
-    slab_->upload(offset + done, part.data(), count);
+void Engine::upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset, const OnPart& on_part) const {
+  const Source& src = source(weight);
+  const std::uint64_t part = in_file(weight) || on_part ? 16_MiB : src.bytes;
+  HostMemory read(in_file(weight) && model_.device.is_cuda() ? std::min(part, src.bytes) : 0);
+  for (std::uint64_t done = 0; done < src.bytes;) {
+    std::uint64_t count = std::min(part, src.bytes - done);
+    if (!in_file(weight)) {
+      // CUDA copies what is page-locked, or what is not, but no range that is both.
+      const std::uint64_t begin = src.offset + done;
+      const std::uint64_t pinned = std::clamp(model_.host.pinned_weights, begin, begin + count) - begin;
+      count = pinned > 0 ? pinned : count;
+      memory.upload(offset + done, await_host_bytes(weight) + done, count);
+    } else if (model_.device.is_cpu()) {
+      reader_->read_all(memory.data() + offset + done, src.offset + done, count);
+    } else {
+      reader_->read_all(read.data(), src.offset + done, count);
+      memory.upload(offset + done, read.data(), count);
+    }
+    done += count;
+    if (on_part) {
+      on_part(count);
+    }
   }
 }
 
@@ -191,66 +191,101 @@ std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
 /// Weights that stay in the same slab go from one place to the other. Both layouts have them in one order: so nothing
 /// is written over before it moves, where those that go down are taken from below, and then those that go up from
 /// above.
-void Engine::move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to) {
+void Engine::move_within_slab(const std::vector<std::uint64_t>& to) {
   const auto move = [&](WeightId weight, bool down) {
-    if (from[weight] != kNowhere && to[weight] != kNowhere && to[weight] != from[weight] &&
-        (to[weight] < from[weight]) == down) {
-      std::memmove(slab_->data() + to[weight], slab_->data() + from[weight], bytes(weight));
+    const std::uint64_t from = slab_.places[weight];
+    if (from != kNowhere && to[weight] != kNowhere && to[weight] != from && (to[weight] < from) == down) {
+      std::memmove(slab_.memory->data() + to[weight], slab_.memory->data() + from, bytes(weight));
     }
   };
-  for (WeightId weight = 0; weight < from.size(); ++weight) {
+  for (WeightId weight = 0; weight < to.size(); ++weight) {
     move(weight, true);
   }
-  for (WeightId weight = from.size(); weight > 0; --weight) {
+  for (WeightId weight = to.size(); weight > 0; --weight) {
     move(weight - 1, false);
   }
 }
 
-void Engine::place(const Residency& residency, const Placeholders& known) {
+std::uint64_t Engine::slab_bytes(const Residency& residency) const {
   const std::uint64_t taken =
       model_.device.is_cpu() ? bytes_taken_on_host(residency, *model_.weights) : bytes_of(residency);
-  const std::uint64_t slab_bytes = align_up(taken, granularity(model_.device));
-  const bool as_large = placed() && slab_->bytes() == slab_bytes && (model_.device.is_cpu() || residency == placed_);
-  const std::vector<std::uint64_t> places = places_of(residency);
-  retry();
-  config_.lender->detach();
-  const bool keeps_slab = as_large && slab_.use_count() == 1; // else somebody has kept a lease, and reads it
-  const std::vector<std::uint64_t> before =
-      keeps_slab ? places_of(placed_) : std::vector<std::uint64_t>(model_.count(), kNowhere);
+  return align_up(taken, granularity(model_.device));
+}
+
+Engine::Slab Engine::prepare(const Residency& residency, const OnPart& on_part) const {
   const c10::DeviceGuard guard(model_.device);
-  if (!keeps_slab) {
-    slab_.reset(); // before others are taken
-    placed_bytes_ = 0;
-    slab_ = std::make_shared<DeviceMemory>(model_.device.index(), slab_bytes, "weights"); // of a host it is -1
-  }
-  placed_ = residency;
-  placed_bytes_ = align_up(bytes_of(residency), granularity(model_.device));
-  std::vector<WeightLender::Bytes> resident(model_.count());
-  std::uint64_t end = 0;
-  try {
-    move_within_slab(before, places);
-    for (WeightId weight = 0; weight < model_.count(); ++weight) {
-      if (places[weight] != kNowhere) {
-        if (before[weight] == kNowhere) {
-          upload(weight, places[weight]);
-        }
-        resident[weight] = {slab_, slab_->data() + places[weight]};
-        end = places[weight] + bytes(weight);
-      } else if (residency.stays(weight)) {
-        resident[weight] = bytes_on_host(weight);
-      }
+  Slab slab{residency, nullptr, places_of(residency)};
+  slab.memory = std::make_shared<DeviceMemory>(model_.device.index(), slab_bytes(residency), "weights");
+  slab.ring = slab.memory->data();
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
+    if (slab.places[weight] != kNowhere) {
+      upload(weight, *slab.memory, slab.places[weight], on_part);
+      slab.ring = slab.memory->data() + slab.places[weight] + bytes(weight);
     }
-    ring_ = slab_->data() + end;
-    config_.lender->attach({.first_in_ring = first_,
-                            .resident = std::move(resident),
-                            .locate = [this](WeightId weight) { return locate(weight); },
-                            .mapped = config_.mapped},
-                           known);
-    resident_bytes_ = bytes_of(residency) - residency.ring_bytes;
+  }
+  return slab;
+}
+
+void Engine::place(Slab slab, const Placeholders& known) {
+  const c10::DeviceGuard guard(model_.device);
+  config_.lender->detach();
+  slab_ = std::move(slab);
+  try {
+    attach(known);
   } catch (...) {
     clear();
     throw;
   }
+}
+
+void Engine::place(const Residency& residency, const Placeholders& known) {
+  retry();
+  config_.lender->detach();
+  const bool as_large = placed() && slab_.memory->bytes() == slab_bytes(residency) &&
+                        (model_.device.is_cpu() || residency == slab_.residency);
+  const c10::DeviceGuard guard(model_.device);
+  try {
+    if (as_large && slab_.memory.use_count() == 1) { // else somebody has kept a lease, and reads it
+      const std::vector<std::uint64_t> places = places_of(residency);
+      move_within_slab(places);
+      slab_.ring = slab_.memory->data();
+      for (WeightId weight = 0; weight < model_.count(); ++weight) {
+        if (places[weight] != kNowhere && slab_.places[weight] == kNowhere) {
+          upload(weight, *slab_.memory, places[weight], nullptr);
+        }
+        slab_.ring = places[weight] == kNowhere ? slab_.ring : slab_.memory->data() + places[weight] + bytes(weight);
+      }
+      slab_.places = places;
+      slab_.residency = residency;
+    } else {
+      slab_ = {}; // before others are taken
+      placed_bytes_ = 0;
+      slab_ = prepare(residency, nullptr);
+    }
+    attach(known);
+  } catch (...) {
+    clear();
+    throw;
+  }
+}
+
+/// Has what lies in the slab lent from there.
+void Engine::attach(const Placeholders& known) {
+  std::vector<WeightLender::Bytes> resident(model_.count());
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
+    if (slab_.places[weight] != kNowhere) {
+      resident[weight] = {slab_.memory, slab_.memory->data() + slab_.places[weight]};
+    } else if (slab_.residency.stays(weight)) {
+      resident[weight] = bytes_on_host(weight);
+    }
+  }
+  config_.lender->attach({.first_in_ring = first_,
+                          .resident = std::move(resident),
+                          .locate = [this](WeightId weight) { return locate(weight); },
+                          .mapped = config_.mapped},
+                         known);
+  placed_bytes_ = align_up(bytes_of(slab_.residency), granularity(model_.device));
+  resident_bytes_ = bytes_of(slab_.residency) - slab_.residency.ring_bytes;
 }
 
 } // namespace offload

@@ -39,20 +39,33 @@ class Engine {
   Engine(const Model& model, Transport& transport, Config config);
   ~Engine();
 
+  /// Resident weights in memory of their own, and room for a ring behind them.
+  struct Slab {
+    Residency residency;
+    std::shared_ptr<DeviceMemory> memory;
+    std::vector<std::uint64_t> places; ///< by weight, where it stays there; kNowhere for the others
+    std::byte* ring = nullptr;
+  };
+
   /// Makes the weights of `residency` resident, and leaves room for a ring. What was placed before is freed first,
   /// except where it is the same, or, on the host, takes as much memory: then what stays is not brought again. Nothing
   /// streams meanwhile, and the device is done with all calls. Throws Error when the device has not so much memory;
   /// nothing is placed then.
   void place(const Residency& residency, const Placeholders& known);
 
+  /// The same in two steps, of which the first may come beside calls: brings what is to stay to memory of its own, and
+  /// tells `on_part` of each part. Throws what that throws.
+  Slab prepare(const Residency& residency, const std::function<void(std::uint64_t bytes)>& on_part) const;
+  void place(Slab slab, const Placeholders& known);
+
   /// Frees what was placed.
   void clear();
 
-  bool placed() const { return slab_ != nullptr; }
+  bool placed() const { return slab_.memory != nullptr; }
   WeightLender& lender() { return *config_.lender; }
 
   /// What place() has left room for; it is there for as long as that.
-  RingMemory ring() const { return {slab_, ring_, placed_.ring_bytes}; }
+  RingMemory ring() const { return {slab_.memory, slab_.ring, slab_.residency.ring_bytes}; }
 
   /// Of its weights, in the ring.
   WeightId first_in_ring() const { return first_; }
@@ -91,12 +104,15 @@ class Engine {
   bool stays_on_host(WeightId weight) const { return model_.device.is_cpu() && !in_file(weight); }
   const std::byte* host_bytes(WeightId weight) const; ///< of one that does not lie in the file
   const std::byte* await_host_bytes(WeightId weight) const;
-  void upload(WeightId weight, std::uint64_t offset);
+  using OnPart = std::function<void(std::uint64_t bytes)>;
+  void upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset, const OnPart& on_part) const;
+  std::uint64_t slab_bytes(const Residency& residency) const;
+  void attach(const Placeholders& known);
 
   /// By weight, where it stays in the slab; kNowhere for those that do not, as those that are used where they lie.
   std::vector<std::uint64_t> places_of(const Residency& residency) const;
   static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
-  void move_within_slab(const std::vector<std::uint64_t>& from, const std::vector<std::uint64_t>& to);
+  void move_within_slab(const std::vector<std::uint64_t>& to);
   WeightLender::Bytes bytes_on_host(WeightId weight) const;
   WeightLender::Bytes locate(WeightId weight) const;
 
@@ -106,9 +122,7 @@ class Engine {
   std::unique_ptr<HostFill> fill_;     // null when all was there from the beginning
   std::shared_ptr<FileReader> reader_; // null when nothing lies in the file
   WeightId first_ = 0;                 // of its weights, in the ring
-  std::shared_ptr<DeviceMemory> slab_; // resident weights, then the ring; null when nothing is placed
-  std::byte* ring_ = nullptr;          // in the slab
-  Residency placed_;                   // as they lie there, where there is a slab
+  Slab slab_;                          // without memory when nothing is placed
   std::atomic<std::uint64_t> placed_bytes_ = 0;
   std::atomic<std::uint64_t> resident_bytes_ = 0;
 };

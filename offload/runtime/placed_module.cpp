@@ -80,6 +80,22 @@ void PlacedModule::install(const Residency& residency, Leased leased) {
     const std::unique_lock exchange(placing_mutex_);
     engine_.place(residency, placeholders_);
   }
+  bind(residency, leased);
+}
+
+void PlacedModule::install(Engine::Slab slab) {
+  const PlainModes plain;
+  const Residency residency = slab.residency;
+  restore_placeholders();
+  {
+    const std::unique_lock exchange(placing_mutex_);
+    engine_.place(std::move(slab), placeholders_);
+  }
+  bind(residency, Leased::streamed);
+}
+
+/// What is resident stands in the module as it is, and methods lease the rest.
+void PlacedModule::bind(const Residency& residency, Leased leased) {
   std::vector<bool> as_it_is;
   for (const std::uint64_t bytes : residency.bytes) {
     as_it_is.push_back(leased == Leased::streamed && bytes > 0);

@@ -30,6 +30,9 @@ class PlacedModule {
   /// the file has changed.
   void install(const Residency& residency, Leased leased);
 
+  /// The same with what has been brought already.
+  void install(Engine::Slab slab);
+
   /// Nothing is placed any more.
   void clear();
 
@@ -41,6 +44,7 @@ class PlacedModule {
 
  private:
   void restore_placeholders();
+  void bind(const Residency& residency, Leased leased);
   at::Tensor placeholder_of(const at::Tensor& tensor) const;
 
   Model& model_;
