@@ -64,7 +64,7 @@ def forward(self, x):
 TEST(DeviceMemory, ACallThatFindsNoRoomFromAnyAllocationOnIsMadeAgainWithTheSameBits) {
   const torch::jit::Module module = vocoder();
   Reference plain(module.deepcopy(), kCuda);
-  Session session = make_session(module, 1_GiB);
+  OwnSession session = make_session(module, 1_GiB);
   session.run_method("forward", {at::randn({1, 80, 8}).to(kCuda)}, {});
   int stopped = 0;
   std::int64_t length = 9; // a shape that neither has met: cuDNN chooses a plan for it in our call
@@ -89,9 +89,9 @@ TEST(DeviceMemory, ARefusedCallLeavesThePlainModelItsBits) {
   Reference plain(module.deepcopy(), kCuda);
   const at::Tensor small = at::randn({1, 80, 12}).to(kCuda);
   const at::Tensor large = at::randn({4, 80, 231}).to(kCuda);
-  Session ample = make_session(module, 2_GiB);
+  OwnSession ample = make_session(module, 2_GiB);
   const c10::IValue right = ample.run_method("forward", {large}, {});
-  Session first = make_session(module, 2_GiB);
+  OwnSession first = make_session(module, 2_GiB);
   first.run_method("forward", {small}, {});
   std::uint64_t minimum = 0;
   for (std::uint64_t budget = first.placement().budget.minimum;; budget = minimum) {
@@ -121,7 +121,7 @@ def forward(self, x):
   return torch.linear(torch.relu(y) + self.total, self.w) * self.calls, torch.rand_like(y)
 )");
   Reference plain(module.deepcopy(), kCuda);
-  Session session = make_session(module, 1_GiB);
+  OwnSession session = make_session(module, 1_GiB);
   std::uint64_t n = 2;
   for (std::int64_t rows = 1; rows < 12; ++rows, ++n) {
     const at::Tensor input = at::randn({rows, 512}).to(kCuda);
@@ -148,7 +148,7 @@ def forward(self, x):
   return torch.linear(y + float(len(self.same)), self.w), len(self.seen), len(self.same)
 )");
   Reference plain(module.deepcopy(), kCuda);
-  Session session = make_session(module, 1_GiB);
+  OwnSession session = make_session(module, 1_GiB);
   for (std::int64_t rows = 1; rows < 8; ++rows) {
     const at::Tensor input = at::randn({rows, 512}).to(kCuda);
     session.refuse_from(rows == 1 ? ~std::uint64_t{0} : static_cast<std::uint64_t>(rows));
@@ -174,7 +174,7 @@ def forward(self, x):
   return torch.linear(torch.relu(x), self.w), self.all + 0, self.last * 2, self.across * 3
 )");
   Reference plain(module.deepcopy(), kCuda);
-  Session session = make_session(module, 1_GiB);
+  OwnSession session = make_session(module, 1_GiB);
   for (const std::int64_t rows : {1, 3, 2, 1, 5}) {
     const at::Tensor input = at::randn({rows, 512}).to(kCuda);
     ASSERT_EQ(tools::first_difference(session.run_method("forward", {input}, {}), plain.run("forward", {input})), "")
@@ -188,7 +188,7 @@ TEST(DeviceMemory, WeightsThatStayAreNoStateOfAModuleThatHasSome) {
   module.register_buffer("count", at::zeros({1}));
   module.define("def counted(self, x):\n  self.count.add_(1.0)\n  return self.forward(x) + self.count\n");
   Reference plain(module.deepcopy(), kCuda);
-  Session session = make_session(module, 176_MiB);
+  OwnSession session = make_session(module, 176_MiB);
   for (std::int64_t rows = 1; rows < 10; ++rows) {
     const at::Tensor input = at::randn({rows, 1024}).to(kCuda);
     ASSERT_EQ(tools::first_difference(session.run_method("counted", {input}, {}), plain.run("counted", {input})), "");
@@ -198,7 +198,7 @@ TEST(DeviceMemory, WeightsThatStayAreNoStateOfAModuleThatHasSome) {
 }
 
 TEST(DeviceMemory, ARefusedCallLeavesThePlanAsItWas) {
-  Session session = make_session(stack_of(8), 256_MiB);
+  OwnSession session = make_session(stack_of(8), 256_MiB);
   const at::Tensor small = at::randn({4, 1024}).to(kCuda);
   session.run_method("forward", {small}, {});
   session.run_method("forward", {small}, {});
@@ -217,7 +217,7 @@ TEST(DeviceMemory, ACallIsRefusedForItsOwnSizeNotForItsShape) {
   torch::jit::Module module("Data");
   module.register_parameter("w", at::randn({512, 512}), false);
   module.define("def forward(self, x, n):\n  return torch.linear(x.repeat([int(n.item()), 1]), self.w).sum()\n");
-  Session session = make_session(module, 128_MiB);
+  OwnSession session = make_session(module, 128_MiB);
   const at::Tensor x = at::randn({64, 512}).to(kCuda);
   const auto times = [](std::int64_t n) { return at::full({1}, n, at::TensorOptions(at::kLong).device(kCuda)); };
   session.run_method("forward", {x, times(1)}, {});
@@ -231,7 +231,7 @@ TEST(DeviceMemory, ArgumentsThatAStoppedCallHasWrittenToAreTold) {
   torch::jit::Module module("Writer");
   module.register_parameter("w", at::randn({512, 512}), false);
   module.define("def forward(self, x):\n  x.add_(1.0)\n  return torch.linear(x, self.w)\n");
-  Session session = make_session(module, 1_GiB);
+  OwnSession session = make_session(module, 1_GiB);
   session.run_method("forward", {at::randn({4, 512}).to(kCuda)}, {});
   session.refuse_from(2);
   EXPECT_THROW(session.run_method("forward", {at::randn({5, 512}).to(kCuda)}, {}), Error);
@@ -249,7 +249,7 @@ TEST(DeviceMemory, ArgumentsThatAStoppedCallHasWrittenToAreTold) {
 
 TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
   for (const int lanes : {1, 4}) {
-    Session session = make_session(stack_of(4), 1_GiB, lanes);
+    OwnSession session = make_session(stack_of(4), 1_GiB, lanes);
     const at::Tensor input = at::randn({64, 1024}).to(kCuda);
     const c10::IValue expected = session.run_method("forward", {input}, {});
     std::atomic<int> wrong = 0;
@@ -285,7 +285,7 @@ TEST(DeviceMemory, HandlesDoNotGrowWithTheThreadsThatCall) {
 TEST(DeviceMemory, WhatALargeCallTookBecomesRoomForWeightsAgain) {
   const torch::jit::Module module = stack_of(32);
   Reference plain(module.deepcopy(), kCuda);
-  Session session = make_session(module, 192_MiB);
+  OwnSession session = make_session(module, 192_MiB);
   const at::Tensor small = at::randn({4, 1024}).to(kCuda);
   const c10::IValue expected = plain.run("forward", {small});
   session.run_method("forward", {small}, {});
@@ -308,7 +308,7 @@ TEST(DeviceMemory, WhatIsReleasedTheDeviceHasAgain) {
   const at::Tensor x = at::randn({64, 1024}).to(kCuda);
   const c10::IValue expected = plain.run("forward", {x});
   for (const std::uint64_t budget : {160_MiB, 1_GiB}) {
-    Session session = make_session(module, budget);
+    OwnSession session = make_session(module, budget);
     session.run_method("forward", {x}, {});
     session.run_method("forward", {x}, {}); // kernels and handles are there
     session.release();
@@ -327,7 +327,7 @@ TEST(DeviceMemory, TheSecondModuleIsOfferedWhatTheFirstWas) {
   const auto offered = [] {
     Options options;
     options.device = kCuda;
-    Session session(stack_of(4), options, std::nullopt, Session::Purpose::run, Owner::shared);
+    OwnSession session(stack_of(4), options, std::nullopt, OwnSession::Purpose::run, Owner::shared);
     session.run_method("forward", {at::randn({64, 1024}).to(kCuda)}, {});
     return session.placement().budget.vram;
   };
@@ -345,7 +345,7 @@ TEST(DeviceMemory, OthersGetTheirsWhileAModuleIsCalled) {
   module.define(
       "def forward(self, x):\n  for i in range(20):\n    x = torch.tanh(torch.linear(x, self.w))\n  return x\n");
   const at::Tensor input = at::randn({64, 1024}).to(kCuda);
-  Session session = make_session(module, 256_MiB, 2);
+  OwnSession session = make_session(module, 256_MiB, 2);
   const c10::IValue expected = session.run_method("forward", {input}, {});
   std::atomic<bool> done = false;
   std::atomic<int> wrong = 0;

@@ -24,12 +24,12 @@ torch::jit::Module convolutions() {
 
 void expect_the_same_from_threads(const torch::jit::Module& module, const at::Tensor& input) {
   at::matmul(at::randn({8, 8}).to(kCuda), at::randn({8, 8}).to(kCuda)); // this thread has a handle, with a workspace
-  Session ample = make_session(module, 1_GiB, 2);
+  OwnSession ample = make_session(module, 1_GiB, 2);
   ample.run_method("forward", {input}, {});
   ample.run_method("forward", {input}, {});
   const std::uint64_t smallest = ample.placement().budget.minimum;
 
-  Session session = make_session(module, smallest, 2);
+  OwnSession session = make_session(module, smallest, 2);
   const c10::IValue expected = session.run_method("forward", {input}, {});
   session.run_method("forward", {input}, {});
   const std::uint64_t repeated = session.stats().calls_repeated;
@@ -72,10 +72,10 @@ def forward(self, x):
   return y.repeat([1056, 1]).sum(0) + s
 )"); // a workspace of 32 MiB lies where 33 were, which are wanted again
   const at::Tensor input = at::randn({8, 1024}).to(kCuda);
-  Session ample = make_session(module, 1_GiB);
+  OwnSession ample = make_session(module, 1_GiB);
   const c10::IValue expected = ample.run_method("forward", {input}, {});
   ample.run_method("forward", {input}, {});
-  Session session = make_session(module, ample.placement().budget.minimum);
+  OwnSession session = make_session(module, ample.placement().budget.minimum);
   for (int call = 0; call < 3; ++call) {
     EXPECT_EQ(tools::first_difference(session.run_method("forward", {input}, {}), expected), "");
   }

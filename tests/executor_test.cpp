@@ -68,7 +68,7 @@ TEST(Executor, MakesACallAndTellsWhatItLeased) {
   EXPECT_TRUE(made.ended);
   EXPECT_TRUE(made.output->toTensor().equal(expected));
   EXPECT_FALSE(model.engine().owns(made.output->toTensor().data_ptr()));
-  EXPECT_EQ(made.executed, Sequence({{0}, {1}, {2}}));
+  EXPECT_EQ(made.streamed.steps, Sequence({{0}, {1}, {2}}));
   ASSERT_EQ(trace.size(), 3U);
   EXPECT_EQ(trace[1].weights, Step({1}));
   EXPECT_EQ(trace[1].flops, 2.0 * 3 * kWidth * kWidth);
@@ -88,7 +88,7 @@ def forward(self, x, fail: bool):
   }
   const Made made = model.call({x, false});
   ASSERT_TRUE(made.output);
-  EXPECT_EQ(made.executed, Sequence({{0}, {1}}));
+  EXPECT_EQ(made.streamed.steps, Sequence({{0}, {1}}));
 }
 
 TEST(Executor, CopiesAWeightThatIsReturned) {

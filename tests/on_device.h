@@ -7,18 +7,18 @@
 #include <string>
 
 #include <offload/bytes.h>
-#include <offload/runtime/session.h>
+#include <offload/runtime/own_session.h>
 
 namespace offload {
 
 inline const c10::Device kCuda(c10::kCUDA, 0);
 
-inline Session make_session(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
+inline OwnSession make_session(const torch::jit::Module& module, std::uint64_t vram, int lanes = 1) {
   Options options;
   options.device = kCuda;
   options.vram_budget = vram;
   options.concurrency = lanes;
-  return {module.deepcopy(), options, std::nullopt, Session::Purpose::run, Owner::shared};
+  return {module.deepcopy(), options, std::nullopt, OwnSession::Purpose::run, Owner::shared};
 }
 
 inline torch::jit::Module stack_of(int layers) {

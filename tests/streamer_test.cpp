@@ -63,7 +63,7 @@ TEST(Streamer, ReturnsTheStepsThatWereExecuted) {
   device.begin(0, each_once(3));
   device.visit(0, {2});
   device.visit(0, {0, 1});
-  EXPECT_EQ(device.streamer().end(0), Sequence({{2}, {0, 1}}));
+  EXPECT_EQ(device.streamer().end(0).steps, Sequence({{2}, {0, 1}}));
 }
 
 TEST(Streamer, IsRightForRandomSequencesRingsAndBatches) {

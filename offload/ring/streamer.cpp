@@ -18,11 +18,20 @@ constexpr std::chrono::milliseconds kPatience(500);
 
 } // namespace
 
+void StreamerCounts::add(const StreamerCounts& more) {
+  misses += more.misses;
+  bytes_used += more.bytes_used;
+  passes.passes += more.passes.passes;
+  passes.calls += more.passes.calls;
+  door_us += more.door_us;
+  calls_us += more.calls_us;
+}
+
 Streamer::Streamer(StreamerConfig config)
     : config_(std::move(config)),
       arrived_(config_.lanes, 0),
       scheduler_(all_resident(*config_.weights).bytes, config_.ring_bytes, config_.batch_bytes, config_.lanes),
-      executed_(config_.lanes) {}
+      calls_(config_.lanes) {}
 
 Streamer::~Streamer() { stop(); }
 
@@ -104,16 +113,19 @@ void Streamer::issue() {
 void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
   const Lock lock(mutex_);
   check();
-  executed_[lane].clear();
+  calls_[lane] = {};
+  const PassCounts before = scheduler_.passes();
   change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.begin(lane, std::move(sequence), batches_); });
+  calls_[lane].counts.passes = {scheduler_.passes().passes - before.passes, scheduler_.passes().calls - before.calls};
   check();
 }
 
-Sequence Streamer::end(int lane) {
+ExecutedCall Streamer::end(int lane) {
   const Lock lock(mutex_);
   change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.end(lane, batches_); });
   released_.notify_all();
-  return std::move(executed_[lane]);
+  ended_.add(calls_[lane].counts);
+  return std::exchange(calls_[lane], {});
 }
 
 void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
@@ -164,9 +176,14 @@ void Streamer::acquire(int lane, const Step& step) {
     const auto lease = [&](bool at_once) OFFLOAD_REQUIRES(mutex_) {
       auto outcome = Scheduler::Outcome::waits_for_calls;
       const bool enough = change([&]() OFFLOAD_REQUIRES(mutex_) {
+        ExecutedCall& call = calls_[lane];
+        const std::uint64_t misses = scheduler_.misses();
+        const std::uint64_t used = scheduler_.slots().bytes_used();
         outcome = scheduler_.acquire(lane, step, batches_, at_once);
         if (outcome == Scheduler::Outcome::leased) {
-          executed_[lane].push_back(step);
+          call.counts.misses += scheduler_.misses() - misses;
+          call.counts.bytes_used += scheduler_.slots().bytes_used() - used;
+          call.steps.push_back(step);
           for (const WeightId weight : step) {
             arrivals.push_back(scheduler_.slots().arrival(weight));
           }
@@ -191,7 +208,8 @@ void Streamer::acquire(int lane, const Step& step) {
       const std::chrono::duration<double, std::micro> waited = std::chrono::steady_clock::now() - begin;
       in_time = waited < kPatience;
       if (outcome == Scheduler::Outcome::waits_for_calls) {
-        (executed_[lane].empty() ? waits_.door : waits_.calls) += waited.count();
+        ExecutedCall& call = calls_[lane];
+        (call.steps.empty() ? call.counts.door_us : call.counts.calls_us) += waited.count();
       }
       check();
     }
@@ -265,7 +283,9 @@ std::byte* Streamer::address(WeightId weight) const {
 
 StreamerCounts Streamer::counts() const {
   const Lock lock(mutex_);
-  return {scheduler_.misses(), scheduler_.slots().bytes_used(), scheduler_.passes(), waits_.door, waits_.calls};
+  StreamerCounts sum = ended_;
+  std::for_each(calls_.begin(), calls_.end(), [&](const ExecutedCall& call) { sum.add(call.counts); });
+  return sum;
 }
 
 std::vector<std::uint64_t> Streamer::layout() const {

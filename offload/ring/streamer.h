@@ -23,13 +23,21 @@ struct StreamerConfig {
   WeightTablePtr weights;
 };
 
-/// What a streamer has counted since it was made.
+/// What a streamer has counted since it was made, or in one call.
 struct StreamerCounts {
   std::uint64_t misses = 0;     ///< weights that a node wanted and that no prefetch had under way
   std::uint64_t bytes_used = 0; ///< see SlotTable
   PassCounts passes;
   double door_us = 0;  ///< that calls have waited before their first weight: for the passes before theirs
   double calls_us = 0; ///< that they have waited for others after that
+
+  void add(const StreamerCounts& more);
+};
+
+/// What a call was.
+struct ExecutedCall {
+  Sequence steps;
+  StreamerCounts counts;
 };
 
 /// Brings weights to the device ahead of the nodes that read them, and hands out leases on them.
@@ -52,8 +60,8 @@ class Streamer {
   /// Announces a call that is expected to execute `sequence`, and starts to prefetch it.
   void begin(int lane, std::shared_ptr<const Sequence> sequence);
 
-  /// Ends the call. Returns the steps that it executed.
-  Sequence end(int lane);
+  /// Ends the call, and returns what it was.
+  ExecutedCall end(int lane);
 
   /// Prefetches for the next call on a lane that rests.
   void expect(int lane, std::shared_ptr<const Sequence> sequence);
@@ -86,11 +94,6 @@ class Streamer {
     std::string device; // why it refused
   };
 
-  struct Waits { // in microseconds, see StreamerCounts
-    double door = 0;
-    double calls = 0;
-  };
-
   template <typename Change>
   bool change(Change change) OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
@@ -104,13 +107,13 @@ class Streamer {
   mutable Mutex mutex_;
   Condition released_;
   Scheduler scheduler_ OFFLOAD_GUARDED_BY(mutex_);
-  std::vector<Sequence> executed_ OFFLOAD_GUARDED_BY(mutex_); // by lane
-  std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);     // that the store has not been given yet, in their order
-  bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;           // a thread gives them to it, for all
-  bool awaiting_ OFFLOAD_GUARDED_BY(mutex_) = false;          // a lane waits for copies to arrive
+  std::vector<ExecutedCall> calls_ OFFLOAD_GUARDED_BY(mutex_); // by lane
+  std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);      // that the store has not been given yet, in their order
+  bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;            // a thread gives them to it, for all
+  bool awaiting_ OFFLOAD_GUARDED_BY(mutex_) = false;           // a lane waits for copies to arrive
   bool stopped_ OFFLOAD_GUARDED_BY(mutex_) = false;
   Broken broken_ OFFLOAD_GUARDED_BY(mutex_);
-  Waits waits_ OFFLOAD_GUARDED_BY(mutex_);
+  StreamerCounts ended_ OFFLOAD_GUARDED_BY(mutex_); // the sum of calls that have
 };
 
 } // namespace offload

@@ -150,7 +150,7 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
       }
       throw;
     }
-    made.executed = streamer->end(lane);
+    made.streamed = streamer->end(lane);
     scope.check_mapping();
   } catch (const std::exception& error) {
     if (!call->overflowed()) {

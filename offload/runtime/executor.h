@@ -24,7 +24,7 @@ struct Made {
   std::optional<c10::IValue> output;
   CallMemory memory;
   bool ended = false;      ///< what it takes is known to its end
-  Sequence executed;       ///< the steps that it leased from the ring
+  ExecutedCall streamed;   ///< what it leased from the ring
   std::exception_ptr lost; ///< why what it wrote could not be put back; null when it could
 };
 

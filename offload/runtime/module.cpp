@@ -7,7 +7,7 @@
 
 #include <offload/load/archive.h>
 #include <offload/preview.h>
-#include <offload/runtime/session.h>
+#include <offload/runtime/own_session.h>
 #include <offload/tensor/plain_modes.h>
 
 namespace offload {
@@ -116,7 +116,7 @@ void Module::release() { Access(*this)->release(); }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a caller that moves it here keeps no handle to placeholders
 Module wrap(torch::jit::Module module, const Options& options) {
-  return Module(std::make_shared<Session>(module, options, std::nullopt, Session::Purpose::run, Owner::shared));
+  return Module(std::make_shared<OwnSession>(module, options, std::nullopt, OwnSession::Purpose::run, Owner::shared));
 }
 
 Module load(const std::string& path, const Options& options) {
@@ -124,12 +124,12 @@ Module load(const std::string& path, const Options& options) {
     const PlainModes plain;
     return read_archive(path, Weights::on_file);
   }();
-  return Module(std::make_shared<Session>(module, options, std::nullopt, Session::Purpose::run, Owner::sole));
+  return Module(std::make_shared<OwnSession>(module, options, std::nullopt, OwnSession::Purpose::run, Owner::sole));
 }
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): as of wrap(), whose arguments it is given to try them
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
-  const Session session(module, options, machine, Session::Purpose::plan, Owner::shared);
+  const OwnSession session(module, options, machine, OwnSession::Purpose::plan, Owner::shared);
   return session.placement();
 }
 

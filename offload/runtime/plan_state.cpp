@@ -193,6 +193,16 @@ Placement PlanState::placement() const {
   return *known;
 }
 
+void PlanState::report_streamed(Stats& stats) const {
+  const std::lock_guard lock(mutex_);
+  stats.misses = counts_.streamed.misses;
+  stats.bytes_streamed = counts_.streamed.bytes_used;
+  stats.passes = counts_.streamed.passes.passes;
+  stats.calls_in_passes = counts_.streamed.passes.calls;
+  stats.wait_door_us = counts_.streamed.door_us;
+  stats.wait_calls_us = counts_.streamed.calls_us;
+}
+
 void PlanState::report(Stats& stats) const {
   const std::lock_guard lock(mutex_);
   stats.calls = counts_.calls;

@@ -13,6 +13,7 @@
 
 #include <offload/device/lane_memory.h>
 #include <offload/module.h>
+#include <offload/ring/streamer.h>
 #include <offload/runtime/observations.h>
 
 namespace offload {
@@ -114,9 +115,10 @@ class PlanState {
     return observed_.activations.knows(shape);
   }
 
-  void record_call() {
+  void record_call(const StreamerCounts& streamed) {
     const std::lock_guard lock(mutex_);
     ++counts_.calls;
+    counts_.streamed.add(streamed);
   }
   void record_turn(double waited_us) {
     const std::lock_guard lock(mutex_);
@@ -167,8 +169,9 @@ class PlanState {
 
   Placement placement() const;
 
-  /// Adds what is counted here.
+  /// Adds what is counted here; and what calls that returned have streamed.
   void report(Stats& stats) const;
+  void report_streamed(Stats& stats) const;
 
  private:
   struct Counts {
@@ -176,6 +179,7 @@ class PlanState {
     std::uint64_t repeated = 0;
     std::uint64_t peak = 0;  // bytes on the device, since the budget was set
     double wait_turn_us = 0; // of calls
+    StreamerCounts streamed; // of calls that returned
   };
 
   /// The caller holds the mutex.

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,24 +21,15 @@
 
 namespace offload {
 
-/// A module that has been taken in: its calls, one beside the other, and who plans and places anew between them. Any
-/// thread may call.
+/// A module that has been taken in, and its calls, one beside the other. Any thread may call.
 ///
-/// Calls come through a gate, each with a lane. Who plans holds all lanes. The first call of a module that has no
-/// example calls, and every example call, is a *measuring call*: it runs alone, on a GPU with little more than the
-/// smallest ring, and shows the order of leases, the work between them, and what activations take. Then the plan is
-/// made. So is a call for which the plan leaves no room, once it has been stopped. All others show what they take.
+/// Calls come through the gate of a transport, each with a lane, and show what calls take. Who has a budget decides
+/// what is placed: OwnSession, with one of its own, or a PooledSession's pool.
 class Session {
  public:
-  /// What is made of the module.
-  enum class Purpose {
-    run,
-    plan, ///< it answers placement() only; with example calls it is adopted, called, and put back, else left as it is
-  };
-
-  Session(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
-          Purpose purpose, Owner owner);
-  ~Session();
+  virtual ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs);
   c10::IValue attr(const std::string& name) const;
@@ -45,29 +37,38 @@ class Session {
   Placement placement() const { return state_.placement(); }
   Stats stats() const;
   Report report() const;
-  void set_vram_budget(std::uint64_t bytes);
-  void release();
+  virtual void set_vram_budget(std::uint64_t bytes) = 0;
+  virtual void release() = 0;
   c10::Device device() const { return model_.device; }
 
   /// For tests: from the n-th allocation of the next call on, as if the first lane could have no more.
   void refuse_from(std::uint64_t n) { lanes().refuse_from(0, n); }
 
- private:
+ protected:
   using Readiness = PlanState::Readiness;
 
+  Session(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine);
+
+  /// Makes the call, with what has to be planned and placed for it.
+  virtual c10::IValue call(const Request& request) = 0;
+
+  /// Adds what is counted of what this module streams.
+  virtual void report_streamed(Stats& stats) const = 0;
+
+  /// What is on the device now may be more than ever before.
+  virtual void record_peak() = 0;
+
   void require_no_call_around(const char* wanted) const;
+
+  /// Makes a call, and records what it has shown. `trace` is given for calls that are measured.
   Made make_call(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace);
-  std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& exhausted_room);
-  std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t exhausted_room);
-  c10::IValue measure(const Request& request);
-  void measure_example(const ExampleCall& call);
-  enum class Ring { ample, least };
-  Residency residency_to_measure(Ring ring) const;
-  void place(const Residency& residency, PlacedModule::Leased leased);
-  void clear();
-  void choose_budget(const Options& options);
-  void replan();
-  void record_peak();
+
+  /// Makes an example call by `make`. What it writes is put back: an example is no call.
+  void make_example(const ExampleCall& call, const std::function<void(const Request& request)>& make);
+
+  /// From now on calls lease what `residency` leaves out, and reports begin anew.
+  void record_placed(const Residency& residency);
+
   bool has_lost_places() const {
     return !engine().placed() || !transport_->started() || transport_->streamer()->lost();
   }
@@ -78,11 +79,12 @@ class Session {
   Promise host_promise_{kHost};
   Model model_;
   const bool may_overflow_; // a measuring call may put activations that find no room into page-locked host memory
-  Promise device_promise_;
-  std::unique_ptr<Transport> transport_; // null where nothing was adopted
+  std::shared_ptr<Transport> transport_; // null where nothing was adopted
   std::unique_ptr<Adopted> adopted_;     // the same
   Sequences sequences_;
   PlanState state_;
+
+ private:
   mutable std::mutex placed_mutex_;
   std::pair<Stats, std::chrono::steady_clock::time_point> placed_{
       {}, std::chrono::steady_clock::now()}; // what was counted when weights were last placed

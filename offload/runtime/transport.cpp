@@ -133,13 +133,7 @@ void Transport::stop() {
 StreamerCounts Transport::counts() const {
   StreamerCounts sum = before_;
   if (streaming_) {
-    const StreamerCounts now = streaming_->streamer->counts();
-    sum.misses += now.misses;
-    sum.bytes_used += now.bytes_used;
-    sum.passes.passes += now.passes.passes;
-    sum.passes.calls += now.passes.calls;
-    sum.door_us += now.door_us;
-    sum.calls_us += now.calls_us;
+    sum.add(streaming_->streamer->counts());
   }
   return sum;
 }

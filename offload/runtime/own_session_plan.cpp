@@ -1,18 +1,16 @@
-// How a module finds out what its calls need, and is planned and placed; see session.h.
+// How a module finds out what its calls need, and is planned and placed; see own_session.h.
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include <offload/error.h>
 #include <offload/runtime/outside_bytes.h>
-#include <offload/runtime/session.h>
-#include <offload/runtime/state.h>
+#include <offload/runtime/own_session.h>
 
 namespace offload {
 
 /// Calls may take what is left beside what is placed; on a host whatever they need. The caller holds all lanes.
-void Session::place(const Residency& residency, PlacedModule::Leased leased) {
+void OwnSession::place(const Residency& residency, PlacedModule::Leased leased) {
   lanes().release();
   transport_->stop();
   adopted_->placed->install(residency, leased);
@@ -21,14 +19,14 @@ void Session::place(const Residency& residency, PlacedModule::Leased leased) {
 }
 
 /// Nothing is placed any more. The caller holds all lanes.
-void Session::clear() {
+void OwnSession::clear() {
   transport_->stop();
   adopted_->placed->clear();
 }
 
 /// What a measuring call runs with. On a device little more than the smallest ring, or just that, since activations
 /// want room as well; on the host as it will be planned, as far as the graph shows, so that what stays is brought once.
-Residency Session::residency_to_measure(Ring ring) const {
+Residency OwnSession::residency_to_measure(Ring ring) const {
   if (model_.device.is_cpu()) {
     return state_.make_plan().residency;
   }
@@ -43,7 +41,7 @@ Residency Session::residency_to_measure(Ring ring) const {
 
 /// A call that shows what calls need: with a ring that streams well, and where that leaves too little for activations,
 /// again with the smallest. The caller holds all lanes.
-c10::IValue Session::measure(const Request& request) {
+c10::IValue OwnSession::measure(const Request& request) {
   for (const Ring ring : {Ring::ample, Ring::least}) {
     Residency residency = residency_to_measure(ring);
     const bool is_last = ring == Ring::least || residency.ring_bytes == residency_to_measure(Ring::least).ring_bytes;
@@ -71,32 +69,9 @@ c10::IValue Session::measure(const Request& request) {
   throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
 }
 
-/// What it writes is put back: an example is no call.
-void Session::measure_example(const ExampleCall& call) {
-  std::optional<StateSnapshot> before;
-  if (model_.program.writes_state) {
-    before.emplace(model_.program.holders, [](const at::Tensor&) { return false; });
-  }
-  const auto put_back = [&] {
-    if (before) {
-      lanes().synchronize();
-      before->restore();
-    }
-  };
-  try {
-    const Request request = make_request(model_.program, model_.device, call.method, call.inputs, call.kwargs);
-    measure(request);
-    state_.pin(request.shape);
-  } catch (...) {
-    put_back();
-    throw;
-  }
-  put_back();
-}
-
 /// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone. Where it throws, nothing
 /// is placed, and the next call tries again; but where it is since the file has changed, all is as it was.
-void Session::replan() {
+void OwnSession::replan() {
   if (adopted_) {
     engine().check_file();
   }
@@ -105,28 +80,17 @@ void Session::replan() {
   const std::uint64_t promised = state_.promised_bytes(best.residency, best.callers.lanes);
   device_promise_.raise_to(promised);
   if (adopted_) {
-    std::map<std::string, SequencePtr> sequences;
-    const Observations observed = state_.observations();
-    for (const auto& [name, steps] : observed.measured()) {
-      sequences[name] = std::make_shared<const Sequence>(
-          streamed_sequence(model_.pass_of(steps), best.residency, engine().first_in_ring()));
-    }
     place(best.residency, PlacedModule::Leased::streamed);
-    sequences_.reset(std::move(sequences));
+    record_placed(best.residency);
     gate().set_usual_lanes(best.callers.count); // one caller keeps to what is ahead on one lane, whatever its streams
     record_peak();
   }
   device_promise_.set(promised);
   state_.set_outside(outside_bytes(model_.device));
   state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
-  if (adopted_) {
-    Stats now = stats();
-    const std::lock_guard lock(placed_mutex_);
-    placed_ = {now, std::chrono::steady_clock::now()};
-  }
 }
 
-void Session::record_peak() {
+void OwnSession::record_peak() {
   const std::uint64_t now = model_.fixed + engine().placed_bytes() + lanes().held();
   if (model_.device.is_cuda()) {
     device_promise_.raise_to(now); // by default calls may have taken more than was planned
@@ -134,7 +98,7 @@ void Session::record_peak() {
   state_.record_peak(now);
 }
 
-void Session::release() {
+void OwnSession::release() {
   require_no_call_around("release()");
   const ExclusiveLaneLock alone(gate());
   clear();
@@ -145,7 +109,7 @@ void Session::release() {
   }
 }
 
-void Session::set_vram_budget(std::uint64_t bytes) {
+void OwnSession::set_vram_budget(std::uint64_t bytes) {
   require_no_call_around("a new budget");
   const ExclusiveLaneLock alone(gate());
   state_.require_minimum(bytes);

@@ -1,0 +1,187 @@
+#include <offload/runtime/own_session.h>
+
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/core/host_limits.h>
+#include <offload/device/cuda_calls.h>
+#include <offload/runtime/outside_bytes.h>
+
+namespace offload {
+
+namespace {
+
+constexpr std::uint64_t kMargin = 512_MiB; // left free by a default budget
+
+std::uint64_t free_bytes(c10::Device device) {
+  if (device.is_cpu()) {
+    return available_host_bytes();
+  }
+  std::size_t free = 0;
+  std::size_t total = 0;
+  const c10::cuda::CUDAGuard guard(device);
+  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
+}
+
+std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
+
+} // namespace
+
+OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
+                       const std::optional<MachineProfile>& machine, Purpose purpose, Owner owner)
+    : Session(module, options, machine), device_promise_(model_.device.is_cuda() ? model_.device.index() : kHost) {
+  if (purpose == Purpose::plan) {
+    prepare_device(model_.device); // what a run would take of the device, the plan names
+  }
+  choose_budget(options);
+  state_.set_outside(outside_bytes(model_.device));
+  const std::uint64_t vram = state_.given().vram;
+  const DeviceBudget known = state_.budget();
+  if (options.example_calls.empty() ||
+      vram < known.minimum() - known.least_reserve()) { // else examples show what activations take
+    state_.require_minimum(vram);
+  }
+  Displaced displaced;
+  try {
+    if (purpose == Purpose::run || !options.example_calls.empty()) {
+      transport_ = std::make_shared<Transport>(model_.device, model_.lanes, model_.host.staging);
+      adopted_ = adopt_weights(model_, *transport_, owner, options.progress, displaced);
+      for (const ExampleCall& call : options.example_calls) {
+        make_example(call, [this](const Request& request) { measure(request); });
+      }
+      state_.require_minimum(vram);
+    }
+    if (purpose == Purpose::plan) {
+      adopted_.reset();
+      transport_.reset();
+    }
+    if (purpose == Purpose::plan || !options.example_calls.empty()) {
+      replan();
+    } else {
+      Plan plan = state_.make_plan(); // by what is known so far
+      device_promise_.set(state_.promised_bytes(plan.residency, plan.callers.lanes));
+      state_.set_plan(std::move(plan), Readiness::unknown);
+    }
+  } catch (...) {
+    adopted_.reset();
+    transport_.reset();
+    displaced.put_back();
+    throw;
+  }
+  if (purpose == Purpose::plan) {
+    displaced.put_back();
+  }
+}
+
+/// By default what is free and promised to nobody, less some for others; but what is free as far as the smallest
+/// budget.
+void OwnSession::choose_budget(const Options& options) {
+  if (!options.vram_budget && model_.device.is_cuda()) {
+    prepare_device(model_.device);                 // before others are kept from taking memory
+    c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
+  }
+  device_promise_.set_by([&](std::uint64_t outstanding) {
+    GivenBudget given;
+    if (options.vram_budget) {
+      given.vram = *options.vram_budget;
+    } else {
+      // What is used where it is takes no more.
+      const std::uint64_t in_module =
+          model_.host.in_module + (model_.device.is_cpu() && !model_.file ? model_.fixed : 0);
+      given.free = in_module + less(free_bytes(model_.device), outstanding);
+      given.vram = std::max(less(*given.free, kMargin), std::min(*given.free, state_.budget().minimum()));
+    }
+    state_.give(given);
+    return state_.promised_bytes(all_resident(*model_.weights), 1);
+  });
+}
+
+c10::IValue OwnSession::call(const Request& request) {
+  std::uint64_t exhausted_room = 0; // all the room for calls there was when it was stopped; 0 while it was not
+  while (true) {
+    if (auto output = call_in_turn(request, exhausted_room)) {
+      return std::move(*output);
+    }
+    if (exhausted_room > 0) {
+      state_.refuse_again(request.shape); // without being measured again
+    }
+    if (auto output = call_exclusive(request, exhausted_room)) {
+      return std::move(*output);
+    }
+  }
+}
+
+/// Beside other calls, once it is this one's turn. None when something has to be planned first: for all calls, or since
+/// this one takes more than the plan leaves it.
+std::optional<c10::IValue> OwnSession::call_in_turn(const Request& request, std::uint64_t& exhausted_room) {
+  state_.record_callers(gate().callers() + 1);
+  for (const bool takes_all : {false, true}) {
+    const auto came = std::chrono::steady_clock::now();
+    const LaneLock held(gate(), lanes().callers_stream(),
+                        takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape));
+    state_.record_turn(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - came).count());
+    const std::uint64_t room = gate().room();
+    if (state_.readiness() == Readiness::placed && has_lost_places()) {
+      state_.set_readiness(Readiness::measured); // a call ran out of host memory: weights have to be placed anew
+    }
+    if (state_.readiness() != Readiness::placed || room <= exhausted_room) {
+      return std::nullopt;
+    }
+    Made made = make_call(held.lane(), request, Lanes::Overflow::stop, nullptr);
+    if (made.output) {
+      return std::move(made.output);
+    }
+    if (made.memory.by_device) {
+      state_.refuse(request.shape, made.memory, made.ended);
+    }
+    if (takes_all || model_.lanes == 1) {
+      exhausted_room = room;
+      break;
+    } // else others had what was missing: once more, when it has all
+  }
+  return std::nullopt;
+}
+
+/// With nobody beside it. None when the call can go on in turn, since others have planned or this has.
+std::optional<c10::IValue> OwnSession::call_exclusive(const Request& request, std::uint64_t exhausted_room) {
+  const ExclusiveLaneLock alone(gate());
+  const Readiness readiness = state_.readiness();
+  if (readiness == Readiness::measured) {
+    try {
+      replan();
+    } catch (const ArchiveError&) {
+      if (has_lost_places()) {
+        throw;
+      }
+      state_.keep_plan(); // since nothing else can be placed
+    }
+    return std::nullopt;
+  }
+  if (readiness == Readiness::placed && gate().room() > exhausted_room) {
+    return std::nullopt;
+  }
+  engine().check_file(); // what is placed for other calls stays, then
+  Observations before = state_.observations();
+  c10::IValue output;
+  try {
+    output = measure(request);
+    state_.require_minimum(state_.given().vram);
+  } catch (...) {
+    state_.restore(std::move(before), request.shape);
+    throw;
+  }
+  try {
+    replan();
+  } catch (const std::exception&) {
+    // The output is right, and state was written: the next call tries again, and reports.
+  }
+  return output;
+}
+
+} // namespace offload

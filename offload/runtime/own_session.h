@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include <offload/runtime/session.h>
+
+namespace offload {
+
+/// A module with a budget of its own.
+///
+/// Who plans holds all lanes. The first call of a module that has no example calls, and every example call, is a
+/// *measuring call*: it runs alone, on a GPU with little more than the smallest ring, and shows the order of leases,
+/// the work between them, and what activations take. Then the plan is made. So is a call for which the plan leaves no
+/// room, once it has been stopped. All others show what they take.
+class OwnSession final : public Session {
+ public:
+  /// What is made of the module.
+  enum class Purpose {
+    run,
+    plan, ///< it answers placement() only; with example calls it is adopted, called, and put back, else left as it is
+  };
+
+  OwnSession(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
+             Purpose purpose, Owner owner);
+
+  void set_vram_budget(std::uint64_t bytes) override;
+  void release() override;
+
+ private:
+  c10::IValue call(const Request& request) override;
+  void report_streamed(Stats& stats) const override { transport_->report(stats); }
+  void record_peak() override;
+  std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& exhausted_room);
+  std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t exhausted_room);
+  c10::IValue measure(const Request& request);
+  enum class Ring { ample, least };
+  Residency residency_to_measure(Ring ring) const;
+  void place(const Residency& residency, PlacedModule::Leased leased);
+  void clear();
+  void choose_budget(const Options& options);
+  void replan();
+
+  Promise device_promise_;
+};
+
+} // namespace offload
