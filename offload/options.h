@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -43,7 +44,17 @@ enum class Gradients {
   callers, ///< methods that call torch.autograd.grad run as their caller has set it; all others without gradients
 };
 
+class Pool;
+
 struct Options {
+  /// A pool whose budgets the module lives on, beside others (offload/pool.h). `device` is then the pool's, and
+  /// `concurrency`, `host_budget` and `pinned_budget` are left out. `vram_budget` is the most that its weights may take
+  /// of the pool's. A model that writes its state can not live in a pool.
+  std::shared_ptr<Pool> pool;
+
+  /// What a call of the module is worth beside those of others, where a pool chooses what stays on the device.
+  double weight = 1;
+
   /// Where the model runs. Default: CUDA 0 where there is one, else the CPU. On the CPU, `vram_budget` is the memory
   /// that weights may take; what does not fit is read from the file, or, after wrap(), from where it lies in memory.
   std::optional<c10::Device> device;

@@ -49,9 +49,13 @@ TEST(PoolDivision, ACurveFallsFromStreamingAllToStreamingNothing) {
   }
 }
 
-TEST(PoolDivision, BytesThatSaveNoTimeAreNotWanted) {
-  const ResidentCurve curve = resident_curve(stack(16, 5000), 96 * kUnit, machine()); // the device is the limit
-  EXPECT_LT(divide_resident({{&curve, 1, ~std::uint64_t{0}}}, 10'000 * kUnit)[0], 16 * 32 * kUnit / 2);
+TEST(PoolDivision, BytesThatSaveNoTimeComeLast) {
+  const ResidentCurve compute = resident_curve(stack(16, 5000), 96 * kUnit, machine()); // the device is the limit
+  const ResidentCurve link = resident_curve(stack(16, 10), 96 * kUnit, machine());
+  const std::uint64_t all = link.points.back().bytes;
+  EXPECT_LT(divide_resident({{&compute, 100, all}, {&link, 1, all}}, all + all / 2)[0], all / 2 + 1);
+  EXPECT_EQ(divide_resident({{&compute, 100, all}, {&link, 1, all}}, all + all / 2)[1], all);
+  EXPECT_EQ(divide_resident({{&compute, 1, all}}, 2 * all)[0], all) << "but there is room for them";
 }
 
 TEST(PoolDivision, WhoIsCalledMostComesFirst) {
@@ -77,7 +81,7 @@ TEST(PoolDivision, IsTheBestThereIs) {
     std::vector<Claimant> claimants;
     std::uint64_t all = 0;
     for (const ResidentCurve& curve : curves) {
-      claimants.push_back({&curve, static_cast<double>(from(1, 20)), ~std::uint64_t{0}});
+      claimants.push_back({&curve, static_cast<double>(from(1, 20)), curve.points.back().bytes});
       all += curve.points.back().bytes;
     }
     const std::uint64_t capacity = all * from(1, 9) / 10;

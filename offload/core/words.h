@@ -2,6 +2,7 @@
 
 // Words that every part uses.
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -19,5 +20,8 @@ using Sequence = std::vector<Step>;
 constexpr std::uint64_t kSmallBytes = 16ULL << 10;
 
 constexpr std::uint64_t kPageBytes = 4096; // of host memory
+
+/// What is left of `bytes` without those that are taken; 0 when these are more.
+constexpr std::uint64_t left_of(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
 
 } // namespace offload

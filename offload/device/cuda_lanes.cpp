@@ -271,6 +271,12 @@ class CudaLanes final : public Lanes {
     gate_->set_state(state_->held());
   }
 
+  bool trim_to_room() override {
+    const c10::cuda::CUDAGuard guard(device_);
+    const Lock growth(*growth_);
+    return make_room(0, 0, /*lane=*/-1);
+  }
+
   std::uint64_t held() const override {
     std::uint64_t bytes = state_->held();
     for (const auto& lane : lanes_) {

@@ -141,6 +141,16 @@ void LaneGate::set_usual_lanes(int lanes) {
 void LaneGate::set_room(std::uint64_t bytes) {
   const Lock lock(mutex_);
   room_ = bytes;
+  admit();
+}
+
+bool LaneGate::lower_room(std::uint64_t bytes) {
+  const Lock lock(mutex_);
+  if (claimed() > bytes) {
+    return false;
+  }
+  room_ = bytes;
+  return true;
 }
 
 std::uint64_t LaneGate::room() const {

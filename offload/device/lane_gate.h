@@ -41,9 +41,12 @@ class LaneGate {
   void acquire_exclusive(Group group = kAll);
   void release_exclusive(Group group = kAll);
 
-  /// What claims and state may be together. Unlimited until it is set, by an exclusive caller.
+  /// What claims and state may be together. Unlimited until it is set; by who has all calls exclusively, or raises it.
   void set_room(std::uint64_t bytes);
   std::uint64_t room() const;
+
+  /// The same beside calls: false, with the room as it was, while more than `bytes` are claimed.
+  bool lower_room(std::uint64_t bytes);
 
   /// The usual lanes are the first so many; all until it is set.
   void set_usual_lanes(int lanes);

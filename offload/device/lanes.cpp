@@ -13,6 +13,7 @@ class HostLanes final : public Lanes {
   bool owns(const void*) const override { return false; }
   bool retains(const void*) const override { return false; }
   void release() override {}
+  bool trim_to_room() override { return true; }
   std::uint64_t held() const override { return 0; }
   std::uint64_t state() const override { return 0; }
   void synchronize() override {}

@@ -65,6 +65,9 @@ class Lanes {
   /// Gives back what no call uses. No call is under way.
   virtual void release() = 0;
 
+  /// Beside calls, gives back what lanes keep beyond the room of the gate. False when calls use more.
+  virtual bool trim_to_room() = 0;
+
   virtual std::uint64_t held() const = 0;  ///< bytes on the device, now
   virtual std::uint64_t state() const = 0; ///< of them, those of retain()
 

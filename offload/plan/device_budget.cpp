@@ -3,14 +3,9 @@
 #include <algorithm>
 
 #include <offload/bytes.h>
+#include <offload/core/words.h>
 
 namespace offload {
-
-namespace {
-
-std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
-
-} // namespace
 
 std::uint64_t DeviceBudget::minimum() const {
   return std::max<std::uint64_t>(fixed + align_up(least_ring, unit) + least_reserve(), 1); // a budget of 0 is none
@@ -19,7 +14,7 @@ std::uint64_t DeviceBudget::minimum() const {
 std::uint64_t DeviceBudget::least_reserve() const { return align_up(call, unit) + state; }
 
 /// Beside the smallest ring.
-std::uint64_t DeviceBudget::left_for_calls() const { return less(vram, fixed + align_up(least_ring, unit)); }
+std::uint64_t DeviceBudget::left_for_calls() const { return left_of(vram, fixed + align_up(least_ring, unit)); }
 
 std::uint64_t DeviceBudget::largest_on_all_lanes() const {
   return align_up(call, unit) * static_cast<std::uint64_t>(lanes) + state;
@@ -34,8 +29,8 @@ std::uint64_t DeviceBudget::reserve() const {
   return std::min(left, largest + align_up(std::min(larger, (left - largest) / 2), unit)) / unit * unit;
 }
 
-std::uint64_t DeviceBudget::capacity() const { return less(vram, fixed + reserve()) / unit * unit; }
+std::uint64_t DeviceBudget::capacity() const { return left_of(vram, fixed + reserve()) / unit * unit; }
 
-std::uint64_t DeviceBudget::room(std::uint64_t placed) const { return less(vram, fixed + placed) / unit * unit; }
+std::uint64_t DeviceBudget::room(std::uint64_t placed) const { return left_of(vram, fixed + placed) / unit * unit; }
 
 } // namespace offload

@@ -252,6 +252,9 @@ Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ri
   std::optional<Plan> best;
   for (const Order& order : {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)), spread(used)}) {
     Residency residency = fill(pass, needs, capacity + ring_bytes, order, ring_bytes);
+    if (best && residency.bytes == best->residency.bytes) {
+      continue;
+    }
     std::uint64_t streamed = 0;
     std::uint64_t largest = 0;
     for (const Step& step : streamed_sequence(pass, residency)) {

@@ -1,6 +1,7 @@
 #include <offload/plan/pool_division.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 namespace offload {
@@ -83,13 +84,23 @@ std::vector<std::uint64_t> divide_resident(const std::vector<Claimant>& claimant
       }
     }
     if (!best || capacity == 0) {
-      return bytes;
+      break;
     }
     const std::uint64_t next = std::min(claimants[*best].curve->points[++reached[*best]].bytes, claimants[*best].most);
     const std::uint64_t more = std::min(next - bytes[*best], capacity);
     bytes[*best] += more;
     capacity -= more;
   }
+  std::vector<std::size_t> by_rate(claimants.size());
+  std::iota(by_rate.begin(), by_rate.end(), 0);
+  std::stable_sort(by_rate.begin(), by_rate.end(),
+                   [&](std::size_t a, std::size_t b) { return claimants[a].rate > claimants[b].rate; });
+  for (const std::size_t i : by_rate) {
+    const std::uint64_t more = claimants[i].rate > 0 ? std::min(left_of(claimants[i].most, bytes[i]), capacity) : 0;
+    bytes[i] += more;
+    capacity -= more;
+  }
+  return bytes;
 }
 
 double load_of(const std::vector<Claimant>& claimants, const std::vector<std::uint64_t>& bytes) {

@@ -23,10 +23,11 @@ ResidentCurve resident_curve(const Pass& pass, std::uint64_t ring_bytes, const M
 struct Claimant {
   const ResidentCurve* curve = nullptr;
   double rate = 0;        ///< calls in a unit of time, the same for all, times what one of them is worth
-  std::uint64_t most = 0; ///< bytes that it may have
+  std::uint64_t most = 0; ///< bytes that it may have; no more than it has
 };
 
 /// Bytes for each claimant, `capacity` together: where they save most time, in all calls that are made in a unit of it.
+/// What is left goes to those that are called most, though it saves nothing that a simulation can tell.
 std::vector<std::uint64_t> divide_resident(const std::vector<Claimant>& claimants, std::uint64_t capacity);
 
 /// The time that calls take in a unit of it when `bytes` are resident of each claimant.

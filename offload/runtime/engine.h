@@ -64,6 +64,9 @@ class Engine {
   bool placed() const { return slab_.memory != nullptr; }
   WeightLender& lender() { return *config_.lender; }
 
+  /// True when all that goes to host memory has come there.
+  bool is_filled() const { return !fill_ || fill_->all_there(); }
+
   /// What place() has left room for; it is there for as long as that.
   RingMemory ring() const { return {slab_.memory, slab_.ring, slab_.residency.ring_bytes}; }
 

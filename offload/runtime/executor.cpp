@@ -33,20 +33,20 @@ class NoAutocastCache {
   const bool before_;
 };
 
-/// Says that this thread computes a call of `module`, for as long as this lives: see Note [Guards of a call]. PyTorch
-/// hands it on to the threads that work for the call: of lanes, at::launch, and autograd.
+/// Says that this thread computes a call that has a lane of `transport`, for as long as this lives: see Note [Guards of
+/// a call]. PyTorch hands it on to the threads that work for the call: of lanes, at::launch, and autograd.
 class CallScope {
  public:
-  explicit CallScope(const void* module)
-      : info_(std::make_shared<Info>(module, Info::current())), guard_(kCallScopeSlot, info_) {}
+  explicit CallScope(const Transport* transport)
+      : info_(std::make_shared<Info>(transport, Info::current())), guard_(kCallScopeSlot, info_) {}
   ~CallScope() { info_->ended = true; } // a thread that was started in the call may still have it
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;
 
-  /// True where a call of `module` waits for what this thread does: on the way there may be calls of other modules.
-  static bool is_within(const void* module) {
+  /// True where a call on `transport` waits for what this thread does: on the way there may be calls on others.
+  static bool is_within(const Transport* transport) {
     for (const Info* info = Info::current(); info; info = info->outer) {
-      if (info->module == module && !info->ended) {
+      if (info->transport == transport && !info->ended) {
         return true;
       }
     }
@@ -55,10 +55,10 @@ class CallScope {
 
  private:
   struct Info final : c10::DebugInfoBase {
-    Info(const void* called, const Info* around) : module(called), outer(around) {}
+    Info(const Transport* of, const Info* around) : transport(of), outer(around) {}
     static const Info* current() { return dynamic_cast<const Info*>(c10::ThreadLocalDebugInfo::get(kCallScopeSlot)); }
 
-    const void* const module;
+    const Transport* const transport;
     const Info* const outer; // PyTorch keeps it for as long as this
     std::atomic<bool> ended = false;
   };
@@ -80,7 +80,7 @@ Executor::Executor(const Model& model, Transport& transport, Engine& engine, Pla
   }
 }
 
-bool Executor::is_within_call() const { return CallScope::is_within(this); }
+bool is_within_call_on(const Transport& transport) { return CallScope::is_within(&transport); }
 
 Made Executor::run(int lane, const Request& request, const How& how) {
   Made made;
@@ -115,7 +115,7 @@ Made Executor::run(int lane, const Request& request, const How& how) {
 // is freed only when the device has come that far.
 
 Made Executor::run_here(int lane, const Request& request, const How& how) {
-  const CallScope in_call(this);
+  const CallScope in_call(&transport_);
   const std::shared_ptr<Streamer> streamer = transport_.streamer();
   const LoweredMethod& lowered = find_method(model_.program, request.method);
   const std::vector<c10::IValue> arguments(request.stack.begin() + 1,

@@ -62,6 +62,9 @@ class GradientBoundary {
   std::unordered_map<const void*, at::Tensor> given_; // kept, so that no other gets the address of one
 };
 
+/// True for a thread that computes a call with a lane of `transport`, or works for one.
+bool is_within_call_on(const Transport& transport);
+
 /// Runs one call, from its arguments to its output, on a lane that is the call's.
 class Executor {
  public:
@@ -77,9 +80,6 @@ class Executor {
 
   /// Throws what the call raised. What the model raised itself comes as the model raised it.
   Made run(int lane, const Request& request, const How& how);
-
-  /// True for a thread that computes a call of this, or works for one.
-  bool is_within_call() const;
 
  private:
   Made run_here(int lane, const Request& request, const How& how);

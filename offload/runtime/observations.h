@@ -35,6 +35,9 @@ class Observations {
   /// By method, the steps that were seen last.
   const std::map<std::string, std::vector<LeasedStep>>& measured() const { return measured_; }
 
+  /// What is planned for, and what calls may need too.
+  Pass pass() const;
+
   Activations activations;
   Demand demand;
 
@@ -47,7 +50,6 @@ class Observations {
   Plan plan(std::uint64_t vram) const;
 
  private:
-  Pass pass() const;
   Plan plan(const Pass& pass, std::uint64_t vram, Callers callers) const;
 
   const Model* model_;

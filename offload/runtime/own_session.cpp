@@ -1,37 +1,15 @@
 #include <offload/runtime/own_session.h>
 
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <utility>
 
 #include <offload/bytes.h>
-#include <offload/core/host_limits.h>
-#include <offload/device/cuda_calls.h>
+#include <offload/runtime/free_bytes.h>
 #include <offload/runtime/outside_bytes.h>
 
 namespace offload {
-
-namespace {
-
-constexpr std::uint64_t kMargin = 512_MiB; // left free by a default budget
-
-std::uint64_t free_bytes(c10::Device device) {
-  if (device.is_cpu()) {
-    return available_host_bytes();
-  }
-  std::size_t free = 0;
-  std::size_t total = 0;
-  const c10::cuda::CUDAGuard guard(device);
-  check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return free;
-}
-
-std::uint64_t less(std::uint64_t bytes, std::uint64_t taken) { return bytes - std::min(bytes, taken); }
-
-} // namespace
 
 OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
                        const std::optional<MachineProfile>& machine, Purpose purpose, Owner owner)
@@ -94,8 +72,8 @@ void OwnSession::choose_budget(const Options& options) {
       // What is used where it is takes no more.
       const std::uint64_t in_module =
           model_.host.in_module + (model_.device.is_cpu() && !model_.file ? model_.fixed : 0);
-      given.free = in_module + less(free_bytes(model_.device), outstanding);
-      given.vram = std::max(less(*given.free, kMargin), std::min(*given.free, state_.budget().minimum()));
+      given.free = in_module + left_of(free_bytes(model_.device), outstanding);
+      given.vram = std::max(left_of(*given.free, kMargin), std::min(*given.free, state_.budget().minimum()));
     }
     state_.give(given);
     return state_.promised_bytes(all_resident(*model_.weights), 1);

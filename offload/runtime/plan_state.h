@@ -115,6 +115,15 @@ class PlanState {
     return observed_.activations.knows(shape);
   }
 
+  std::uint64_t largest_call() const {
+    const std::lock_guard lock(mutex_);
+    return observed_.activations.largest();
+  }
+  bool has_steps(const std::string& method) const {
+    const std::lock_guard lock(mutex_);
+    return observed_.measured().count(method) > 0;
+  }
+
   void record_call(const StreamerCounts& streamed) {
     const std::lock_guard lock(mutex_);
     ++counts_.calls;

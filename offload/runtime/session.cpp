@@ -19,9 +19,9 @@ Session::~Session() { model_.program = {}; }
 
 /// A call has its lane until it ends, and whoever wants to be alone waits for that.
 void Session::require_no_call_around(const char* wanted) const {
-  if (adopted_->executor->is_within_call()) {
-    throw Error(std::string(wanted) + " of a module from within a call of it would wait for that call for ever: " +
-                "do it when the call has returned, or with another module");
+  if (is_within_call_on(*transport_)) {
+    throw Error(std::string(wanted) + " of a module from within a call of it, or of one in its pool, would wait for " +
+                "that call for ever: do it when the call has returned, or with another module");
   }
 }
 
@@ -34,7 +34,7 @@ const c10::FunctionSchema& Session::schema(const std::string& name) const {
 c10::IValue Session::attr(const std::string& name) const {
   std::optional<ExclusiveLaneLock> alone;
   if (model_.program.writes_state) {
-    if (!adopted_->executor->is_within_call()) {
+    if (!is_within_call_on(*transport_)) {
       alone.emplace(gate());
     }
     lanes().synchronize();

@@ -66,6 +66,9 @@ class Transport {
   Lanes& lanes() const { return *lanes_; }
   LaneGate& gate() const { return *gate_; }
 
+  /// That have crossed the link.
+  std::uint64_t link_bytes() const { return link_->bytes(); }
+
   /// Adds what is counted here.
   void report(Stats& stats) const;
 

@@ -1,0 +1,447 @@
+#include <offload/runtime/pool_manager.h>
+
+#include <c10/core/DeviceGuard.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <offload/bytes.h>
+#include <offload/core/start_thread.h>
+#include <offload/device/cuda_calls.h>
+#include <offload/error.h>
+#include <offload/feed/stores.h>
+#include <offload/runtime/free_bytes.h>
+#include <offload/runtime/outside_bytes.h>
+#include <offload/runtime/pooled_session.h>
+
+namespace offload {
+
+namespace {
+
+c10::Device device_for(const PoolOptions& options) {
+  Options of_module;
+  of_module.device = options.device;
+  const c10::Device device = device_of(of_module);
+  if (device.is_cuda()) {
+    require_cuda();
+  }
+  if (options.concurrency < 1 || options.concurrency > 64) {
+    throw InputError("concurrency is " + std::to_string(options.concurrency) + ": give 1 to 64");
+  }
+  if (options.vram_budget && *options.vram_budget == 0) {
+    throw InputError("vram_budget is 0: leave it out for what is free, or give bytes");
+  }
+  return device;
+}
+
+} // namespace
+
+PoolManager::PoolManager(const PoolOptions& options)
+    : device_(device_for(options)),
+      transport_(std::make_shared<Transport>(device_, options.concurrency, device_.is_cuda() ? kStagingBytes : 0)),
+      promise_(device_.is_cuda() ? device_.index() : kHost),
+      budgets_{0, options.host_budget, options.pinned_budget},
+      signals_{Demand(1)} {
+  if (device_.is_cuda()) {
+    prepare_device(device_); // before others are kept from taking memory
+  }
+  promise_.set_by([&](std::uint64_t outstanding) {
+    budgets_.vram =
+        options.vram_budget ? *options.vram_budget : left_of(left_of(free_bytes(device_), outstanding), kMargin);
+    return device_.is_cuda() ? budgets_.vram : 0;
+  });
+  thread_ = start_thread<std::thread>("the pool", [this] { keep(); });
+}
+
+PoolManager::~PoolManager() {
+  {
+    const Lock lock(mutex_);
+    signals_.stopping = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+}
+
+Options PoolManager::options_for(const Options& options) const {
+  const auto refuse = [](const char* what) {
+    throw InputError(std::string(what) + " is the pool's for a module that lives in one: leave it out, or the pool");
+  };
+  if (options.device && *options.device != device_ && !(options.device->is_cuda() && !options.device->has_index())) {
+    refuse("device");
+  }
+  if (options.concurrency) {
+    refuse("concurrency");
+  }
+  if (options.host_budget || options.pinned_budget) {
+    refuse("host_budget or pinned_budget");
+  }
+  if (!(options.weight > 0)) {
+    throw InputError("weight is " + std::to_string(options.weight) + ": give more than 0");
+  }
+  Options of_module = options;
+  of_module.device = device_;
+  of_module.concurrency = transport_->gate().lanes();
+  of_module.host_budget = budgets_.host;
+  of_module.pinned_budget = budgets_.pinned;
+  const Lock lock(mutex_);
+  for (const Tenant& tenant : tenants_) { // buffers are common to all: who comes next needs them again
+    const HostLayout& host = tenant.session->host();
+    if (budgets_.host) {
+      of_module.host_budget = left_of(*of_module.host_budget, host.in_memory);
+    }
+    if (budgets_.pinned) {
+      of_module.pinned_budget = left_of(*of_module.pinned_budget, host.pinned_weights);
+    }
+  }
+  return of_module;
+}
+
+PoolManager::Tenant* PoolManager::find(const PooledSession& session) {
+  const auto tenant = std::find_if(tenants_.begin(), tenants_.end(),
+                                   [&](const Tenant& candidate) { return candidate.session == &session; });
+  return tenant == tenants_.end() ? nullptr : &*tenant;
+}
+
+/// Of all modules, and of one `more` that is no tenant yet.
+DeviceBudget PoolManager::needs(const PooledSession* more) const {
+  DeviceBudget sum;
+  const Lock lock(mutex_);
+  const auto add = [&](const PooledSession& session) {
+    const DeviceBudget needs = session.needs();
+    sum.fixed += needs.fixed;
+    sum.least_ring = std::max(sum.least_ring, needs.least_ring);
+    sum.calls_differ = sum.calls_differ || needs.calls_differ || (sum.call > 0 && sum.call != needs.call);
+    sum.call = std::max(sum.call, needs.call);
+    sum.unit = needs.unit;
+  };
+  for (const Tenant& tenant : tenants_) {
+    add(*tenant.session);
+  }
+  if (more) {
+    add(*more);
+  }
+  sum.vram = budgets_.vram;
+  sum.lanes = std::min(signals_.demand.callers(), transport_->gate().lanes());
+  return sum;
+}
+
+/// What no call has shown yet is no reason to refuse.
+void PoolManager::require_minimum(std::uint64_t vram, const PooledSession* more, const std::string& name) const {
+  DeviceBudget budget = needs(more);
+  budget.call = more ? more->largest_call() : 0;
+  {
+    const Lock lock(mutex_);
+    for (const Tenant& tenant : tenants_) {
+      budget.call = std::max(budget.call, tenant.session->largest_call());
+    }
+  }
+  if (vram < budget.minimum()) {
+    throw BudgetError("vram_budget " + format_bytes(vram) + " of the pool is too small for " + name +
+                          ": the smallest that works is " + std::to_string(budget.minimum()) + " bytes",
+                      budget.minimum());
+  }
+}
+
+/// A few of the largest steps, or of the batches that copies are gathered to, and no more than a quarter of what there
+/// is; where all weights have room, what these leave. At the least what the largest step needs.
+std::uint64_t PoolManager::ring_for(const DeviceBudget& budget, bool least) const {
+  const std::uint64_t needed = align_up(budget.least_ring, budget.unit);
+  if (least || needed == 0) {
+    return needed;
+  }
+  std::uint64_t weights = 0;
+  {
+    const Lock lock(mutex_);
+    for (const Tenant& tenant : tenants_) {
+      weights += align_up(tenant.session->weight_bytes(), budget.unit);
+    }
+  }
+  const std::uint64_t wanted = std::min(std::max(3 * needed, 4 * kBatchBytes), budget.capacity() / 4);
+  const std::uint64_t left = left_of(budget.capacity(), weights);
+  return std::max(needed, (left >= needed ? std::min(wanted, left) : wanted) / budget.unit * budget.unit);
+}
+
+/// For resident weights.
+std::uint64_t PoolManager::capacity(const DeviceBudget& budget) const {
+  return left_of(budget.capacity(), ring_.bytes);
+}
+
+std::uint64_t PoolManager::placed() const {
+  const Lock lock(mutex_);
+  std::uint64_t bytes = 0;
+  for (const Tenant& tenant : tenants_) {
+    bytes += tenant.placed;
+  }
+  return bytes;
+}
+
+/// For calls; on a host they take what they need.
+std::uint64_t PoolManager::room(const DeviceBudget& budget) const {
+  return device_.is_cuda() ? budget.room(ring_.bytes + placed()) : ~std::uint64_t{0};
+}
+
+void PoolManager::set_room() { transport_->gate().set_room(room(needs())); }
+
+/// Through `bytes` from now on, for all modules as they are. The caller has all calls exclusively.
+void PoolManager::start_ring(std::uint64_t bytes) {
+  transport_->lanes().release();
+  transport_->stop();
+  if (ring_.bytes != bytes || ring_.owner.use_count() != 1) { // somebody has kept a lease, and reads it
+    const c10::DeviceGuard guard(device_);
+    ring_ = {};
+    ring_.owner = std::make_shared<DeviceMemory>(device_.index(), bytes, "the ring of a pool");
+    ring_.data = ring_.owner->data();
+    ring_.bytes = bytes;
+  }
+  transport_->start(ring_);
+  set_room();
+}
+
+/// The caller has its calls exclusively.
+void PoolManager::evict(Tenant& tenant) {
+  transport_->lanes().synchronize();
+  tenant.session->install_nothing(ring_.bytes);
+  {
+    const Lock lock(mutex_);
+    tenant.placed = 0;
+  }
+  set_room();
+}
+
+double PoolManager::Tenant::score_at(Clock::time_point now) const {
+  constexpr double kLately = 10; // seconds
+  return score * std::exp(-std::chrono::duration<double>(now - last_call).count() / kLately);
+}
+
+/// A module that nobody calls has what is left over.
+double PoolManager::Tenant::rate(Clock::time_point now) const {
+  return is_released ? 0 : (score_at(now) + 1e-6) * weight;
+}
+
+/// The caller has all calls exclusively.
+void PoolManager::evict_down_to(std::uint64_t bytes) {
+  while (placed() > bytes) {
+    Tenant* least = nullptr;
+    {
+      const Lock lock(mutex_);
+      const auto now = Clock::now();
+      for (Tenant& tenant : tenants_) {
+        if (tenant.placed > 0 && (!least || tenant.rate(now) < least->rate(now))) {
+          least = &tenant;
+        }
+      }
+    }
+    evict(*least);
+  }
+}
+
+void PoolManager::admit(const PooledSession& session, const std::string& name) {
+  require_minimum(budgets_.vram, &session, name);
+  const DeviceBudget with_it = needs(&session);
+  const ExclusiveLaneLock alone(transport_->gate());
+  const std::uint64_t ring = ring_for(with_it);
+  evict_down_to(left_of(with_it.capacity(), ring));
+  start_ring(ring);
+  transport_->gate().set_room(room(with_it));
+}
+
+void PoolManager::join(PooledSession& session, std::string name, const Options& options) {
+  {
+    const ExclusiveLaneLock alone(transport_->gate());
+    session.install_nothing(ring_.bytes);
+    {
+      const Lock lock(mutex_);
+      Tenant& tenant = tenants_.emplace_back();
+      tenant.session = &session;
+      tenant.name = std::move(name);
+      tenant.weight = options.weight;
+      tenant.most = options.vram_budget.value_or(~std::uint64_t{0});
+    }
+    try {
+      start_ring(ring_for(needs()));
+    } catch (...) {
+      const Lock lock(mutex_);
+      tenants_.pop_back();
+      throw;
+    }
+  }
+  tell_tenants();
+  signal();
+}
+
+void PoolManager::leave(PooledSession& session, const std::function<void()>& end) noexcept {
+  const Turn turn(*this);
+  {
+    const ExclusiveLaneLock alone(transport_->gate());
+    {
+      const Lock lock(mutex_);
+      tenants_.remove_if([&](const Tenant& tenant) { return tenant.session == &session; });
+    }
+    end();
+    try {
+      start_ring(ring_for(needs()));
+    } catch (const std::exception&) { // the next call of the others tries again, and reports
+    }
+  }
+  tell_tenants();
+  signal();
+}
+
+/// What each may take of the budget while nothing of the others is resident.
+void PoolManager::tell_tenants() {
+  const DeviceBudget all = needs();
+  const Lock lock(mutex_);
+  std::uint64_t on_host = 0;
+  for (const Tenant& tenant : tenants_) {
+    const DeviceBudget its = tenant.session->needs();
+    const std::uint64_t of_others =
+        all.fixed - its.fixed + align_up(all.least_ring, all.unit) - align_up(its.least_ring, its.unit);
+    tenant.session->give(left_of(budgets_.vram, of_others));
+    on_host += tenant.session->host_bytes();
+  }
+  promise_.set(device_.is_cuda() ? budgets_.vram : std::min(budgets_.vram, on_host));
+}
+
+void PoolManager::note_call(const PooledSession& session) {
+  const int callers = transport_->gate().callers() + 1;
+  const Lock lock(mutex_);
+  signals_.demand.record(std::min(callers, 64));
+  Tenant& tenant = *find(session);
+  const auto now = Clock::now();
+  tenant.score = tenant.score_at(now) + 1;
+  tenant.last_call = now;
+  tenant.is_released = false;
+  ++tenant.calls;
+  if (tenant.placed == 0 && !tenant.waking) {
+    tenant.waking = now;
+  }
+  signals_.wanted = true;
+  changed_.notify_all();
+}
+
+void PoolManager::note_change(const PooledSession& session) {
+  const Lock lock(mutex_);
+  if (Tenant* tenant = find(session)) {
+    tenant->curve = {};
+  }
+  signals_.wanted = true;
+  changed_.notify_all();
+}
+
+void PoolManager::signal() {
+  const Lock lock(mutex_);
+  signals_.wanted = true;
+  changed_.notify_all();
+}
+
+c10::IValue PoolManager::alone(const std::function<c10::IValue()>& make) {
+  const Turn turn(*this);
+  const ExclusiveLaneLock all(transport_->gate());
+  for (Tenant& tenant : tenants_) {
+    if (tenant.placed > 0 || !tenant.session->is_placed()) {
+      evict(tenant);
+    }
+  }
+  start_ring(ring_for(needs(), /*least=*/true));
+  signal(); // once it has been made, others have what it leaves
+  return make();
+}
+
+void PoolManager::set_most(const PooledSession& session, std::uint64_t bytes) {
+  const Turn turn(*this);
+  Tenant* tenant = nullptr;
+  {
+    const Lock lock(mutex_);
+    tenant = find(session);
+    tenant->most = bytes;
+    tenant->rests_until = {};
+  }
+  if (tenant->placed > bytes) {
+    const ExclusiveLaneLock closed(transport_->gate(), &session);
+    evict(*tenant);
+  }
+  signal();
+}
+
+void PoolManager::release(const PooledSession& session) {
+  const Turn turn(*this);
+  const ExclusiveLaneLock closed(transport_->gate(), &session);
+  Tenant* tenant = nullptr;
+  {
+    const Lock lock(mutex_);
+    tenant = find(session);
+    tenant->is_released = true;
+    tenant->rests_until = {};
+  }
+  evict(*tenant);
+}
+
+std::uint64_t PoolManager::vram_budget() const {
+  const Lock lock(mutex_);
+  return budgets_.vram;
+}
+
+void PoolManager::set_vram_budget(std::uint64_t bytes) {
+  const Turn turn(*this);
+  require_minimum(bytes, nullptr, "its modules");
+  const std::uint64_t before = vram_budget();
+  const auto set = [&](std::uint64_t vram) {
+    const ExclusiveLaneLock alone(transport_->gate());
+    {
+      const Lock lock(mutex_);
+      budgets_.vram = vram;
+    }
+    const DeviceBudget budget = needs();
+    const std::uint64_t ring = ring_for(budget);
+    evict_down_to(left_of(budget.capacity(), ring));
+    start_ring(ring);
+    peak_ = 0;
+  };
+  try {
+    set(bytes);
+  } catch (...) {
+    set(before); // what fitted before; if even that has gone, its error says so
+    throw;
+  }
+  tell_tenants();
+  signal();
+}
+
+std::vector<PoolEntry> PoolManager::entries() const {
+  std::vector<PoolEntry> entries;
+  const auto now = Clock::now();
+  const Lock lock(mutex_);
+  for (const Tenant& tenant : tenants_) {
+    entries.push_back({tenant.name, tenant.session->weight_bytes(), tenant.placed, tenant.calls,
+                       std::chrono::duration<double>(now - tenant.last_call).count(), tenant.wake_seconds});
+  }
+  return entries;
+}
+
+Stats PoolManager::stats() const {
+  Stats sum;
+  transport_->report(sum);
+  const Lock lock(mutex_);
+  for (const Tenant& tenant : tenants_) {
+    const Stats of = tenant.session->stats();
+    sum.calls += of.calls;
+    sum.calls_repeated += of.calls_repeated;
+    sum.wait_turn_us += of.wait_turn_us;
+    sum.bytes_in_place += of.bytes_in_place;
+    sum.bytes_in_cache += of.bytes_in_cache;
+    sum.bytes_resident += of.bytes_resident;
+  }
+  sum.peak_device_bytes = peak_;
+  sum.outside_bytes = outside_bytes(device_);
+  return sum;
+}
+
+void PoolManager::record_peak() {
+  const std::uint64_t now = needs().fixed + ring_.bytes + placed() + transport_->lanes().held();
+  std::uint64_t peak = peak_;
+  while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
+  }
+}
+
+} // namespace offload

@@ -1,0 +1,163 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <offload/core/mutex.h>
+#include <offload/core/promises.h>
+#include <offload/options.h>
+#include <offload/plan/device_budget.h>
+#include <offload/plan/pool_division.h>
+#include <offload/pool.h>
+#include <offload/runtime/demand.h>
+#include <offload/runtime/transport.h>
+
+namespace offload {
+
+class PooledSession;
+
+/// What is placed of the modules of a pool.
+///
+/// Who changes that has the *turn*: who loads or ends a module, sets the budget, or makes a call for which all else has
+/// to give way; else a thread that looks, when there were calls, where resident bytes would save most, and moves them
+/// there, one module at a time. It gives up the turn when somebody wants it. Calls go on meanwhile: a module whose
+/// placing is exchanged is closed for that moment, and only a new ring stops them all.
+///
+/// What modules take, the ring, and the room of the gate are together the budget.
+class PoolManager {
+ public:
+  explicit PoolManager(const PoolOptions& options);
+  ~PoolManager();
+  PoolManager(const PoolManager&) = delete;
+  PoolManager& operator=(const PoolManager&) = delete;
+
+  c10::Device device() const { return device_; }
+  const std::shared_ptr<Transport>& transport() const { return transport_; }
+
+  /// What a module of the pool is made with. Throws InputError for options that it can not have.
+  Options options_for(const Options& options) const;
+
+  /// Has the turn for as long as it lives.
+  class Turn {
+   public:
+    explicit Turn(PoolManager& manager) : manager_(manager) {
+      ++manager_.turn_.waiting;
+      lock_ = std::unique_lock(manager_.turn_.mutex);
+      --manager_.turn_.waiting;
+    }
+
+   private:
+    PoolManager& manager_;
+    std::unique_lock<std::mutex> lock_;
+  };
+
+  /// Makes room for what always stays of a module that is about to be adopted. Throws BudgetError when it does not fit
+  /// even if nothing else does. The caller has the turn from here until join().
+  void admit(const PooledSession& session, const std::string& name);
+
+  /// The module has been adopted: from now on it can be called, with nothing resident.
+  void join(PooledSession& session, std::string name, const Options& options);
+
+  /// Ends its membership, and in between what it has on the device, by `end`.
+  void leave(PooledSession& session, const std::function<void()>& end) noexcept;
+
+  /// A call of it begins.
+  void note_call(const PooledSession& session);
+
+  /// What is known of it has changed.
+  void note_change(const PooledSession& session);
+
+  /// Makes a call, by `make`, while nothing else is on the device but what must stay and the smallest ring.
+  c10::IValue alone(const std::function<c10::IValue()>& make);
+
+  void set_most(const PooledSession& session, std::uint64_t bytes);
+  void release(const PooledSession& session);
+
+  std::uint64_t vram_budget() const;
+  void set_vram_budget(std::uint64_t bytes);
+  std::vector<PoolEntry> entries() const;
+  Stats stats() const;
+  void record_peak();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Tenant {
+    PooledSession* session;
+    std::string name;
+    double weight = 1;
+    std::uint64_t most = 0;   // that may be resident
+    ResidentCurve curve;      // without points when it has to be found out
+    std::uint64_t placed = 0; // bytes that its resident weights take
+    std::uint64_t calls = 0;
+    double score = 0; // calls of late, at `last_call`
+    Clock::time_point last_call = Clock::now();
+    Clock::time_point rests_until;           // its resident weights
+    std::optional<Clock::time_point> waking; // since when nothing of it has been resident, and it is called
+    double wake_seconds = 0;
+    bool is_released = false; // and not called since
+
+    double score_at(Clock::time_point now) const;
+    double rate(Clock::time_point now) const;
+  };
+  using Tenants = std::list<Tenant>;
+
+  /// What the thread is told.
+  struct Signals {
+    Demand demand;
+    bool wanted = false; // somebody has called, or something else has changed
+    bool stopping = false;
+  };
+
+  struct Budgets {
+    std::uint64_t vram = 0;
+    std::optional<std::uint64_t> host;
+    std::optional<std::uint64_t> pinned;
+  };
+
+  Tenant* find(const PooledSession& session) OFFLOAD_REQUIRES(mutex_);
+  DeviceBudget needs(const PooledSession* more = nullptr) const;
+  void require_minimum(std::uint64_t vram, const PooledSession* more, const std::string& name) const;
+  std::uint64_t ring_for(const DeviceBudget& budget, bool least = false) const;
+  std::uint64_t capacity(const DeviceBudget& budget) const;
+  std::uint64_t placed() const;
+  std::uint64_t room(const DeviceBudget& budget) const;
+  void set_room();
+  void start_ring(std::uint64_t bytes);
+  void evict(Tenant& tenant);
+  void evict_down_to(std::uint64_t bytes);
+  std::vector<Claimant> claimants();
+  enum class Move { none, made, later };
+  Move rebalance();
+  Move grow(Tenant& tenant, std::uint64_t bytes);
+  void tell_tenants();
+  void signal();
+  void keep();
+
+  const c10::Device device_;
+  const std::shared_ptr<Transport> transport_;
+  Promise promise_;
+  struct {
+    std::mutex mutex;
+    std::atomic<int> waiting = 0; // for it
+  } turn_;
+  RingMemory ring_;     // of who has the turn
+  mutable Mutex mutex_; // tenants are added and removed by who has the turn as well
+  Condition changed_;
+  Budgets budgets_;
+  Tenants tenants_;
+  Signals signals_ OFFLOAD_GUARDED_BY(mutex_);
+  std::atomic<std::uint64_t> peak_ = 0; // bytes on the device
+  std::thread thread_;
+};
+
+} // namespace offload
