@@ -123,7 +123,7 @@ void CudaWorkspaces::take_back(cudaStream_t stream, const LaneMemory& memory) {
 }
 
 std::size_t CudaWorkspaces::bytes_of(std::size_t kind) {
-  return kind == 0 ? at::cuda::getChosenWorkspaceSize() : at::cuda::getCUDABlasLtWorkspaceSize();
+  return kind == 0 ? blas_workspace_bytes() : at::cuda::getCUDABlasLtWorkspaceSize();
 }
 
 } // namespace offload

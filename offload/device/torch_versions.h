@@ -9,6 +9,8 @@
 #include <torch/headeronly/version.h>
 
 #include <cstddef>
+#include <cstdlib>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -49,6 +51,27 @@ inline cublasHandle_t blas_handle() {
   return at::cuda::getCurrentCUDABlasHandle(false);
 #else
   return at::cuda::getCurrentCUDABlasHandle();
+#endif
+}
+
+/// Bytes of the workspace that PyTorch has for cuBLAS, for a handle and a stream on the current device. 2.12 declares the
+/// function that says so and does not export it: there it is what that reads from CUBLAS_WORKSPACE_CONFIG, pairs of KiB
+/// and a count as in ":4096:2:16:8", or its defaults.
+inline std::size_t blas_workspace_bytes() {
+#if OFFLOAD_TORCH_MINOR == 12
+  std::size_t bytes = 0;
+  const char* const given = std::getenv("CUBLAS_WORKSPACE_CONFIG");
+  std::istringstream pairs(given ? given : "");
+  char before_size = 0;
+  char before_count = 0;
+  for (std::size_t size = 0, count = 0; pairs >> before_size >> size >> before_count >> count;) {
+    bytes += size * count * 1024;
+  }
+  const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
+  const bool is_large = device->major >= 9 && device->major < 12 && device->minor == 0;
+  return bytes > 0 ? bytes : is_large ? 4096 * 8 * 1024 : 4096 * 2 * 1024 + 16 * 8 * 1024;
+#else
+  return at::cuda::getChosenWorkspaceSize();
 #endif
 }
 

@@ -1,6 +1,7 @@
 // The thread of a pool, which moves resident bytes to where they save most; see pool_manager.h.
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include <offload/bytes.h>
@@ -12,6 +13,8 @@ namespace offload {
 namespace {
 
 constexpr std::chrono::seconds kRests(1); // a module that has been moved, before it is again
+constexpr double kPays = 0.03;            // of the time that all calls take, that a move has to save
+constexpr double kIdle = 10; // a module that is called so many times less than another gives way to it in any case
 
 /// Ends what is being brought: somebody wants the turn.
 struct Interrupted {};
@@ -40,61 +43,80 @@ std::vector<Claimant> PoolManager::claimants() {
   return all;
 }
 
+/// Who gives way: of those that have more than they would be given, the one with most of that; null when there is none.
+PoolManager::Tenant* PoolManager::Division::victim() const {
+  Tenant* most = nullptr;
+  std::uint64_t surplus = 0;
+  for (std::size_t i = 0; i < tenants.size(); ++i) {
+    if (left_of(tenants[i]->placed, given[i]) > surplus) {
+      most = tenants[i];
+      surplus = left_of(most->placed, given[i]);
+    }
+  }
+  return most;
+}
+
+/// The time that calls take as it is, less what they would take as it is given.
+double PoolManager::Division::saved() const {
+  std::vector<std::uint64_t> has;
+  std::transform(tenants.begin(), tenants.end(), std::back_inserter(has),
+                 [](const Tenant* tenant) { return tenant->placed; });
+  return load_of(claimants, has) - load_of(claimants, given);
+}
+
+PoolManager::Division PoolManager::divide(std::uint64_t capacity) {
+  Division division;
+  for (Tenant& tenant : tenants_) {
+    division.tenants.push_back(&tenant);
+    division.taken += tenant.placed;
+  }
+  division.claimants = claimants();
+  division.given = divide_resident(division.claimants, capacity);
+  return division;
+}
+
 /// Makes one move, if there is one that pays.
 PoolManager::Move PoolManager::rebalance() {
-  constexpr double kPays = 0.97; // of the time that all calls take
   const DeviceBudget budget = needs();
   if (const std::uint64_t ring = ring_for(budget); ring > ring_.bytes || 2 * ring < ring_.bytes) {
     const ExclusiveLaneLock alone(transport_->gate());
     evict_down_to(left_of(budget.capacity(), ring));
     start_ring(ring);
   }
-  const std::vector<Claimant> wanting = claimants();
-  const std::vector<std::uint64_t> wanted = divide_resident(wanting, capacity(budget));
-  std::vector<std::uint64_t> has;
-  std::vector<Tenant*> tenants;
-  for (Tenant& tenant : tenants_) {
-    has.push_back(tenant.placed);
-    tenants.push_back(&tenant);
-  }
-  const std::uint64_t taken = placed();
-  const auto surplus = [&](std::size_t i) { return has[i] - std::min(has[i], wanted[i]); };
+  const std::uint64_t all = capacity(budget);
+  const Division division = divide(all);
+  Tenant* const victim = division.victim();
   const auto give_way = [&] {
-    std::size_t most = 0;
-    for (std::size_t i = 1; i < tenants.size(); ++i) {
-      most = surplus(i) > surplus(most) ? i : most;
-    }
-    if (tenants.empty() || surplus(most) == 0) {
-      return Move::none;
-    }
-    const ExclusiveLaneLock closed(transport_->gate(), tenants[most]->session);
-    evict(*tenants[most]);
+    const ExclusiveLaneLock closed(transport_->gate(), victim->session);
+    evict(*victim);
     return Move::made;
   };
-  if (taken > capacity(budget)) {
-    return give_way();
+  if (division.taken > all) {
+    return victim ? give_way() : Move::none;
   }
-  const bool pays = load_of(wanting, wanted) <= kPays * load_of(wanting, has);
-  const auto fits = [&](std::size_t i) { return taken - has[i] + wanted[i] <= capacity(budget); };
-  std::size_t best = tenants.size();
-  double most_saved = -1;
+  const auto now = Clock::now();
+  const bool pays = division.saved() > kPays * load_of(division.claimants, division.given);
   bool any_rests = false;
-  for (std::size_t i = 0; i < tenants.size(); ++i) {
-    const double saved = load_of({wanting[i]}, {has[i]}) - load_of({wanting[i]}, {wanted[i]});
-    if (wanted[i] <= has[i] || !(pays || fits(i)) || saved <= most_saved) {
+  std::size_t best = division.tenants.size(); // by how often it is called
+  for (std::size_t i = 0; i < division.tenants.size(); ++i) {
+    const Tenant& tenant = *division.tenants[i];
+    const bool fits = division.taken - tenant.placed + division.given[i] <= all;
+    const bool may = fits || (victim && (pays || kIdle * victim->rate(now) < tenant.rate(now)));
+    if (division.given[i] <= tenant.placed || !may) {
       continue;
     }
-    if (Clock::now() < tenants[i]->rests_until) {
+    if (now < tenant.rests_until) {
       any_rests = true;
-      continue;
+    } else if (best == division.tenants.size() || tenant.rate(now) > division.tenants[best]->rate(now)) {
+      best = i;
     }
-    best = i;
-    most_saved = saved;
   }
-  if (best == tenants.size()) {
+  if (best == division.tenants.size()) {
     return any_rests ? Move::later : Move::none;
   }
-  return fits(best) ? grow(*tenants[best], wanted[best]) : give_way();
+  Tenant& tenant = *division.tenants[best];
+  const bool fits = division.taken - tenant.placed + division.given[best] <= all;
+  return fits ? grow(tenant, division.given[best]) : give_way();
 }
 
 /// Brings up to `bytes` of its weights beside calls, and has them used. Later, when calls need the room.

@@ -136,6 +136,18 @@ class PoolManager {
   void evict(Tenant& tenant);
   void evict_down_to(std::uint64_t bytes);
   std::vector<Claimant> claimants();
+  /// How resident bytes would be divided now.
+  struct Division {
+    std::vector<Tenant*> tenants;
+    std::vector<Claimant> claimants;  // the same
+    std::vector<std::uint64_t> given; // to each
+    std::uint64_t taken = 0;          // by all, as it is
+
+    Tenant* victim() const;
+    double saved() const;
+  };
+  Division divide(std::uint64_t capacity);
+
   enum class Move { none, made, later };
   Move rebalance();
   Move grow(Tenant& tenant, std::uint64_t bytes);
