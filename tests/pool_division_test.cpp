@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::uint64_t kUnit = 1 << 20;
 
-MachineProfile machine() {
+MachineProfile pool_machine() {
   MachineProfile machine;
   machine.name = "test";
   machine.link_bytes_per_us = 50e3;
@@ -29,7 +29,7 @@ MachineProfile machine() {
 }
 
 /// A weight of 32 units in each step.
-Pass stack(std::size_t steps, double compute_us) {
+Pass uniform_pass(std::size_t steps, double compute_us) {
   Pass pass;
   pass.weights = shared_table(std::vector<std::uint64_t>(steps, 32 * kUnit));
   for (WeightId weight = 0; weight < steps; ++weight) {
@@ -39,7 +39,7 @@ Pass stack(std::size_t steps, double compute_us) {
 }
 
 TEST(PoolDivision, ACurveFallsFromStreamingAllToStreamingNothing) {
-  const ResidentCurve curve = resident_curve(stack(16, 10), 96 * kUnit, machine());
+  const ResidentCurve curve = resident_curve(uniform_pass(16, 10), 96 * kUnit, pool_machine());
   ASSERT_GE(curve.points.size(), 2U);
   EXPECT_EQ(curve.points.front().bytes, 0U);
   EXPECT_EQ(curve.points.back().bytes, 16 * 32 * kUnit);
@@ -50,8 +50,9 @@ TEST(PoolDivision, ACurveFallsFromStreamingAllToStreamingNothing) {
 }
 
 TEST(PoolDivision, BytesThatSaveNoTimeComeLast) {
-  const ResidentCurve compute = resident_curve(stack(16, 5000), 96 * kUnit, machine()); // the device is the limit
-  const ResidentCurve link = resident_curve(stack(16, 10), 96 * kUnit, machine());
+  const ResidentCurve compute =
+      resident_curve(uniform_pass(16, 5000), 96 * kUnit, pool_machine()); // the device is the limit
+  const ResidentCurve link = resident_curve(uniform_pass(16, 10), 96 * kUnit, pool_machine());
   const std::uint64_t all = link.points.back().bytes;
   EXPECT_LT(divide_resident({{&compute, 100, all}, {&link, 1, all}}, all + all / 2)[0], all / 2 + 1);
   EXPECT_EQ(divide_resident({{&compute, 100, all}, {&link, 1, all}}, all + all / 2)[1], all);
@@ -59,7 +60,7 @@ TEST(PoolDivision, BytesThatSaveNoTimeComeLast) {
 }
 
 TEST(PoolDivision, WhoIsCalledMostComesFirst) {
-  const ResidentCurve curve = resident_curve(stack(16, 10), 96 * kUnit, machine());
+  const ResidentCurve curve = resident_curve(uniform_pass(16, 10), 96 * kUnit, pool_machine());
   const std::uint64_t all = curve.points.back().bytes;
   const auto bytes = divide_resident({{&curve, 1, all}, {&curve, 9, all}, {&curve, 3, all}}, all + all / 2);
   EXPECT_EQ(bytes, (std::vector<std::uint64_t>{0, all, all / 2}));
@@ -76,7 +77,8 @@ TEST(PoolDivision, IsTheBestThereIs) {
   for (int round = 0; round < 20; ++round) {
     std::vector<ResidentCurve> curves;
     for (int i = 0; i < 3; ++i) {
-      curves.push_back(resident_curve(stack(from(2, 12), static_cast<double>(from(1, 1500))), 96 * kUnit, machine()));
+      curves.push_back(
+          resident_curve(uniform_pass(from(2, 12), static_cast<double>(from(1, 1500))), 96 * kUnit, pool_machine()));
     }
     std::vector<Claimant> claimants;
     std::uint64_t all = 0;

@@ -139,6 +139,26 @@ TEST(SharedPass, ACallThatComesLateWaitsForTheNext) {
   EXPECT_EQ(device.finish(), "");
 }
 
+/// A short call of one module waits for no long one of another, however often it is made.
+TEST(SharedPass, ModulesHavePassesOfTheirOwn) {
+  const Deadline deadline;
+  Streaming device(uniform(16, 6, 3));
+  const SequencePtr long_calls = each_once(12);
+  const SequencePtr short_calls = share({{12}, {13}, {14}, {15}});
+  device.streamer().begin(0, long_calls, 0);
+  device.visit(0, {0});
+  in_parallel(2, [&](int thread) {
+    for (int call = 0; call < 5; ++call) {
+      device.streamer().begin(1 + thread, short_calls, 12);
+      finish(device, 1 + thread, *short_calls);
+    }
+  });
+  finish(device, 0, *long_calls, 1);
+  EXPECT_LT(device.streamer().counts().calls_us + device.streamer().counts().door_us, 400e3)
+      << "nobody ran out of patience";
+  EXPECT_EQ(device.finish(), "");
+}
+
 /// On the host a call is through long before its first weight has arrived.
 TEST(SharedPass, APassIsOpenUntilTheOneBeforeHasArrived) {
   const Deadline deadline;

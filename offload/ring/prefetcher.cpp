@@ -18,7 +18,7 @@ std::uint64_t Prefetcher::share() const {
   return slots_.ring().bytes() / std::max<std::uint64_t>(kinds, 1);
 }
 
-void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
+void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
   Window& window = windows_[lane];
   if (window.sequence == sequence && !window.empty() && window.cursor % sequence->size() == 0) {
     return;
@@ -26,7 +26,8 @@ void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   // The new claims are made before the old ones go, so that what is on its way for both is not copied twice.
   Window before = std::exchange(window, Window{});
   window.active = before.active;
-  window.pass = before.pass;
+  window.module = module;
+  window.pass = before.module == module ? before.pass : 0;
   window.sequence = std::move(sequence);
   if (window.sequence) {
     for (const Step& step : *window.sequence) {
@@ -42,27 +43,28 @@ void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence) {
   }
 }
 
-void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence) {
+void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
   Window& window = windows_[lane];
-  expect(lane, std::move(sequence));
+  Passes& passes = passes_[module];
+  expect(lane, std::move(sequence), module);
   window.active = true;
   window.first = window.cursor;
   window.need = 0;
   bool open = true;
   for (std::uint64_t at = window.cursor; at < window.limit(); ++at) {
     for (const WeightId weight : window.at(at)) {
-      open = open && (had_[weight] != newest_ || slots_.has_place(weight));
+      open = open && (had_[weight] != passes.newest || slots_.has_place(weight));
     }
   }
   if (!open) {
-    ++newest_;
-    drop_door_claims();
+    ++passes.newest;
+    drop_door_claims_of(module);
   }
-  window.pass = newest_;
+  window.pass = passes.newest;
   if (!window.empty()) {
-    counts_.passes += joined_ != newest_ ? 1 : 0;
+    counts_.passes += passes.joined != passes.newest ? 1 : 0;
     ++counts_.calls;
-    joined_ = newest_;
+    passes.joined = passes.newest;
   }
   note_had(lane, window.first);
 }
@@ -78,21 +80,22 @@ void Prefetcher::note_had(int lane, std::uint64_t from) {
   if (!window.active) {
     return;
   }
+  std::uint64_t& newest = passes_[window.module].newest;
   const bool keeps = shares(lane) && !comes_after_others(lane); // who come first need the room
   for (std::uint64_t at = from; !window.empty() && at <= window.head; ++at) {
     const std::uint64_t pass = window.pass + (at - window.first) / window.sequence->size();
     const Step& step = window.at(at);
     const auto end = at < window.head ? step.end() : step.begin() + static_cast<std::ptrdiff_t>(window.part);
     std::for_each(step.begin(), end, [&](WeightId weight) {
-      if (pass > newest_) {
-        newest_ = pass;
-        drop_door_claims();
+      if (pass > newest) {
+        newest = pass;
+        drop_door_claims_of(window.module);
       }
       if (pass > had_[weight]) {
         had_[weight] = pass;
-        if (keeps && pass == newest_) {
+        if (keeps && pass == newest) {
           slots_.claim(weight);
-          door_.push_back(weight);
+          door_.push_back({window.module, weight});
         }
       }
     });
@@ -100,14 +103,22 @@ void Prefetcher::note_had(int lane, std::uint64_t from) {
 }
 
 void Prefetcher::drop_door_claims() {
-  for (const WeightId weight : std::exchange(door_, {})) {
-    slots_.drop_claim(weight);
+  for (const Kept& kept : std::exchange(door_, {})) {
+    slots_.drop_claim(kept.weight);
   }
+}
+
+void Prefetcher::drop_door_claims_of(WeightId module) {
+  const auto others =
+      std::partition(door_.begin(), door_.end(), [&](const Kept& kept) { return kept.module == module; });
+  std::for_each(door_.begin(), others, [&](const Kept& kept) { slots_.drop_claim(kept.weight); });
+  door_.erase(door_.begin(), others);
 }
 
 /// Gives up what is kept for calls that may join. False when that makes no room.
 bool Prefetcher::close_door() {
-  if (std::none_of(door_.begin(), door_.end(), [&](WeightId weight) { return slots_.has_only_one_claim(weight); })) {
+  if (std::none_of(door_.begin(), door_.end(),
+                   [&](const Kept& kept) { return slots_.has_only_one_claim(kept.weight); })) {
     return false;
   }
   drop_door_claims();
@@ -125,7 +136,8 @@ bool Prefetcher::has_others(int lane) const {
 
 bool Prefetcher::shares(int lane) const {
   for (const Window& other : windows_) {
-    const bool has_shared = other.pass > 0 && other.pass + 1 >= windows_[lane].pass;
+    const bool has_shared =
+        other.module == windows_[lane].module && other.pass > 0 && other.pass + 1 >= windows_[lane].pass;
     if (&other != &windows_[lane] && (other.active || has_shared)) {
       return true;
     }
@@ -133,19 +145,24 @@ bool Prefetcher::shares(int lane) const {
   return false;
 }
 
+/// True when an earlier pass of its module has something to bring.
+bool Prefetcher::is_behind(const Window& window) const {
+  return std::any_of(windows_.begin(), windows_.end(), [&](const Window& other) {
+    return &other != &window && other.active && other.module == window.module && other.fetches() &&
+           other.pass < window.pass_of_head();
+  });
+}
+
 bool Prefetcher::comes_after_others(int lane) const {
   const Window& window = windows_[lane];
-  for (const Window& other : windows_) {
-    if (&other == &window || !other.active) {
-      continue;
-    }
-    const bool other_needs = other.need > 0 && (window.need == 0 || other.need < window.need);
-    if (!window.active || (other.fetches() && other.pass < window.pass_of_head()) ||
-        (other_needs && other.pass <= window.pass)) {
-      return true;
-    }
+  if ((!window.active && has_others(lane)) || is_behind(window)) {
+    return true;
   }
-  return false;
+  return std::any_of(windows_.begin(), windows_.end(), [&](const Window& other) {
+    const bool needs = other.active && other.need > 0 && (window.need == 0 || other.need < window.need);
+    return &other != &window && needs &&
+           (other.module == window.module ? other.pass <= window.pass : !is_behind(other));
+  });
 }
 
 ArrivalPtr Prefetcher::awaited(int lane, std::uint64_t bytes) const {
@@ -157,8 +174,8 @@ ArrivalPtr Prefetcher::awaited(int lane, std::uint64_t bytes) const {
 void Prefetcher::note_no_room(int lane, bool expected) {
   Window& window = windows_[lane];
   const bool comes_with_others = expected && std::any_of(windows_.begin(), windows_.end(), [&](const Window& other) {
-                                   return &other != &window && other.active && other.pass <= window.pass &&
-                                          other.kind == window.kind &&
+                                   return &other != &window && other.active && other.module == window.module &&
+                                          other.pass <= window.pass && other.kind == window.kind &&
                                           other.head - other.first <= window.cursor - window.first;
                                  });
   if (!comes_with_others && window.need == 0) {
@@ -194,7 +211,8 @@ bool Prefetcher::drop_farthest_claim(int lane, bool any) {
   for (Window& other : windows_) {
     const bool has_more_than_its_share = other.kind != window.kind && other.ahead > share();
     const bool may_go = any || (&other == &window && (window.head > window.cursor || !has_others(lane))) ||
-                        !other.active || other.pass > window.pass || has_more_than_its_share;
+                        !other.active || (other.module == window.module && other.pass > window.pass) ||
+                        has_more_than_its_share;
     if (may_go && !other.claims_nothing() &&
         (!longest || std::pair(longest->head - longest->cursor, longest->part) <
                          std::pair(other.head - other.cursor, other.part))) {

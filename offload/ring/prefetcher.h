@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -33,8 +34,9 @@ namespace offload {
 // door is then open for about as long as the link takes for the ring, so that callers whose calls have ended together
 // begin the next pass together. A lane whose pass is its own, as the one before was, never waits.
 //
-// Calls that read other weights, or in another order, are in the same pass as far as the ring has room for all; each
-// kind of them looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
+// Each module has passes of its own: its calls wait for no pass of another. Calls of other modules, and those that read
+// other weights or in another order, go on beside each other as far as the ring has room for all; each kind of them
+// looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
 // *need*: until it is met, nothing more is brought ahead for others.
 
 /// Passes that calls were in; each brought what they read over the link, at most once for all of them.
@@ -51,15 +53,16 @@ class Prefetcher {
   Prefetcher(SlotTable& slots, int lanes)
       : slots_(slots), windows_(lanes), had_(slots.size()), under_way_(slots.ring().bytes()) {}
 
-  /// A call begins on `lane`, which is expected to execute `sequence`. It joins the newest pass whose door is open.
-  void begin(int lane, std::shared_ptr<const Sequence> sequence);
+  /// A call of a module begins on `lane`, which is expected to execute `sequence`. It joins the newest pass of that, if
+  /// its door is open. Modules are told apart by the id of their first weight.
+  void begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module);
 
   /// It has ended: from now on its lane rests.
   void end(int lane);
 
   /// Expects `lane` to execute `sequence` from its first step, over and over. What it claimed so far keeps its place as
   /// far as the new window goes without a gap.
-  void expect(int lane, std::shared_ptr<const Sequence> sequence);
+  void expect(int lane, std::shared_ptr<const Sequence> sequence, WeightId module);
 
   /// Extends the window of `lane` as far as places go, and appends what has to be copied. Steps are claimed as a whole,
   /// and copies gathered until they can travel together; but where not even the next step finds room, because another
@@ -126,8 +129,9 @@ class Prefetcher {
     std::size_t kind = 0;     // equal for equal sequences
     bool active = false;      // in a call
     std::uint64_t first = 0;  // step of the call, since `expect`
-    std::uint64_t pass = 0;   // of the call
-    std::uint64_t need = 0;   // for room: lower ones came before; 0 when there is none
+    std::uint64_t pass = 0;   // of the call, among those of its module
+    WeightId module = 0;
+    std::uint64_t need = 0; // for room: lower ones came before; 0 when there is none
 
     bool empty() const { return !sequence || sequence->empty(); }
     const Step& at(std::uint64_t step) const { return (*sequence)[step % sequence->size()]; }
@@ -142,12 +146,24 @@ class Prefetcher {
     bool claims_nothing() const { return head == cursor && part == 0; }
   };
 
+  struct Passes {
+    std::uint64_t newest = 0;
+    std::uint64_t joined = ~std::uint64_t{0}; // the newest that a call has joined
+  };
+
+  struct Kept {
+    WeightId module;
+    WeightId weight;
+  };
+
   bool place(SlotTable::Transaction& attempt, const Step& weights);
   bool claim_batch(Window& window, SlotTable::Transaction& attempt, std::uint64_t wanted, bool in_need);
   bool claim(Window& window, SlotTable::Transaction& attempt, const Step& weights);
   bool claim_rest_of_step(Window& window, SlotTable::Transaction& attempt);
   void note_had(int lane, std::uint64_t from);
   bool close_door();
+  void drop_door_claims_of(WeightId module);
+  bool is_behind(const Window& window) const;
   void extend(Window& window);
   void drop_last_claim(Window& window);
   std::uint64_t share() const;
@@ -155,10 +171,9 @@ class Prefetcher {
   SlotTable& slots_;
   std::vector<Window> windows_;    // by lane
   std::vector<std::uint64_t> had_; // by weight: the newest pass that it was claimed in
-  std::vector<WeightId> door_;     // what the newest pass has had: claimed for calls that may join it
+  std::vector<Kept> door_;         // of what newest passes have had: claimed for calls that may join them
   UnderWay under_way_;
-  std::uint64_t newest_ = 0;                 // pass
-  std::uint64_t joined_ = ~std::uint64_t{0}; // the newest that a call has joined
+  std::map<WeightId, Passes> passes_; // by module
   PassCounts counts_;
   std::uint64_t needs_ = 0; // that there have been
 };

@@ -30,8 +30,8 @@ void Scheduler::prefetch(int lane, std::vector<Batch>& out) {
   }
 }
 
-void Scheduler::begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out) {
-  prefetcher_.begin(lane, std::move(sequence));
+void Scheduler::begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module) {
+  prefetcher_.begin(lane, std::move(sequence), module);
   lanes_[lane].in_call = true;
   prefetch(lane, out);
 }
@@ -43,8 +43,8 @@ void Scheduler::end(int lane, std::vector<Batch>& out) {
   prefetch(lane, out); // of the next pass, where this was the last call of its own
 }
 
-void Scheduler::expect(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out) {
-  prefetcher_.expect(lane, std::move(sequence));
+void Scheduler::expect(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module) {
+  prefetcher_.expect(lane, std::move(sequence), module);
   prefetch(lane, out);
 }
 

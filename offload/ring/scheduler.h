@@ -26,9 +26,9 @@ class Scheduler {
 
   /// A call on `lane`, which is expected to execute `sequence`, begins or ends; or will be the next one there. What is
   /// brought for it ahead of its use is appended to `out`. See Prefetcher.
-  void begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out);
+  void begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module = 0);
   void end(int lane, std::vector<Batch>& out);
-  void expect(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out);
+  void expect(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module = 0);
 
   /// Drops all claims of all lanes, after a copy that failed has been reported: what a lease still holds of it is
   /// copied anew when it is acquired again.

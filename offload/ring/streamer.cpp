@@ -110,12 +110,12 @@ void Streamer::issue() {
   released_.notify_all();
 }
 
-void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence) {
+void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
   const Lock lock(mutex_);
   check();
   calls_[lane] = {};
   const PassCounts before = scheduler_.passes();
-  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.begin(lane, std::move(sequence), batches_); });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.begin(lane, std::move(sequence), batches_, module); });
   calls_[lane].counts.passes = {scheduler_.passes().passes - before.passes, scheduler_.passes().calls - before.calls};
   check();
 }
@@ -128,9 +128,9 @@ ExecutedCall Streamer::end(int lane) {
   return std::exchange(calls_[lane], {});
 }
 
-void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence) {
+void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
   const Lock lock(mutex_);
-  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.expect(lane, std::move(sequence), batches_); });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.expect(lane, std::move(sequence), batches_, module); });
 }
 
 /// Until the copies that `step` comes after have arrived: one lane for all, who then look again.

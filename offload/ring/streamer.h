@@ -57,14 +57,15 @@ class Streamer {
   /// happen; their memory is read until they do.
   void stop() noexcept;
 
-  /// Announces a call that is expected to execute `sequence`, and starts to prefetch it.
-  void begin(int lane, std::shared_ptr<const Sequence> sequence);
+  /// Announces a call that is expected to execute `sequence`, and starts to prefetch it. Calls of a module share
+  /// passes: the first of its weights says which it is.
+  void begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module = 0);
 
   /// Ends the call, and returns what it was.
   ExecutedCall end(int lane);
 
   /// Prefetches for the next call on a lane that rests.
-  void expect(int lane, std::shared_ptr<const Sequence> sequence);
+  void expect(int lane, std::shared_ptr<const Sequence> sequence, WeightId module = 0);
 
   /// Leases the weights of one node, all or none. Afterwards their bytes are there for what is enqueued on the lane.
   /// Throws Error when leases hold the ring, naming their weights, and when a copy fails, naming the weight.

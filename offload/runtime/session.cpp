@@ -82,7 +82,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   sequences_.record(request.method, request.shape, next);
   state_.record_call(made.streamed.counts);
   if (!trace) {
-    transport_->streamer()->expect(lane, next);
+    transport_->streamer()->expect(lane, next, engine().first_in_ring());
   }
   return made;
 }
