@@ -14,6 +14,8 @@ import urllib.request
 
 import torch
 
+VRAM = "512MiB" if torch.cuda.is_available() else "2MiB"  # two thirds of what the models take
+
 
 def run(*command, **options):
     done = subprocess.run([str(c) for c in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
@@ -27,9 +29,9 @@ def check(right, what):
         sys.exit(f"FAILED: {what}")
 
 
-def forward(port, x):
+def forward(port, model, x):
     body = json.dumps({"shape": list(x.shape), "values": x.flatten().tolist()}).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/forward", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/forward/{model}", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         output = json.load(answer)
     return torch.tensor(output["values"]).reshape(output["shape"])
@@ -60,26 +62,29 @@ def main():
                            text=True, capture_output=True)
     check(newer.returncode != 0 and "9.0" in newer.stderr, f"version 9.0 was found: {newer.stderr}")
 
-    model = work / "model.pt"
-    run(make_model, "stack", "--layers", "8", "--features", "256", model)
-    plain = torch.jit.load(str(model))
+    plain = {}
+    for name, layers in (("small", "4"), ("large", "8")):
+        run(make_model, "stack", "--layers", layers, "--features", "256", work / f"{name}.pt")
+        plain[name] = torch.jit.load(str(work / f"{name}.pt"))
     torch.set_num_threads(1)
-    server = subprocess.Popen([work / "build" / "example_server", model, "0"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([work / "build" / "example_server", "0", VRAM, *(work / f"{name}.pt" for name in plain)],
+                              stdout=subprocess.PIPE, text=True)
     try:
         port = int(re.search(r"listening on (\d+)", server.stdout.readline()).group(1))
         inputs = [torch.randn(1 + i % 5, 256) for i in range(64)]
         with concurrent.futures.ThreadPoolExecutor(16) as threads:
-            outputs = list(threads.map(lambda x: forward(port, x), inputs))
-        for x, y in zip(inputs, outputs):
-            check(torch.allclose(plain(x), y, rtol=1e-5, atol=1e-5), "an output differs")
-        try:
-            forward(port, torch.randn(3, 17))
-            check(False, "a wrong width was taken")
-        except urllib.error.HTTPError as error:
-            check(error.code == 400, f"a wrong width: {error.code}")
+            outputs = list(threads.map(lambda i: forward(port, list(plain)[i % 2], inputs[i]), range(len(inputs))))
+        for i, y in enumerate(outputs):
+            check(torch.allclose(list(plain.values())[i % 2](inputs[i]), y, rtol=1e-5, atol=1e-5), "an output differs")
+        for model, width, code in (("small", 17, 400), ("other", 256, 404)):
+            try:
+                forward(port, model, torch.randn(3, width))
+                check(False, f"{model} took a width of {width}")
+            except urllib.error.HTTPError as error:
+                check(error.code == code, f"{model} with a width of {width}: {error.code}")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
             page = answer.read().decode()
-        check("Placement on" in page, page)
+        check(page.count("Placement on") == 2 and "in a pass" in page, page)
     finally:
         server.terminate()
         server.wait()

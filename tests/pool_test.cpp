@@ -25,19 +25,19 @@
 namespace offload::test {
 namespace {
 
-std::function<void()> question;
+std::function<void()> pool_question;
 
 TORCH_LIBRARY(pool_test, library) {
   library.def("ask(Tensor x) -> Tensor", [](const at::Tensor& x) {
-    if (question) {
-      question();
+    if (pool_question) {
+      pool_question();
     }
     return x.clone();
   });
 }
 
-constexpr int kWeights = 6; // of each module
-constexpr std::uint64_t kModuleBytes = kWeights * kWeightBytes;
+constexpr int kPerModule = 6; // of each module
+constexpr std::uint64_t kModuleBytes = kPerModule * kWeightBytes;
 
 /// A module of a pool, and the same wholly on the device.
 struct Pooled {
@@ -59,7 +59,7 @@ struct Pooled {
 class PoolTest : public testing::Test {
  protected:
   PoolTest() { at::set_num_threads(1); } // products round by it
-  ~PoolTest() override { question = nullptr; }
+  ~PoolTest() override { pool_question = nullptr; }
 
   /// Room for so many weights beside a ring and calls.
   static std::uint64_t room_for(std::uint64_t weights) {
@@ -112,7 +112,7 @@ TEST_F(PoolTest, ModulesShareABudgetThatHoldsHalfOfThem) {
   const auto pool = make_pool(room_for(9));
   std::vector<std::unique_ptr<Pooled>> modules;
   for (int i = 0; i < 3; ++i) {
-    modules.push_back(std::make_unique<Pooled>(make(kWeights, chain(kWeights)), in(pool)));
+    modules.push_back(std::make_unique<Pooled>(make(kPerModule, chain(kPerModule)), in(pool)));
   }
   for (int round = 0; round < 5; ++round) {
     for (const auto& module : modules) {
@@ -138,14 +138,14 @@ TEST_F(PoolTest, ModulesShareABudgetThatHoldsHalfOfThem) {
 
 TEST_F(PoolTest, WhatIsCalledBecomesResidentInThePlaceOfWhatIsNot) {
   const auto pool = make_pool(room_for(9));
-  Pooled first(make(kWeights, chain(kWeights)), in(pool));
+  Pooled first(make(kPerModule, chain(kPerModule)), in(pool));
   const auto is_resident = [&](std::size_t i) { return pool->entries()[i].resident_bytes >= kModuleBytes; };
   call(first, 3);
   EXPECT_TRUE(comes_true([&] { return is_resident(0); }));
   const std::uint64_t streamed = first.offloaded.stats().bytes_streamed;
   call(first, 3);
   EXPECT_EQ(first.offloaded.stats().bytes_streamed, streamed) << "nothing of it streams any more";
-  Pooled second(make(kWeights, chain(kWeights)), in(pool));
+  Pooled second(make(kPerModule, chain(kPerModule)), in(pool));
   EXPECT_TRUE(comes_true([&] {
     call(second, 5);
     return is_resident(1);
@@ -156,8 +156,8 @@ TEST_F(PoolTest, WhatIsCalledBecomesResidentInThePlaceOfWhatIsNot) {
 }
 
 TEST_F(PoolTest, WhatIsReleasedComesBackWithItsNextCall) {
-  const auto pool = make_pool(room_for(4 * kWeights));
-  Pooled module(make(kWeights, chain(kWeights)), in(pool));
+  const auto pool = make_pool(room_for(4 * kPerModule));
+  Pooled module(make(kPerModule, chain(kPerModule)), in(pool));
   const auto is_resident = [&] { return resident(*pool) >= kModuleBytes; };
   EXPECT_TRUE(comes_true(is_resident)) << "there is room, though nobody has called it";
   for (int round = 0; round < 2; ++round) {
@@ -174,8 +174,8 @@ TEST_F(PoolTest, WhatIsReleasedComesBackWithItsNextCall) {
 
 TEST_F(PoolTest, ABudgetIsKeptWhateverItBecomes) {
   const auto pool = make_pool(room_for(20));
-  Pooled first(make(kWeights, chain(kWeights)), in(pool));
-  Pooled second(make(kWeights, chain(kWeights)), in(pool));
+  Pooled first(make(kPerModule, chain(kPerModule)), in(pool));
+  Pooled second(make(kPerModule, chain(kPerModule)), in(pool));
   EXPECT_TRUE(comes_true([&] { return resident(*pool) >= 2 * kModuleBytes; }));
   pool->set_vram_budget(room_for(5));
   EXPECT_EQ(pool->vram_budget(), room_for(5));
@@ -202,7 +202,7 @@ TEST_F(PoolTest, AModuleMayBeKeptToAShare) {
   const auto pool = make_pool(room_for(20));
   Options options = in(pool);
   options.vram_budget = 2 * kWeightBytes;
-  Pooled module(make(kWeights, chain(kWeights)), options);
+  Pooled module(make(kPerModule, chain(kPerModule)), options);
   EXPECT_TRUE(comes_true([&] { return resident(*pool) > 0; }));
   call(module, 5);
   EXPECT_LE(resident(*pool), 2 * kWeightBytes + (kDevice.is_cuda() ? 2_MiB : 0));
@@ -258,7 +258,7 @@ TEST_F(PoolTest, WhatWouldWaitForACallOfThePoolIsRefused) {
   Pooled other(make(2, chain(2)), in(pool));
   Module apart = wrap(make(2, chain(2)), options_for(budget(4)));
   int asked = 0;
-  question = [&] {
+  pool_question = [&] {
     ++asked;
     EXPECT_THROW(other.offloaded.forward({rows()}), Error);
     EXPECT_THROW(wrap(make(1, chain(1)), in(pool)), Error);
@@ -274,7 +274,7 @@ TEST_F(PoolTest, WhatWouldWaitForACallOfThePoolIsRefused) {
 
 TEST_F(PoolTest, ACallThatRaisesConcernsNobodyElse) {
   const auto pool = make_pool(room_for(5));
-  torch::jit::Module raising = make(kWeights, R"(
+  torch::jit::Module raising = make(kPerModule, R"(
 def forward(self, x):
   return torch.linear(torch.linear(x, self.w0, self.little), self.w1, self.little)
 
@@ -284,7 +284,7 @@ def raise_(self, x):
   return torch.linear(x, self.w1, self.little)
 )");
   Pooled some(raising, in(pool));
-  Pooled other(make(kWeights, chain(kWeights)), in(pool));
+  Pooled other(make(kPerModule, chain(kPerModule)), in(pool));
   in_parallel(4, [&](int thread) {
     at::set_num_threads(1);
     for (int i = 0; i < 20; ++i) {
@@ -301,7 +301,7 @@ def raise_(self, x):
 
 TEST_F(PoolTest, AFileThatChangesConcernsItsModuleOnly) {
   const auto pool = make_pool(room_for(5));
-  const torch::jit::Module module = make(kWeights, chain(kWeights));
+  const torch::jit::Module module = make(kPerModule, chain(kPerModule));
   const TemporaryFile files[2];
   std::vector<Module> loaded;
   for (const TemporaryFile& file : files) {
@@ -370,12 +370,12 @@ TEST_F(PoolTest, ServesManyThreadsWhileAllElseChanges) {
 
 TEST_F(PoolTest, EndsWithItsLastModule) {
   auto pool = make_pool(room_for(10));
-  Pooled module(make(kWeights, chain(kWeights)), in(pool));
+  Pooled module(make(kPerModule, chain(kPerModule)), in(pool));
   pool.reset();
   call(module, 2);
   Options options = in(make_pool(room_for(10)));
   options.example_calls.push_back({"forward", {rows()}, {}});
-  Pooled another(make(kWeights, chain(kWeights)), options);
+  Pooled another(make(kPerModule, chain(kPerModule)), options);
   EXPECT_EQ(another.offloaded.stats().calls, 1U) << "the example";
   call(another, 2);
   call(module, 2);

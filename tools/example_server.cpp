@@ -1,19 +1,23 @@
-// A server that keeps a model under a budget: what embedding the library takes. It is built against an installed one,
+// A server that keeps models under one budget: what embedding the library takes. It is built against an installed one,
 // as tests/installed/CMakeLists.txt does.
 //
-// usage: example_server MODEL.pt PORT [VRAM_BYTES]      prints "listening on PORT"; 0 takes any free one
-//   POST /forward   {"shape": [2, 512], "values": [...]}, float32; the answer has the same form
-//   GET /           the placement and what has been measured
+// usage: example_server PORT VRAM MODEL.pt...      prints "listening on PORT"; 0 takes any free one. VRAM as in 8GiB
+//   POST /forward/NAME   {"shape": [2, 512], "values": [...]}, float32; the answer has the same form. NAME as in
+//   NAME.pt GET /                the models, where their weights are, and what has been measured
 
 #include <ATen/ops/from_blob.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <httplib.h>
 #include <offload/module.h>
+#include <offload/pool.h>
 #include <offload/version.h>
 
 #include <exception>
+#include <filesystem>
 #include <iostream>
+#include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
@@ -49,15 +53,22 @@ std::optional<c10::Stream> own_stream(c10::Device device) {
   return own;
 }
 
-void serve(offload::Module model, int port) {
+void serve(const offload::Pool& pool, std::map<std::string, offload::Module> models, int port) {
   httplib::Server server;
-  server.Post("/forward", [&](const httplib::Request& request, httplib::Response& response) {
+  server.Post("/forward/(.*)", [&](const httplib::Request& request, httplib::Response& response) {
+    const auto found = models.find(request.matches[1]);
+    if (found == models.end()) {
+      response.status = 404;
+      response.set_content("there is no model '" + request.matches[1].str() + "'", "text/plain");
+      return;
+    }
+    offload::Module& model = found->second;
     try {
       const at::Tensor input = tensor_of(nlohmann::json::parse(request.body));
       const c10::cuda::OptionalCUDAStreamGuard stream(own_stream(model.device()));
       const at::Tensor output = model.forward({input.to(model.device())}).toTensor();
       response.set_content(json_of(output).dump(), "application/json");
-    } catch (const offload::BudgetError& error) { // this call needs more memory than those measured so far
+    } catch (const offload::BudgetError& error) { // this call does not fit, whatever gives way to it
       response.status = 503;
       response.set_content(error.what(), "text/plain");
     } catch (const std::exception& error) {
@@ -67,7 +78,12 @@ void serve(offload::Module model, int port) {
   });
   server.Get("/", [&](const httplib::Request&, httplib::Response& response) {
     std::ostringstream text;
-    text << "torch-offload " << offload::version() << "\n" << model.placement() << model.stats();
+    text << "torch-offload " << offload::version() << ", " << pool.vram_budget() << " bytes of " << pool.device()
+         << " for all models\n"
+         << pool.stats();
+    for (const auto& [name, model] : models) {
+      text << "\n" << name << ": " << model.report() << model.placement();
+    }
     response.set_content(text.str(), "text/plain");
   });
   const int bound = port == 0                                ? server.bind_to_any_port("127.0.0.1")
@@ -83,16 +99,20 @@ void serve(offload::Module model, int port) {
 } // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::cerr << "usage: example_server MODEL.pt PORT [VRAM_BYTES]\n";
+  if (argc < 4) {
+    std::cerr << "usage: example_server PORT VRAM MODEL.pt...\n";
     return 2;
   }
   try {
+    offload::PoolOptions budget;
+    budget.vram_budget = offload::parse_bytes(argv[2]);
     offload::Options options;
-    if (argc > 3) {
-      options.vram_budget = offload::parse_bytes(argv[3]);
+    options.pool = std::make_shared<offload::Pool>(budget);
+    std::map<std::string, offload::Module> models;
+    for (int i = 3; i < argc; ++i) {
+      models.emplace(std::filesystem::path(argv[i]).stem(), offload::load(argv[i], options));
     }
-    serve(offload::load(argv[1], options), std::stoi(argv[2]));
+    serve(*options.pool, std::move(models), std::stoi(argv[1]));
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 2;
