@@ -1,6 +1,7 @@
 // The thread of a pool, which moves resident bytes to where they save most; see pool_manager.h.
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
@@ -20,6 +21,16 @@ constexpr double kIdle = 10; // a module that is called so many times less than 
 struct Interrupted {};
 
 } // namespace
+
+double PoolManager::Tenant::score_at(Clock::time_point now) const {
+  constexpr double kLately = 10; // seconds
+  return score * std::exp(-std::chrono::duration<double>(now - last_call).count() / kLately);
+}
+
+/// A module that nobody calls has what is left over.
+double PoolManager::Tenant::rate(Clock::time_point now) const {
+  return is_released ? 0 : (score_at(now) + 1e-6) * weight;
+}
 
 /// What each of the tenants would have of resident bytes, in their order.
 std::vector<Claimant> PoolManager::claimants() {
@@ -170,9 +181,9 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
   tenant.rests_until = Clock::now() + kRests;
   const Lock lock(mutex_);
   tenant.placed = taken;
-  if (tenant.waking) {
-    tenant.wake_seconds = std::chrono::duration<double>(Clock::now() - *tenant.waking).count();
-    tenant.waking.reset();
+  if (tenant.wake.since) {
+    tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
+    tenant.wake.since.reset();
   }
   return Move::made;
 }

@@ -3,7 +3,6 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include <offload/bytes.h>
@@ -103,86 +102,6 @@ PoolManager::Tenant* PoolManager::find(const PooledSession& session) {
   return tenant == tenants_.end() ? nullptr : &*tenant;
 }
 
-/// Of all modules, and of one `more` that is no tenant yet.
-DeviceBudget PoolManager::needs(const PooledSession* more) const {
-  DeviceBudget sum;
-  const Lock lock(mutex_);
-  const auto add = [&](const PooledSession& session) {
-    const DeviceBudget needs = session.needs();
-    sum.fixed += needs.fixed;
-    sum.least_ring = std::max(sum.least_ring, needs.least_ring);
-    sum.calls_differ = sum.calls_differ || needs.calls_differ || (sum.call > 0 && sum.call != needs.call);
-    sum.call = std::max(sum.call, needs.call);
-    sum.unit = needs.unit;
-  };
-  for (const Tenant& tenant : tenants_) {
-    add(*tenant.session);
-  }
-  if (more) {
-    add(*more);
-  }
-  sum.vram = budgets_.vram;
-  sum.lanes = std::min(signals_.demand.callers(), transport_->gate().lanes());
-  return sum;
-}
-
-/// What no call has shown yet is no reason to refuse.
-void PoolManager::require_minimum(std::uint64_t vram, const PooledSession* more, const std::string& name) const {
-  DeviceBudget budget = needs(more);
-  budget.call = more ? more->largest_call() : 0;
-  {
-    const Lock lock(mutex_);
-    for (const Tenant& tenant : tenants_) {
-      budget.call = std::max(budget.call, tenant.session->largest_call());
-    }
-  }
-  if (vram < budget.minimum()) {
-    throw BudgetError("vram_budget " + format_bytes(vram) + " of the pool is too small for " + name +
-                          ": the smallest that works is " + std::to_string(budget.minimum()) + " bytes",
-                      budget.minimum());
-  }
-}
-
-/// A few of the largest steps, or of the batches that copies are gathered to, and no more than a quarter of what there
-/// is; where all weights have room, what these leave. At the least what the largest step needs.
-std::uint64_t PoolManager::ring_for(const DeviceBudget& budget, bool least) const {
-  const std::uint64_t needed = align_up(budget.least_ring, budget.unit);
-  if (least || needed == 0) {
-    return needed;
-  }
-  std::uint64_t weights = 0;
-  {
-    const Lock lock(mutex_);
-    for (const Tenant& tenant : tenants_) {
-      weights += align_up(tenant.session->weight_bytes(), budget.unit);
-    }
-  }
-  const std::uint64_t wanted = std::min(std::max(3 * needed, 4 * kBatchBytes), budget.capacity() / 4);
-  const std::uint64_t left = left_of(budget.capacity(), weights);
-  return std::max(needed, (left >= needed ? std::min(wanted, left) : wanted) / budget.unit * budget.unit);
-}
-
-/// For resident weights.
-std::uint64_t PoolManager::capacity(const DeviceBudget& budget) const {
-  return left_of(budget.capacity(), ring_.bytes);
-}
-
-std::uint64_t PoolManager::placed() const {
-  const Lock lock(mutex_);
-  std::uint64_t bytes = 0;
-  for (const Tenant& tenant : tenants_) {
-    bytes += tenant.placed;
-  }
-  return bytes;
-}
-
-/// For calls; on a host they take what they need.
-std::uint64_t PoolManager::room(const DeviceBudget& budget) const {
-  return device_.is_cuda() ? budget.room(ring_.bytes + placed()) : ~std::uint64_t{0};
-}
-
-void PoolManager::set_room() { transport_->gate().set_room(room(needs())); }
-
 /// Through `bytes` from now on, for all modules as they are. The caller has all calls exclusively.
 void PoolManager::start_ring(std::uint64_t bytes) {
   transport_->lanes().release();
@@ -207,16 +126,6 @@ void PoolManager::evict(Tenant& tenant) {
     tenant.placed = 0;
   }
   set_room();
-}
-
-double PoolManager::Tenant::score_at(Clock::time_point now) const {
-  constexpr double kLately = 10; // seconds
-  return score * std::exp(-std::chrono::duration<double>(now - last_call).count() / kLately);
-}
-
-/// A module that nobody calls has what is left over.
-double PoolManager::Tenant::rate(Clock::time_point now) const {
-  return is_released ? 0 : (score_at(now) + 1e-6) * weight;
 }
 
 /// The caller has all calls exclusively.
@@ -313,8 +222,8 @@ void PoolManager::note_call(const PooledSession& session) {
   tenant.last_call = now;
   tenant.is_released = false;
   ++tenant.calls;
-  if (tenant.placed == 0 && !tenant.waking) {
-    tenant.waking = now;
+  if (tenant.placed == 0 && !tenant.wake.since) {
+    tenant.wake.since = now;
   }
   signals_.wanted = true;
   changed_.notify_all();
@@ -414,7 +323,7 @@ std::vector<PoolEntry> PoolManager::entries() const {
   const Lock lock(mutex_);
   for (const Tenant& tenant : tenants_) {
     entries.push_back({tenant.name, tenant.session->weight_bytes(), tenant.placed, tenant.calls,
-                       std::chrono::duration<double>(now - tenant.last_call).count(), tenant.wake_seconds});
+                       std::chrono::duration<double>(now - tenant.last_call).count(), tenant.wake.seconds});
   }
   return entries;
 }

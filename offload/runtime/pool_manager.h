@@ -91,6 +91,11 @@ class PoolManager {
  private:
   using Clock = std::chrono::steady_clock;
 
+  struct Wake {
+    std::optional<Clock::time_point> since; // when nothing of a module was resident, and it was called
+    double seconds = 0;                     // that the last one took
+  };
+
   struct Tenant {
     PooledSession* session;
     std::string name;
@@ -101,9 +106,8 @@ class PoolManager {
     std::uint64_t calls = 0;
     double score = 0; // calls of late, at `last_call`
     Clock::time_point last_call = Clock::now();
-    Clock::time_point rests_until;           // its resident weights
-    std::optional<Clock::time_point> waking; // since when nothing of it has been resident, and it is called
-    double wake_seconds = 0;
+    Clock::time_point rests_until; // its resident weights
+    Wake wake;
     bool is_released = false; // and not called since
 
     double score_at(Clock::time_point now) const;
