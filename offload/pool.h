@@ -10,6 +10,7 @@
 
 #include <offload/export.h>
 #include <offload/module.h>
+#include <offload/process.h>
 
 namespace offload {
 
@@ -27,9 +28,10 @@ struct PoolEntry {
   std::string name;                 ///< of its archive, or of its class
   std::uint64_t weight_bytes = 0;   ///< of all weights that may be resident or streamed
   std::uint64_t resident_bytes = 0; ///< of them, on the device now
-  std::uint64_t calls = 0;
-  double idle_seconds = 0; ///< since its last call, or since it was loaded
+  std::uint64_t calls = 0;          ///< that began
+  double idle_seconds = 0;          ///< since its last call, or since it was loaded
   double wake_seconds = 0; ///< that it last took from a call that found nothing resident until what pays was resident
+  std::string problem;     ///< why weights could not be brought when that was last tried; empty when they could
 };
 
 class PoolManager;
@@ -43,7 +45,9 @@ class PoolManager;
 /// than those before it, and the one that is next is not overtaken.
 ///
 /// Any thread may call any member at any time. A pool lives until its last module has ended and this has been
-/// destroyed. From within a call of one of its modules, no other module of the pool can be called, loaded or ended.
+/// destroyed. From within a call of one of its modules, and from Options::progress, no other module of the pool can be
+/// called, loaded or ended, and no budget set; nor may an operator wait for a call of another thread. A child of fork()
+/// can use no pool of its parent.
 class OFFLOAD_API Pool {
  public:
   /// Throws InputError for options that the machine contradicts.
@@ -66,10 +70,11 @@ class OFFLOAD_API Pool {
   /// `calls_repeated`, `wait_turn_us` and what is read in place are those of the modules that are there.
   Stats stats() const;
 
-  /// For modules that are made.
-  const std::shared_ptr<PoolManager>& manager() const { return manager_; }
+  /// For modules that are made. Throws Error in a child of the process that made the pool.
+  const std::shared_ptr<PoolManager>& manager() const;
 
  private:
+  Process process_;
   std::shared_ptr<PoolManager> manager_;
 };
 

@@ -38,36 +38,42 @@ Pass uniform_pass(std::size_t steps, double compute_us) {
   return pass;
 }
 
+using CurvePtr = std::shared_ptr<const ResidentCurve>;
+
+CurvePtr curve_of(std::size_t steps, double compute_us) {
+  return std::make_shared<const ResidentCurve>(
+      resident_curve(uniform_pass(steps, compute_us), 96 * kUnit, pool_machine()));
+}
+
 TEST(PoolDivision, ACurveFallsFromStreamingAllToStreamingNothing) {
-  const ResidentCurve curve = resident_curve(uniform_pass(16, 10), 96 * kUnit, pool_machine());
-  ASSERT_GE(curve.points.size(), 2U);
-  EXPECT_EQ(curve.points.front().bytes, 0U);
-  EXPECT_EQ(curve.points.back().bytes, 16 * 32 * kUnit);
-  EXPECT_NEAR(curve.points.back().time_us, 160, 20);
-  for (std::size_t i = 1; i < curve.points.size(); ++i) {
-    EXPECT_LT(curve.points[i].time_us, curve.points[i - 1].time_us);
+  const CurvePtr curve = curve_of(16, 10);
+  ASSERT_GE(curve->points.size(), 2U);
+  EXPECT_EQ(curve->points.front().bytes, 0U);
+  EXPECT_EQ(curve->points.back().bytes, 16 * 32 * kUnit);
+  EXPECT_NEAR(curve->points.back().time_us, 160, 20);
+  for (std::size_t i = 1; i < curve->points.size(); ++i) {
+    EXPECT_LT(curve->points[i].time_us, curve->points[i - 1].time_us);
   }
 }
 
 TEST(PoolDivision, BytesThatSaveNoTimeComeLast) {
-  const ResidentCurve compute =
-      resident_curve(uniform_pass(16, 5000), 96 * kUnit, pool_machine()); // the device is the limit
-  const ResidentCurve link = resident_curve(uniform_pass(16, 10), 96 * kUnit, pool_machine());
-  const std::uint64_t all = link.points.back().bytes;
-  EXPECT_LT(divide_resident({{&compute, 100, all}, {&link, 1, all}}, all + all / 2)[0], all / 2 + 1);
-  EXPECT_EQ(divide_resident({{&compute, 100, all}, {&link, 1, all}}, all + all / 2)[1], all);
-  EXPECT_EQ(divide_resident({{&compute, 1, all}}, 2 * all)[0], all) << "but there is room for them";
+  const CurvePtr compute = curve_of(16, 5000); // the device is the limit
+  const CurvePtr link = curve_of(16, 10);
+  const std::uint64_t all = link->points.back().bytes;
+  EXPECT_LT(divide_resident({{compute, 100, all}, {link, 1, all}}, all + all / 2)[0], all / 2 + 1);
+  EXPECT_EQ(divide_resident({{compute, 100, all}, {link, 1, all}}, all + all / 2)[1], all);
+  EXPECT_EQ(divide_resident({{compute, 1, all}}, 2 * all)[0], all) << "but there is room for them";
 }
 
 TEST(PoolDivision, WhoIsCalledMostComesFirst) {
-  const ResidentCurve curve = resident_curve(uniform_pass(16, 10), 96 * kUnit, pool_machine());
-  const std::uint64_t all = curve.points.back().bytes;
-  const auto bytes = divide_resident({{&curve, 1, all}, {&curve, 9, all}, {&curve, 3, all}}, all + all / 2);
+  const CurvePtr curve = curve_of(16, 10);
+  const std::uint64_t all = curve->points.back().bytes;
+  const auto bytes = divide_resident({{curve, 1, all}, {curve, 9, all}, {curve, 3, all}}, all + all / 2);
   EXPECT_EQ(bytes, (std::vector<std::uint64_t>{0, all, all / 2}));
-  EXPECT_EQ(divide_resident({{&curve, 1, all}, {&curve, 9, all / 4}}, all),
+  EXPECT_EQ(divide_resident({{curve, 1, all}, {curve, 9, all / 4}}, all),
             (std::vector<std::uint64_t>{all / 4 * 3, all / 4}))
       << "no more than it may have";
-  EXPECT_EQ(divide_resident({{&curve, 0, all}}, all), std::vector<std::uint64_t>{0}) << "nobody calls it";
+  EXPECT_EQ(divide_resident({{curve, 0, all}}, all), std::vector<std::uint64_t>{0}) << "nobody calls it";
 }
 
 /// Against all divisions in steps of an eighth.
@@ -75,16 +81,15 @@ TEST(PoolDivision, IsTheBestThereIs) {
   std::mt19937 random(1);
   const auto from = [&](std::uint64_t low, std::uint64_t high) { return low + random() % (high - low + 1); };
   for (int round = 0; round < 20; ++round) {
-    std::vector<ResidentCurve> curves;
+    std::vector<CurvePtr> curves;
     for (int i = 0; i < 3; ++i) {
-      curves.push_back(
-          resident_curve(uniform_pass(from(2, 12), static_cast<double>(from(1, 1500))), 96 * kUnit, pool_machine()));
+      curves.push_back(curve_of(from(2, 12), static_cast<double>(from(1, 1500))));
     }
     std::vector<Claimant> claimants;
     std::uint64_t all = 0;
-    for (const ResidentCurve& curve : curves) {
-      claimants.push_back({&curve, static_cast<double>(from(1, 20)), curve.points.back().bytes});
-      all += curve.points.back().bytes;
+    for (const CurvePtr& curve : curves) {
+      claimants.push_back({curve, static_cast<double>(from(1, 20)), curve->points.back().bytes});
+      all += curve->points.back().bytes;
     }
     const std::uint64_t capacity = all * from(1, 9) / 10;
     const auto chosen = divide_resident(claimants, capacity);
@@ -92,8 +97,8 @@ TEST(PoolDivision, IsTheBestThereIs) {
     double best = load_of(claimants, {0, 0, 0});
     for (int a = 0; a <= 8; ++a) {
       for (int b = 0; b <= 8; ++b) {
-        const std::uint64_t of_a = curves[0].points.back().bytes * static_cast<std::uint64_t>(a) / 8;
-        const std::uint64_t of_b = curves[1].points.back().bytes * static_cast<std::uint64_t>(b) / 8;
+        const std::uint64_t of_a = curves[0]->points.back().bytes * static_cast<std::uint64_t>(a) / 8;
+        const std::uint64_t of_b = curves[1]->points.back().bytes * static_cast<std::uint64_t>(b) / 8;
         if (of_a + of_b <= capacity) {
           best = std::min(best, load_of(claimants, {of_a, of_b, capacity - of_a - of_b}));
         }

@@ -88,6 +88,16 @@ void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t b
   }
 }
 
+void DeviceMemory::upload_beside_calls(std::uint64_t offset, const void* src, std::uint64_t bytes) {
+  if (on_host()) {
+    upload(offset, src, bytes);
+    return;
+  }
+  const OwnStream stream; // on which no call computes
+  check_cuda(cudaMemcpyAsync(data() + offset, src, bytes, cudaMemcpyHostToDevice, stream.get()), "cudaMemcpyAsync");
+  check_cuda(cudaStreamSynchronize(stream.get()), "cudaMemcpyAsync to the device");
+}
+
 void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes) const {
   if (on_host()) {
     std::memcpy(dst, data() + offset, bytes);

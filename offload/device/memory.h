@@ -28,6 +28,9 @@ class DeviceMemory {
   /// Copies host bytes here and waits until they are.
   void upload(std::uint64_t offset, const void* src, std::uint64_t bytes);
 
+  /// The same, where nobody reads them yet: waits for nothing else, and nothing waits for it.
+  void upload_beside_calls(std::uint64_t offset, const void* src, std::uint64_t bytes);
+
   /// Copies bytes from here to the host, where nobody writes them meanwhile, and waits for nothing else.
   void download(std::uint64_t offset, void* dst, std::uint64_t bytes) const;
 

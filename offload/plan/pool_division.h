@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <offload/plan/planner.h>
@@ -21,7 +22,7 @@ ResidentCurve resident_curve(const Pass& pass, std::uint64_t ring_bytes, const M
 
 /// A module that wants resident bytes.
 struct Claimant {
-  const ResidentCurve* curve = nullptr;
+  std::shared_ptr<const ResidentCurve> curve;
   double rate = 0;        ///< calls in a unit of time, the same for all, times what one of them is worth
   std::uint64_t most = 0; ///< bytes that it may have; no more than it has
 };

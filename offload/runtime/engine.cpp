@@ -22,8 +22,8 @@ Engine::Engine(const Model& model, Transport& transport, Config config)
   } else {
     begin_to_fill();
   }
-  const auto source = std::make_shared<const HostSource>(HostSource{reader_.get(), fill_.get(), config_.mapped});
-  first_ = transport_.join({model_.weights, host_places(*source), source, reader_ ? config_.file : nullptr});
+  source_ = std::make_shared<const HostSource>(HostSource{reader_.get(), fill_.get(), config_.mapped});
+  first_ = transport_.join({model_.weights, host_places(*source_), source_, reader_ ? config_.file : nullptr});
 }
 
 void Engine::begin_to_fill() {
@@ -81,11 +81,13 @@ const std::byte* Engine::await_host_bytes(WeightId weight) const {
   return host_bytes(weight);
 }
 
-Engine::~Engine() {
+Engine::~Engine() { leave(); }
+
+void Engine::leave() {
   if (fill_) {
     fill_->cancel();
   }
-  transport_.leave(first_);
+  transport_.leave(first_, source_.get());
   clear();
 }
 
@@ -136,6 +138,9 @@ void Engine::upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset,
   const Source& src = source(weight);
   const std::uint64_t part = in_file(weight) || on_part ? 16_MiB : src.bytes;
   HostMemory read(in_file(weight) && model_.device.is_cuda() ? std::min(part, src.bytes) : 0);
+  const auto copy = [&](std::uint64_t at, const std::byte* from, std::uint64_t bytes) {
+    on_part ? memory.upload_beside_calls(offset + at, from, bytes) : memory.upload(offset + at, from, bytes);
+  };
   for (std::uint64_t done = 0; done < src.bytes;) {
     std::uint64_t count = std::min(part, src.bytes - done);
     if (!in_file(weight)) {
@@ -143,12 +148,12 @@ void Engine::upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset,
       const std::uint64_t begin = src.offset + done;
       const std::uint64_t pinned = std::clamp(model_.host.pinned_weights, begin, begin + count) - begin;
       count = pinned > 0 ? pinned : count;
-      memory.upload(offset + done, await_host_bytes(weight) + done, count);
+      copy(done, await_host_bytes(weight) + done, count);
     } else if (model_.device.is_cpu()) {
       reader_->read_all(memory.data() + offset + done, src.offset + done, count);
     } else {
       reader_->read_all(read.data(), src.offset + done, count);
-      memory.upload(offset + done, read.data(), count);
+      copy(done, read.data(), count);
     }
     done += count;
     if (on_part) {

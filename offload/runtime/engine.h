@@ -61,6 +61,9 @@ class Engine {
   /// Frees what was placed.
   void clear();
 
+  /// The same, and nothing of it streams any more: the rest may end beside calls of others.
+  void leave();
+
   bool placed() const { return slab_.memory != nullptr; }
   WeightLender& lender() { return *config_.lender; }
 
@@ -124,8 +127,9 @@ class Engine {
   const Config config_;
   std::unique_ptr<HostFill> fill_;     // null when all was there from the beginning
   std::shared_ptr<FileReader> reader_; // null when nothing lies in the file
-  WeightId first_ = 0;                 // of its weights, in the ring
-  Slab slab_;                          // without memory when nothing is placed
+  std::shared_ptr<const HostSource> source_;
+  WeightId first_ = 0; // of its weights, in the ring
+  Slab slab_;          // without memory when nothing is placed
   std::atomic<std::uint64_t> placed_bytes_ = 0;
   std::atomic<std::uint64_t> resident_bytes_ = 0;
 };

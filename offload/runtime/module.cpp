@@ -111,14 +111,6 @@ c10::IValue Module::attr(const std::string& name) const { return Access(*this)->
 const c10::FunctionSchema& Module::schema(const std::string& method) const { return Access(*this)->schema(method); }
 c10::Device Module::device() const { return Access(*this)->device(); }
 Placement Module::placement() const { return Access(*this)->placement(); }
-Pool::Pool(const PoolOptions& options) : manager_(std::make_shared<PoolManager>(options)) {}
-Pool::~Pool() = default;
-c10::Device Pool::device() const { return manager_->device(); }
-std::uint64_t Pool::vram_budget() const { return manager_->vram_budget(); }
-void Pool::set_vram_budget(std::uint64_t bytes) { manager_->set_vram_budget(bytes); }
-std::vector<PoolEntry> Pool::entries() const { return manager_->entries(); }
-Stats Pool::stats() const { return manager_->stats(); }
-
 Stats Module::stats() const { return Access(*this)->stats(); }
 Report Module::report() const { return Access(*this)->report(); }
 void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }
@@ -127,23 +119,18 @@ void Module::release() { Access(*this)->release(); }
 namespace {
 
 std::shared_ptr<Session> make_session(const torch::jit::Module& module, const Options& options, Owner owner,
-                                      const std::string& name) {
+                                      const std::string& file) {
   if (options.pool) {
-    return std::make_shared<PooledSession>(module, options, owner, name);
+    return std::make_shared<PooledSession>(module, options, owner, file);
   }
   return std::make_shared<OwnSession>(module, options, std::nullopt, OwnSession::Purpose::run, owner);
-}
-
-std::string class_name(const torch::jit::Module& module) {
-  const auto name = module.type()->name();
-  return name ? name->name() : "a module";
 }
 
 } // namespace
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a caller that moves it here keeps no handle to placeholders
 Module wrap(torch::jit::Module module, const Options& options) {
-  return Module(make_session(module, options, Owner::shared, class_name(module)));
+  return Module(make_session(module, options, Owner::shared, ""));
 }
 
 Module load(const std::string& path, const Options& options) {

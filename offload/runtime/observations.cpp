@@ -75,6 +75,21 @@ Pass Observations::pass() const {
   return pass;
 }
 
+std::uint64_t Observations::held_bytes() const {
+  Pass held;
+  for (const auto& [name, lowered] : model_->program.methods) {
+    if (lowered.holds_weights) {
+      const Pass steps = model_->pass_of(model_->static_steps(name));
+      held.steps.insert(held.steps.end(), steps.steps.begin(), steps.steps.end());
+    }
+  }
+  std::uint64_t bytes = 0;
+  for (const WeightId weight : all_of(held).weights) {
+    bytes += model_->weight(weight).bytes;
+  }
+  return bytes;
+}
+
 Plan Observations::plan(const Pass& pass, std::uint64_t vram, Callers callers) const {
   const std::uint64_t capacity = divide(vram, callers.lanes).capacity();
   Plan best = offload::plan(pass, capacity, model_->machine, callers);

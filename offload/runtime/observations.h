@@ -38,6 +38,9 @@ class Observations {
   /// What is planned for, and what calls may need too.
   Pass pass() const;
 
+  /// Of weights that calls hold until they end, of all methods at the same time.
+  std::uint64_t held_bytes() const;
+
   Activations activations;
   Demand demand;
 

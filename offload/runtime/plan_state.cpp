@@ -86,7 +86,9 @@ void PlanState::give(const GivenBudget& given) {
 
 /// As in "vram_budget 1 MiB (1048576 bytes)", and, where it was not given, where it comes from.
 std::string PlanState::describe_budget(std::uint64_t vram) const {
-  return "vram_budget " + format_bytes(vram) + " (" + std::to_string(vram) + " bytes" +
+  const std::uint64_t all = vram + given_.others;
+  return "vram_budget " + format_bytes(all) + " (" + std::to_string(all) + " bytes" +
+         (given_.others > 0 ? " of a pool, of which other modules take " + format_bytes(given_.others) : "") +
          (given_.free && vram == given_.vram ? "; none was given, and " + format_bytes(*given_.free) + " are free"
                                              : "") +
          ")";
@@ -137,7 +139,7 @@ void PlanState::record_memory(std::size_t shape, const CallMemory& memory, bool 
   }
 }
 
-void PlanState::refuse(std::size_t shape, const CallMemory& memory, bool ended) {
+void PlanState::refuse(std::size_t shape, const CallMemory& memory, bool ended, Refusal refusal) {
   const std::lock_guard lock(mutex_);
   const std::uint64_t least = observed_.divide(given_.vram).minimum();
   observed_.activations.remove(shape);
@@ -147,14 +149,15 @@ void PlanState::refuse(std::size_t shape, const CallMemory& memory, bool ended) 
                 " that activations and workspaces of this call take, and a vram_budget of " +
                 format_bytes(given_.vram) + " has room for: free device memory, or lower vram_budget");
   }
-  if (ended) {
-    refused_[shape] = least;
+  if (ended || refusal == Refusal::until_more) {
+    refused_[shape] = std::max(least, given_.vram + 1);
   }
+  const std::uint64_t in_all = least + given_.others;
   throw BudgetError("activations and workspaces of this call take " + std::string(ended ? "" : "more than ") +
                         format_bytes(memory.bytes) + ": " + describe_budget(given_.vram) +
-                        " is too small: the smallest that works is " + (ended ? "" : "over ") + std::to_string(least) +
+                        " is too small: the smallest that works is " + (ended ? "" : "over ") + std::to_string(in_all) +
                         " bytes",
-                    least);
+                    in_all);
 }
 
 void PlanState::refuse_again(std::size_t shape) const {
@@ -162,8 +165,8 @@ void PlanState::refuse_again(std::size_t shape) const {
   const auto refused = refused_.find(shape);
   if (refused != refused_.end()) {
     throw BudgetError("activations and workspaces of this call are known not to fit " + describe_budget(given_.vram) +
-                          ": the smallest that works is " + std::to_string(refused->second) + " bytes",
-                      refused->second);
+                          ": the smallest that works is " + std::to_string(refused->second + given_.others) + " bytes",
+                      refused->second + given_.others);
   }
 }
 

@@ -21,6 +21,7 @@ namespace offload {
 struct GivenBudget {
   std::uint64_t vram = 0;
   std::optional<std::uint64_t> free; ///< device memory, when the budget was chosen by it; none where it was given
+  std::uint64_t others = 0;          ///< of a pool's budget, what it has to leave to others beside `vram`
 };
 
 /// The budget of a module, what its calls have shown, and the plan that follows from both. Calls record here what they
@@ -119,6 +120,10 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     return observed_.activations.largest();
   }
+  std::uint64_t held_bytes() const {
+    const std::lock_guard lock(mutex_);
+    return observed_.held_bytes();
+  }
   bool has_steps(const std::string& method) const {
     const std::lock_guard lock(mutex_);
     return observed_.measured().count(method) > 0;
@@ -164,7 +169,9 @@ class PlanState {
 
   /// Refuses a call that does not fit, whatever gives way to it. It leaves nothing behind that calls to come are
   /// planned with.
-  [[noreturn]] void refuse(std::size_t shape, const CallMemory& memory, bool ended);
+  enum class Refusal { if_known, until_more }; ///< calls like it are refused at once: where it ended, or in any case
+  [[noreturn]] void refuse(std::size_t shape, const CallMemory& memory, bool ended,
+                           Refusal refusal = Refusal::if_known);
 
   /// Refuses one that is known to fit in no way.
   void refuse_again(std::size_t shape) const;

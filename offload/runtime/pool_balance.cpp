@@ -35,36 +35,44 @@ double PoolManager::Tenant::rate(Clock::time_point now) const {
 /// What each of the tenants would have of resident bytes, in their order.
 std::vector<Claimant> PoolManager::claimants() {
   std::vector<Claimant> all;
-  const auto now = Clock::now();
   for (Tenant& tenant : tenants_) { // of who has the turn
-    bool is_known = false;
-    {
-      const Lock lock(mutex_);
-      is_known = !tenant.curve.points.empty();
+    std::shared_ptr<const ResidentCurve> curve;
+    for (std::uint64_t changes = 0; !curve;) { // what is found out while more becomes known is out of date
+      {
+        const Lock lock(mutex_);
+        curve = tenant.curve;
+        changes = signals_.changes;
+      }
+      if (!curve) {
+        auto found = std::make_shared<const ResidentCurve>(tenant.session->curve(ring_.bytes));
+        const Lock lock(mutex_);
+        tenant.curve = changes == signals_.changes ? std::move(found) : nullptr;
+      }
     }
-    if (!is_known) {
-      ResidentCurve curve = tenant.session->curve(ring_.bytes);
-      const Lock lock(mutex_);
-      tenant.curve = std::move(curve);
-    }
+    const std::uint64_t most = std::min({tenant.most, tenant.session->weight_bytes(), tenant.growth.most});
+    const bool may_have = tenant.session->is_filled();
     const Lock lock(mutex_);
-    all.push_back({&tenant.curve, tenant.session->is_filled() ? tenant.rate(now) : 0,
-                   std::min(tenant.most, tenant.session->weight_bytes())});
+    all.push_back({std::move(curve), may_have ? tenant.rate(Clock::now()) : 0, most});
   }
   return all;
 }
 
-/// Who gives way: of those that have more than they would be given, the one with most of that; null when there is none.
-PoolManager::Tenant* PoolManager::Division::victim() const {
-  Tenant* most = nullptr;
+/// Who gives way: of those that have more than they would be given, the one with most of that; else none of them.
+std::size_t PoolManager::Division::victim() const {
+  std::size_t most = tenants.size();
   std::uint64_t surplus = 0;
   for (std::size_t i = 0; i < tenants.size(); ++i) {
     if (left_of(tenants[i]->placed, given[i]) > surplus) {
-      most = tenants[i];
-      surplus = left_of(most->placed, given[i]);
+      most = i;
+      surplus = left_of(tenants[i]->placed, given[i]);
     }
   }
   return most;
+}
+
+/// True when tenant `i` finds room for what it is given, whatever the others have.
+bool PoolManager::Division::fits(std::size_t i, std::uint64_t capacity) const {
+  return taken - tenants[i]->placed + given[i] <= capacity;
 }
 
 /// The time that calls take as it is, less what they would take as it is given.
@@ -82,7 +90,11 @@ PoolManager::Division PoolManager::divide(std::uint64_t capacity) {
     division.taken += tenant.placed;
   }
   division.claimants = claimants();
-  division.given = divide_resident(division.claimants, capacity);
+  const std::uint64_t unit = granularity(device_); // in which each of them takes memory
+  division.given = divide_resident(division.claimants, left_of(capacity, division.tenants.size() * unit));
+  for (std::uint64_t& bytes : division.given) {
+    bytes = align_up(bytes, unit);
+  }
   return division;
 }
 
@@ -96,96 +108,113 @@ PoolManager::Move PoolManager::rebalance() {
   }
   const std::uint64_t all = capacity(budget);
   const Division division = divide(all);
-  Tenant* const victim = division.victim();
+  const std::size_t victim = division.victim();
   const auto give_way = [&] {
-    const ExclusiveLaneLock closed(transport_->gate(), victim->session);
-    evict(*victim);
+    Tenant& tenant = *division.tenants[victim];
+    const ExclusiveLaneLock closed(transport_->gate(), tenant.session);
+    evict(tenant);
+    tenant.growth.rests_until = Clock::now() + kRests;
     return Move::made;
   };
   if (division.taken > all) {
-    return victim ? give_way() : Move::none;
+    return victim < division.tenants.size() ? give_way() : Move::none;
   }
   const auto now = Clock::now();
-  const bool pays = division.saved() > kPays * load_of(division.claimants, division.given);
+  const double saved_us = division.saved(); // lately, by calls
+  const double load_us = load_of(division.claimants, division.given);
   bool any_rests = false;
   std::size_t best = division.tenants.size(); // by how often it is called
   for (std::size_t i = 0; i < division.tenants.size(); ++i) {
     const Tenant& tenant = *division.tenants[i];
-    const bool fits = division.taken - tenant.placed + division.given[i] <= all;
-    const bool may = fits || (victim && (pays || kIdle * victim->rate(now) < tenant.rate(now)));
-    if (division.given[i] <= tenant.placed || !may) {
+    const std::uint64_t given = division.given[i];
+    const double rate = division.claimants[i].rate;
+    const bool pays = saved_us > std::max(kPays * load_us, tenant.session->link_us(given));
+    const bool may = division.fits(i, all) ||
+                     (victim != division.tenants.size() && (pays || kIdle * division.claimants[victim].rate < rate));
+    if (given <= std::max(tenant.placed, tenant.growth.in_vain) || !may) {
       continue;
     }
-    if (now < tenant.rests_until) {
+    if (now < tenant.growth.rests_until) {
       any_rests = true;
-    } else if (best == division.tenants.size() || tenant.rate(now) > division.tenants[best]->rate(now)) {
+    } else if (best == division.tenants.size() || rate > division.claimants[best].rate) {
       best = i;
     }
   }
   if (best == division.tenants.size()) {
     return any_rests ? Move::later : Move::none;
   }
-  Tenant& tenant = *division.tenants[best];
-  const bool fits = division.taken - tenant.placed + division.given[best] <= all;
-  return fits ? grow(tenant, division.given[best]) : give_way();
+  return division.fits(best, all) ? grow(*division.tenants[best], division.given[best]) : give_way();
 }
 
 /// Brings up to `bytes` of its weights beside calls, and has them used. Later, when calls need the room.
 PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
   LaneGate& gate = transport_->gate();
   Plan plan = tenant.session->plan(bytes, ring_.bytes);
-  const std::uint64_t resident = bytes_of(plan.residency) - plan.residency.ring_bytes;
-  if (resident <= tenant.placed) {
-    tenant.rests_until = Clock::now() + kRests;
-    return Move::none;
+  Residency residency = plan.residency;
+  residency.ring_bytes = 0; // which is the pool's
+  const std::uint64_t taken = align_up(bytes_of(residency), granularity(device_));
+  if (taken <= tenant.placed) {
+    tenant.growth.in_vain = bytes;
+    return Move::made; // others may grow
   }
   if (tenant.placed > 0) { // there is no room for both
     const ExclusiveLaneLock closed(gate, tenant.session);
     evict(tenant);
   }
-  const std::uint64_t taken = align_up(resident, needs().unit);
-  if (device_.is_cuda()) {
-    const std::uint64_t all = gate.room();
-    if (all < taken || !gate.lower_room(all - taken) || !transport_->lanes().trim_to_room()) {
-      set_room();
-      return Move::later;
-    }
-  }
-  Residency residency = plan.residency;
-  residency.ring_bytes = 0; // which is the pool's
-  std::uint64_t streamed = transport_->link_bytes();
-  auto begun = Clock::now();
-  const auto on_part = [&](std::uint64_t) {
-    const std::uint64_t now = transport_->link_bytes();
-    if (turn_.waiting > 0) {
-      throw Interrupted();
-    }
-    if (std::exchange(streamed, now) != now) { // calls stream, too: most of the link is theirs
-      std::this_thread::sleep_for(3 * (Clock::now() - begun));
-    }
-    begun = Clock::now();
-  };
+  std::string problem;
+  bool has_room = true;
   try {
-    Engine::Slab slab = tenant.session->prepare(residency, on_part);
-    const ExclusiveLaneLock closed(gate, tenant.session);
-    transport_->lanes().synchronize();
-    tenant.session->install(std::move(slab), std::move(plan));
-  } catch (const std::exception&) { // a file that can not be read, or no memory: calls stream, and say what is wrong
-    set_room();
-    tenant.rests_until = Clock::now() + 5 * kRests;
-    return Move::later;
+    if (device_.is_cuda()) {
+      const std::uint64_t all = gate.room();
+      has_room = taken <= all && gate.lower_room(all - taken) && transport_->lanes().trim_to_room();
+    }
+    if (has_room) {
+      peak_.coming = taken;
+      Engine::Slab slab = tenant.session->prepare(residency, beside_calls());
+      const ExclusiveLaneLock closed(gate, tenant.session);
+      transport_->lanes().synchronize();
+      tenant.session->install(std::move(slab), std::move(plan));
+      const Lock lock(mutex_);
+      tenant.placed = taken;
+    }
+  } catch (
+      const std::exception& error) { // a file that can not be read, or no memory: calls stream, and say what is wrong
+    problem = error.what();
   } catch (const Interrupted&) {
+    peak_.coming = 0;
     set_room();
     throw;
   }
-  tenant.rests_until = Clock::now() + kRests;
-  const Lock lock(mutex_);
-  tenant.placed = taken;
-  if (tenant.wake.since) {
-    tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
-    tenant.wake.since.reset();
+  peak_.coming = 0;
+  if (!has_room || !problem.empty()) {
+    set_room();
   }
-  return Move::made;
+  const Lock lock(mutex_);
+  tenant.growth.problem = problem;
+  if (!problem.empty()) {
+    tenant.growth.most = taken / 2;
+    tenant.growth.rests_until = Clock::now() + 5 * kRests;
+  } else if (has_room) {
+    tenant.growth.rests_until = Clock::now() + kRests;
+    if (tenant.wake.since) {
+      tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
+      tenant.wake.since.reset();
+    }
+  }
+  return has_room && problem.empty() ? Move::made : Move::later;
+}
+
+/// After each part of what is brought: while calls stream, most of the link is theirs.
+std::function<void(std::uint64_t bytes)> PoolManager::beside_calls() {
+  return [this, streamed = transport_->link_bytes(), begun = Clock::now()](std::uint64_t) mutable {
+    const std::uint64_t now = transport_->link_bytes();
+    const auto pause = std::exchange(streamed, now) != now ? 3 * (Clock::now() - begun) : Clock::duration::zero();
+    std::this_thread::sleep_for(pause);
+    if (turn_.waiting > 0) {
+      throw Interrupted();
+    }
+    begun = Clock::now();
+  };
 }
 
 /// The thread of the pool.
@@ -198,23 +227,26 @@ void PoolManager::keep() {
       return;
     }
     signals_.wanted = false;
+    std::chrono::milliseconds pause = kPause;
     {
       const Unlock unlocked(mutex_);
+      Move move = Move::made;
       try {
         const Turn turn(*this);
-        Move move = Move::made;
         for (int moves = 0; moves < 64 && turn_.waiting == 0 && move == Move::made; ++moves) {
           move = rebalance();
         }
-        if (move != Move::none) {
-          signal(); // go on afterwards
-        }
-      } catch (const Interrupted&) {
-        signal();                       // go on afterwards
+      } catch (const Interrupted&) {    // go on afterwards
       } catch (const std::exception&) { // what could not be placed, the next call of the module places, or reports
+        pause = kRests;
+      }
+      if (move != Move::none) {
+        signal();
       }
     }
-    changed_.wait_for(mutex_, kPause);
+    for (const auto until = Clock::now() + pause; !signals_.stopping && Clock::now() < until;) {
+      changed_.wait_for(mutex_, pause);
+    }
     signals_.wanted = signals_.wanted || std::any_of(tenants_.begin(), tenants_.end(),
                                                      [](const Tenant& tenant) { return !tenant.session->is_filled(); });
   }

@@ -12,6 +12,7 @@ namespace offload {
 /// Of all modules, and of one `more` that is no tenant yet.
 DeviceBudget PoolManager::needs(const PooledSession* more) const {
   DeviceBudget sum;
+  std::uint64_t held = 0; // until calls end, of all modules at the same time
   const Lock lock(mutex_);
   const auto add = [&](const PooledSession& session) {
     const DeviceBudget needs = session.needs();
@@ -20,6 +21,7 @@ DeviceBudget PoolManager::needs(const PooledSession* more) const {
     sum.calls_differ = sum.calls_differ || needs.calls_differ || (sum.call > 0 && sum.call != needs.call);
     sum.call = std::max(sum.call, needs.call);
     sum.unit = needs.unit;
+    held += session.held_bytes();
   };
   for (const Tenant& tenant : tenants_) {
     add(*tenant.session);
@@ -27,6 +29,7 @@ DeviceBudget PoolManager::needs(const PooledSession* more) const {
   if (more) {
     add(*more);
   }
+  sum.least_ring = std::max(sum.least_ring, held);
   sum.vram = budgets_.vram;
   sum.lanes = std::min(signals_.demand.callers(), transport_->gate().lanes());
   return sum;

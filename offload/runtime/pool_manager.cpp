@@ -1,6 +1,7 @@
 #include <offload/runtime/pool_manager.h>
 
 #include <c10/core/DeviceGuard.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
 #include <utility>
@@ -17,6 +18,20 @@
 namespace offload {
 
 namespace {
+
+/// Page-locked, and so within what may be.
+std::uint64_t staging_for(c10::Device device, const PoolOptions& options) {
+  const std::uint64_t most = options.pinned_budget.value_or(options.host_budget.value_or(kStagingBytes));
+  if (device.is_cpu()) {
+    return 0;
+  }
+  if (most < kLeastStagingBytes) {
+    throw InputError("a pool takes " + format_bytes(kLeastStagingBytes) + " of page-locked memory to stage: raise " +
+                     "host_budget or pinned_budget");
+  }
+  constexpr std::uint64_t kStep = kStagingBuffers * kPageBytes;
+  return std::min(most, kStagingBytes) / kStep * kStep;
+}
 
 c10::Device device_for(const PoolOptions& options) {
   Options of_module;
@@ -38,12 +53,13 @@ c10::Device device_for(const PoolOptions& options) {
 
 PoolManager::PoolManager(const PoolOptions& options)
     : device_(device_for(options)),
-      transport_(std::make_shared<Transport>(device_, options.concurrency, device_.is_cuda() ? kStagingBytes : 0)),
+      transport_(std::make_shared<Transport>(device_, options.concurrency, staging_for(device_, options))),
       promise_(device_.is_cuda() ? device_.index() : kHost),
       budgets_{0, options.host_budget, options.pinned_budget},
       signals_{Demand(1)} {
   if (device_.is_cuda()) {
-    prepare_device(device_); // before others are kept from taking memory
+    prepare_device(device_);                       // before others are kept from taking memory
+    c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
   }
   promise_.set_by([&](std::uint64_t outstanding) {
     budgets_.vram =
@@ -66,7 +82,7 @@ Options PoolManager::options_for(const Options& options) const {
   const auto refuse = [](const char* what) {
     throw InputError(std::string(what) + " is the pool's for a module that lives in one: leave it out, or the pool");
   };
-  if (options.device && *options.device != device_ && !(options.device->is_cuda() && !options.device->has_index())) {
+  if (options.device && device_of(options) != device_) {
     refuse("device");
   }
   if (options.concurrency) {
@@ -84,10 +100,10 @@ Options PoolManager::options_for(const Options& options) const {
   of_module.host_budget = budgets_.host;
   of_module.pinned_budget = budgets_.pinned;
   const Lock lock(mutex_);
-  for (const Tenant& tenant : tenants_) { // buffers are common to all: who comes next needs them again
+  for (const Tenant& tenant : tenants_) { // staging is common to all: who comes next counts it again
     const HostLayout& host = tenant.session->host();
     if (budgets_.host) {
-      of_module.host_budget = left_of(*of_module.host_budget, host.in_memory);
+      of_module.host_budget = left_of(*of_module.host_budget, host.in_memory + host.reading);
     }
     if (budgets_.pinned) {
       of_module.pinned_budget = left_of(*of_module.pinned_budget, host.pinned_weights);
@@ -102,19 +118,38 @@ PoolManager::Tenant* PoolManager::find(const PooledSession& session) {
   return tenant == tenants_.end() ? nullptr : &*tenant;
 }
 
-/// Through `bytes` from now on, for all modules as they are. The caller has all calls exclusively.
+/// Through `bytes` from now on, for all modules as they are; where the device has not so much, through the least. The
+/// caller has all calls exclusively.
 void PoolManager::start_ring(std::uint64_t bytes) {
   transport_->lanes().release();
   transport_->stop();
+  const std::uint64_t least = ring_for(needs(), /*least=*/true);
+  try {
+    start_ring_of(bytes);
+  } catch (const Error&) {
+    if (bytes <= least) {
+      throw;
+    }
+    start_ring_of(least);
+  }
+  set_room();
+}
+
+void PoolManager::start_ring_of(std::uint64_t bytes) {
   if (ring_.bytes != bytes || ring_.owner.use_count() != 1) { // somebody has kept a lease, and reads it
     const c10::DeviceGuard guard(device_);
     ring_ = {};
     ring_.owner = std::make_shared<DeviceMemory>(device_.index(), bytes, "the ring of a pool");
     ring_.data = ring_.owner->data();
     ring_.bytes = bytes;
+    const Lock lock(mutex_);
+    ++signals_.changes;
+    for (Tenant& tenant : tenants_) {
+      tenant.curve.reset();
+      tenant.growth = {};
+    }
   }
   transport_->start(ring_);
-  set_room();
 }
 
 /// The caller has its calls exclusively.
@@ -179,20 +214,24 @@ void PoolManager::join(PooledSession& session, std::string name, const Options& 
   signal();
 }
 
-void PoolManager::leave(PooledSession& session, const std::function<void()>& end) noexcept {
-  const Turn turn(*this);
+void PoolManager::leave(PooledSession& session, const std::function<void()>& detach,
+                        const std::function<void()>& end) noexcept {
+  const std::uint64_t fixed = session.needs().fixed; // there until the end
   {
     const ExclusiveLaneLock alone(transport_->gate());
     {
       const Lock lock(mutex_);
       tenants_.remove_if([&](const Tenant& tenant) { return tenant.session == &session; });
     }
-    end();
+    detach();
     try {
       start_ring(ring_for(needs()));
     } catch (const std::exception&) { // the next call of the others tries again, and reports
     }
+    transport_->gate().set_room(left_of(transport_->gate().room(), fixed));
   }
+  end();
+  set_room();
   tell_tenants();
   signal();
 }
@@ -206,7 +245,7 @@ void PoolManager::tell_tenants() {
     const DeviceBudget its = tenant.session->needs();
     const std::uint64_t of_others =
         all.fixed - its.fixed + align_up(all.least_ring, all.unit) - align_up(its.least_ring, its.unit);
-    tenant.session->give(left_of(budgets_.vram, of_others));
+    tenant.session->give(left_of(budgets_.vram, of_others), of_others);
     on_host += tenant.session->host_bytes();
   }
   promise_.set(device_.is_cuda() ? budgets_.vram : std::min(budgets_.vram, on_host));
@@ -225,23 +264,28 @@ void PoolManager::note_call(const PooledSession& session) {
   if (tenant.placed == 0 && !tenant.wake.since) {
     tenant.wake.since = now;
   }
-  signals_.wanted = true;
-  changed_.notify_all();
+  want();
 }
 
 void PoolManager::note_change(const PooledSession& session) {
   const Lock lock(mutex_);
   if (Tenant* tenant = find(session)) {
-    tenant->curve = {};
+    tenant->curve.reset();
+    tenant->growth.in_vain = 0;
+    ++signals_.changes;
   }
-  signals_.wanted = true;
-  changed_.notify_all();
+  want();
 }
 
 void PoolManager::signal() {
   const Lock lock(mutex_);
-  signals_.wanted = true;
-  changed_.notify_all();
+  want();
+}
+
+void PoolManager::want() {
+  if (!std::exchange(signals_.wanted, true)) {
+    changed_.notify_all();
+  }
 }
 
 c10::IValue PoolManager::alone(const std::function<c10::IValue()>& make) {
@@ -264,9 +308,9 @@ void PoolManager::set_most(const PooledSession& session, std::uint64_t bytes) {
     const Lock lock(mutex_);
     tenant = find(session);
     tenant->most = bytes;
-    tenant->rests_until = {};
+    tenant->growth = {};
   }
-  if (tenant->placed > bytes) {
+  if (tenant->placed > align_up(bytes, granularity(device_))) {
     const ExclusiveLaneLock closed(transport_->gate(), &session);
     evict(*tenant);
   }
@@ -281,7 +325,8 @@ void PoolManager::release(const PooledSession& session) {
     const Lock lock(mutex_);
     tenant = find(session);
     tenant->is_released = true;
-    tenant->rests_until = {};
+    tenant->growth = {};
+    tenant->wake.since.reset();
   }
   evict(*tenant);
 }
@@ -292,6 +337,10 @@ std::uint64_t PoolManager::vram_budget() const {
 }
 
 void PoolManager::set_vram_budget(std::uint64_t bytes) {
+  if (is_within_call_on(*transport_)) {
+    throw Error("a new budget of a pool from within a call of one of its modules would wait for that call for ever: " +
+                std::string("set it when the call has returned"));
+  }
   const Turn turn(*this);
   require_minimum(bytes, nullptr, "its modules");
   const std::uint64_t before = vram_budget();
@@ -304,8 +353,15 @@ void PoolManager::set_vram_budget(std::uint64_t bytes) {
     const DeviceBudget budget = needs();
     const std::uint64_t ring = ring_for(budget);
     evict_down_to(left_of(budget.capacity(), ring));
+    if (device_.is_cuda()) {
+      promise_.raise_to(vram); // before it is taken
+    }
     start_ring(ring);
-    peak_ = 0;
+    peak_.most = 0;
+    const Lock lock(mutex_);
+    for (Tenant& tenant : tenants_) {
+      tenant.growth = {};
+    }
   };
   try {
     set(bytes);
@@ -315,42 +371,6 @@ void PoolManager::set_vram_budget(std::uint64_t bytes) {
   }
   tell_tenants();
   signal();
-}
-
-std::vector<PoolEntry> PoolManager::entries() const {
-  std::vector<PoolEntry> entries;
-  const auto now = Clock::now();
-  const Lock lock(mutex_);
-  for (const Tenant& tenant : tenants_) {
-    entries.push_back({tenant.name, tenant.session->weight_bytes(), tenant.placed, tenant.calls,
-                       std::chrono::duration<double>(now - tenant.last_call).count(), tenant.wake.seconds});
-  }
-  return entries;
-}
-
-Stats PoolManager::stats() const {
-  Stats sum;
-  transport_->report(sum);
-  const Lock lock(mutex_);
-  for (const Tenant& tenant : tenants_) {
-    const Stats of = tenant.session->stats();
-    sum.calls += of.calls;
-    sum.calls_repeated += of.calls_repeated;
-    sum.wait_turn_us += of.wait_turn_us;
-    sum.bytes_in_place += of.bytes_in_place;
-    sum.bytes_in_cache += of.bytes_in_cache;
-    sum.bytes_resident += of.bytes_resident;
-  }
-  sum.peak_device_bytes = peak_;
-  sum.outside_bytes = outside_bytes(device_);
-  return sum;
-}
-
-void PoolManager::record_peak() {
-  const std::uint64_t now = needs().fixed + ring_.bytes + placed() + transport_->lanes().held();
-  std::uint64_t peak = peak_;
-  while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
-  }
 }
 
 } // namespace offload

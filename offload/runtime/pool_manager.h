@@ -43,6 +43,9 @@ class PoolManager {
   c10::Device device() const { return device_; }
   const std::shared_ptr<Transport>& transport() const { return transport_; }
 
+  /// Modules are loaded one after another: each gets what those before it have left.
+  std::unique_lock<std::mutex> begin_to_load() { return std::unique_lock(turn_.loading); }
+
   /// What a module of the pool is made with. Throws InputError for options that it can not have.
   Options options_for(const Options& options) const;
 
@@ -67,8 +70,9 @@ class PoolManager {
   /// The module has been adopted: from now on it can be called, with nothing resident.
   void join(PooledSession& session, std::string name, const Options& options);
 
-  /// Ends its membership, and in between what it has on the device, by `end`.
-  void leave(PooledSession& session, const std::function<void()>& end) noexcept;
+  /// Ends its membership: `detach` ends what it has of the transport, and of weights on the device, while no call is
+  /// made, and then `end` what else there is. The caller has the turn.
+  void leave(PooledSession& session, const std::function<void()>& detach, const std::function<void()>& end) noexcept;
 
   /// A call of it begins.
   void note_call(const PooledSession& session);
@@ -96,17 +100,25 @@ class PoolManager {
     double seconds = 0;                     // that the last one took
   };
 
+  /// What became of bringing more of a module.
+  struct Growth {
+    Clock::time_point rests_until;          // it is not moved again before
+    std::uint64_t in_vain = 0;              // so many bytes brought nothing more than it has
+    std::uint64_t most = ~std::uint64_t{0}; // the device had no more when that was tried
+    std::string problem;                    // of the last time; empty when it went well
+  };
+
   struct Tenant {
     PooledSession* session;
     std::string name;
     double weight = 1;
-    std::uint64_t most = 0;   // that may be resident
-    ResidentCurve curve;      // without points when it has to be found out
-    std::uint64_t placed = 0; // bytes that its resident weights take
+    std::uint64_t most = 0;                     // that may be resident
+    std::shared_ptr<const ResidentCurve> curve; // null when it has to be found out
+    std::uint64_t placed = 0;                   // bytes that its resident weights take
     std::uint64_t calls = 0;
     double score = 0; // calls of late, at `last_call`
     Clock::time_point last_call = Clock::now();
-    Clock::time_point rests_until; // its resident weights
+    Growth growth;
     Wake wake;
     bool is_released = false; // and not called since
 
@@ -120,6 +132,12 @@ class PoolManager {
     Demand demand;
     bool wanted = false; // somebody has called, or something else has changed
     bool stopping = false;
+    std::uint64_t changes = 0; // of what is known of modules
+  };
+
+  struct Peak { // bytes on the device
+    std::atomic<std::uint64_t> most = 0;
+    std::atomic<std::uint64_t> coming = 0; // of weights that are being brought
   };
 
   struct Budgets {
@@ -137,6 +155,7 @@ class PoolManager {
   std::uint64_t room(const DeviceBudget& budget) const;
   void set_room();
   void start_ring(std::uint64_t bytes);
+  void start_ring_of(std::uint64_t bytes);
   void evict(Tenant& tenant);
   void evict_down_to(std::uint64_t bytes);
   std::vector<Claimant> claimants();
@@ -147,7 +166,8 @@ class PoolManager {
     std::vector<std::uint64_t> given; // to each
     std::uint64_t taken = 0;          // by all, as it is
 
-    Tenant* victim() const;
+    std::size_t victim() const;
+    bool fits(std::size_t i, std::uint64_t capacity) const;
     double saved() const;
   };
   Division divide(std::uint64_t capacity);
@@ -155,14 +175,17 @@ class PoolManager {
   enum class Move { none, made, later };
   Move rebalance();
   Move grow(Tenant& tenant, std::uint64_t bytes);
+  std::function<void(std::uint64_t bytes)> beside_calls();
   void tell_tenants();
   void signal();
+  void want() OFFLOAD_REQUIRES(mutex_);
   void keep();
 
   const c10::Device device_;
   const std::shared_ptr<Transport> transport_;
   Promise promise_;
   struct {
+    std::mutex loading; // before the turn: by who loads a module
     std::mutex mutex;
     std::atomic<int> waiting = 0; // for it
   } turn_;
@@ -172,7 +195,7 @@ class PoolManager {
   Budgets budgets_;
   Tenants tenants_;
   Signals signals_ OFFLOAD_GUARDED_BY(mutex_);
-  std::atomic<std::uint64_t> peak_ = 0; // bytes on the device
+  Peak peak_;
   std::thread thread_;
 };
 

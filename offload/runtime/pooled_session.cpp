@@ -1,48 +1,89 @@
 #include <offload/runtime/pooled_session.h>
 
+#include <algorithm>
 #include <utility>
 
 #include <offload/bytes.h>
 
 namespace offload {
 
-PooledSession::PooledSession(const torch::jit::Module& module, const Options& options, Owner owner,
-                             const std::string& name)
-    : Session(module, options.pool->manager()->options_for(options), std::nullopt), manager_(options.pool->manager()) {
-  if (is_within_call_on(*manager_->transport())) {
+namespace {
+
+std::shared_ptr<PoolManager> manager_for(const Options& options) {
+  std::shared_ptr<PoolManager> manager = options.pool->manager();
+  if (is_within_call_on(*manager->transport())) {
     throw Error("a module is loaded into a pool from within a call of one that lives there, and would wait for that " +
                 std::string("call for ever: load it when the call has returned"));
   }
+  return manager;
+}
+
+std::string class_name(const torch::jit::Module& module) {
+  const auto name = module.type()->name();
+  return name ? name->name() : "a module";
+}
+
+} // namespace
+
+PooledSession::PooledSession(const torch::jit::Module& module, const Options& options, Owner owner,
+                             const std::string& file)
+    : PooledSession(module, options, owner, file, manager_for(options)) {}
+
+PooledSession::PooledSession(const torch::jit::Module& module, const Options& options, Owner owner,
+                             const std::string& file, const std::shared_ptr<PoolManager>& manager)
+    : PooledSession(module, options, owner, file, manager, manager->begin_to_load()) {}
+
+PooledSession::PooledSession(const torch::jit::Module& module, const Options& options, Owner owner,
+                             const std::string& file, std::shared_ptr<PoolManager> manager,
+                             std::unique_lock<std::mutex> loading)
+    : Session(module, manager->options_for(options), std::nullopt), manager_(std::move(manager)) {
+  const std::string name = file.empty() ? class_name(module) : file;
   if (model_.program.writes_state) {
     throw InputError(name + " writes its own state, and such a model can not live in a pool: give it a vram_budget");
   }
   Displaced displaced;
+  std::optional<PoolManager::Turn> turn(std::in_place, *manager_);
+  manager_->admit(*this, name);
   try {
-    {
-      const PoolManager::Turn turn(*manager_);
-      manager_->admit(*this, name);
-      transport_ = manager_->transport();
-      adopted_ = adopt_weights(model_, *transport_, owner, options.progress, displaced);
-      manager_->join(*this, name, options);
-    }
+    transport_ = manager_->transport();
+    adopted_ = adopt_weights(model_, *transport_, owner, options.progress, displaced);
+    manager_->join(*this, name, options);
+    turn.reset();
+    loading.unlock();
     for (const ExampleCall& example : options.example_calls) {
       make_example(example, [this](const Request& request) { call(request); });
     }
   } catch (...) {
-    manager_->leave(*this, [this] { adopted_.reset(); });
+    if (!turn) {
+      turn.emplace(*manager_);
+    }
+    leave();
     displaced.put_back();
     throw;
   }
 }
 
 PooledSession::~PooledSession() {
-  manager_->leave(*this, [this] {
-    model_.program = {};
-    adopted_.reset();
-  });
+  const PoolManager::Turn turn(*manager_);
+  model_.program = {};
+  leave();
 }
 
-void PooledSession::set_vram_budget(std::uint64_t bytes) { manager_->set_most(*this, bytes); }
+void PooledSession::leave() noexcept {
+  manager_->leave(
+      *this,
+      [this] {
+        if (adopted_) {
+          engine().leave();
+        }
+      },
+      [this] { adopted_.reset(); });
+}
+
+void PooledSession::set_vram_budget(std::uint64_t bytes) {
+  require_no_call_around("a new budget");
+  manager_->set_most(*this, bytes);
+}
 
 void PooledSession::release() {
   require_no_call_around("release()");
@@ -63,14 +104,20 @@ Engine::Slab PooledSession::prepare(const Residency& residency,
   return engine().prepare(residency, on_part);
 }
 
+/// Where it throws, nothing is placed, and the next call sees to that.
 void PooledSession::install(Engine::Slab slab, Plan plan) {
-  adopted_->placed->install(std::move(slab));
-  record_placed(plan.residency);
-  state_.set_plan(std::move(plan), Readiness::placed);
+  try {
+    adopted_->placed->install(std::move(slab));
+    record_placed(plan.residency);
+    state_.set_plan(std::move(plan), Readiness::placed);
+  } catch (...) {
+    adopted_->placed->clear();
+    throw;
+  }
 }
 
 void PooledSession::install_nothing(std::uint64_t ring_bytes) {
-  Plan nothing = plan(0, ring_bytes);
+  Plan nothing = plan(0, std::max(ring_bytes, needs().least_ring));
   Residency residency = nothing.residency;
   residency.ring_bytes = 0; // which is the pool's
   install(engine().prepare(residency, nullptr), std::move(nothing));
@@ -125,7 +172,7 @@ c10::IValue PooledSession::call_alone(const Request& request) {
   }
   manager_->note_change(*this);
   if (!made.output) {
-    state_.refuse(request.shape, made.memory, made.ended);
+    state_.refuse(request.shape, made.memory, made.ended, PlanState::Refusal::until_more);
   }
   return std::move(*made.output);
 }

@@ -13,7 +13,8 @@ namespace offload {
 /// room for its activations is made again alone.
 class PooledSession final : public Session {
  public:
-  PooledSession(const torch::jit::Module& module, const Options& options, Owner owner, const std::string& name);
+  /// `file`: the name of the archive that it comes from; empty where it comes from none.
+  PooledSession(const torch::jit::Module& module, const Options& options, Owner owner, const std::string& file);
   ~PooledSession() override;
 
   /// The most that its weights may take of the pool's budget.
@@ -29,7 +30,11 @@ class PooledSession final : public Session {
   std::uint64_t largest_call() const { return state_.largest_call(); }
   std::uint64_t weight_bytes() const { return bytes_of(all_resident(*model_.weights)); }
   std::uint64_t host_bytes() const { return bytes_taken_on_host(all_resident(*model_.weights), *model_.weights); }
+  std::uint64_t held_bytes() const { return state_.held_bytes(); }
   const HostLayout& host() const { return model_.host; }
+
+  /// What it takes to bring so many of its bytes, alone on the link.
+  double link_us(std::uint64_t bytes) const { return static_cast<double>(bytes) / model_.machine.link_bytes_per_us; }
 
   ResidentCurve curve(std::uint64_t ring_bytes) const;
   Plan plan(std::uint64_t bytes, std::uint64_t ring_bytes) const;
@@ -45,10 +50,15 @@ class PooledSession final : public Session {
   /// True when the weights that go to host memory are there.
   bool is_filled() const { return engine().is_filled(); }
 
-  /// What others of the pool leave it.
-  void give(std::uint64_t bytes) { state_.give({bytes, std::nullopt}); }
+  /// What others of the pool leave it, and take.
+  void give(std::uint64_t bytes, std::uint64_t others) { state_.give({bytes, std::nullopt, others}); }
 
  private:
+  PooledSession(const torch::jit::Module& module, const Options& options, Owner owner, const std::string& file,
+                const std::shared_ptr<PoolManager>& manager);
+  PooledSession(const torch::jit::Module& module, const Options& options, Owner owner, const std::string& file,
+                std::shared_ptr<PoolManager> manager, std::unique_lock<std::mutex> loading);
+  void leave() noexcept;
   c10::IValue call(const Request& request) override;
   void report_streamed(Stats& stats) const override { state_.report_streamed(stats); }
   void record_peak() override;

@@ -10,7 +10,7 @@ namespace offload {
 
 namespace {
 
-std::uint64_t bytes_crossed(const Stats& stats) { return stats.bytes_streamed - stats.bytes_in_cache; }
+std::uint64_t bytes_crossed(const Stats& stats) { return left_of(stats.bytes_streamed, stats.bytes_in_cache); }
 
 Stats difference(Stats now, const Stats& before) {
   now.calls -= before.calls;

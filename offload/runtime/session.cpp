@@ -42,12 +42,17 @@ c10::IValue Session::attr(const std::string& name) const {
   return adopted_->placed->attr(name);
 }
 
-Stats Session::stats() const {
+Stats Session::counted() const {
   Stats stats;
   report_streamed(stats);
   engine().report(stats);
-  stats.outside_bytes = outside_bytes(model_.device);
   state_.report(stats);
+  return stats;
+}
+
+Stats Session::stats() const {
+  Stats stats = counted();
+  stats.outside_bytes = outside_bytes(model_.device);
   return stats;
 }
 
@@ -117,7 +122,7 @@ void Session::record_placed(const Residency& residency) {
         std::make_shared<const Sequence>(streamed_sequence(model_.pass_of(steps), residency, engine().first_in_ring()));
   }
   sequences_.reset(std::move(sequences));
-  const Stats now = stats();
+  const Stats now = counted();
   const std::lock_guard lock(placed_mutex_);
   placed_ = {now, std::chrono::steady_clock::now()};
 }

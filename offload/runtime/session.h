@@ -36,6 +36,7 @@ class Session {
   const c10::FunctionSchema& schema(const std::string& method) const;
   Placement placement() const { return state_.placement(); }
   Stats stats() const;
+  Stats counted() const; ///< the same without asking the driver
   Report report() const;
   virtual void set_vram_budget(std::uint64_t bytes) = 0;
   virtual void release() = 0;

@@ -48,9 +48,16 @@ WeightId Transport::join(Member member) {
   return first;
 }
 
-void Transport::leave(WeightId first) {
-  stop();
-  std::erase_if(members_, [&](const auto& member) { return member.first == first; });
+void Transport::leave(WeightId first, const HostSource* source) {
+  const auto is_it = [&](const auto& member) { return member.first == first && member.second.source.get() == source; };
+  if (std::none_of(members_.begin(), members_.end(), is_it)) {
+    return;
+  }
+  if (streaming_ && std::any_of(streaming_->sources.begin(), streaming_->sources.end(),
+                                [&](const auto& streams) { return streams.get() == source; })) {
+    stop();
+  }
+  std::erase_if(members_, is_it);
 }
 
 WeightTablePtr Transport::all_weights() const {

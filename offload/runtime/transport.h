@@ -49,8 +49,9 @@ class Transport {
   /// From the next start() on. In the ring, the module's weights have the ids from the returned one on.
   WeightId join(Member member);
 
-  /// Ends its membership, and stop()s: nothing of it is read any more.
-  void leave(WeightId first);
+  /// Ends the membership of the module with this source, if it has one. Where it has been there since start(), stop()s:
+  /// nothing of it is read any more.
+  void leave(WeightId first, const HostSource* source);
 
   /// Streams through `ring` from now on.
   void start(RingMemory ring);
