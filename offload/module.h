@@ -110,12 +110,14 @@ class OFFLOAD_API Module {
 
   /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait. Throws BudgetError when
   /// it is below the minimum, and ArchiveError when weights are still read from the file and that has changed: the
-  /// module is as it was then. Throws Error when the device has not so much.
+  /// module is as it was then. Throws Error when the device has not so much. Of a module in a pool: the most that its
+  /// weights may take of the pool's budget; with 0 none stays.
   void set_vram_budget(std::uint64_t bytes);
 
   /// Gives back the device memory of weights, ring and calls once the calls in flight are done, but for what must stay
   /// and what calls have put into the module. The budget stays as it is, and others may use it: the next call takes
-  /// the memory again, and throws Error when the device has not so much by then.
+  /// the memory again, and throws Error when the device has not so much by then. In a pool, that of its weights, which
+  /// the pool gives to other modules until it is called.
   void release();
 
   Module(const Module& other);
