@@ -54,9 +54,9 @@ inline cublasHandle_t blas_handle() {
 #endif
 }
 
-/// Bytes of the workspace that PyTorch has for cuBLAS, for a handle and a stream on the current device. 2.12 declares the
-/// function that says so and does not export it: there it is what that reads from CUBLAS_WORKSPACE_CONFIG, pairs of KiB
-/// and a count as in ":4096:2:16:8", or its defaults.
+/// Bytes of the workspace that PyTorch has for cuBLAS, for a handle and a stream on the current device. 2.12 declares
+/// the function that says so and does not export it: there it is what that reads from CUBLAS_WORKSPACE_CONFIG, pairs of
+/// KiB and a count as in ":4096:2:16:8", or its defaults.
 inline std::size_t blas_workspace_bytes() {
 #if OFFLOAD_TORCH_MINOR == 12
   std::size_t bytes = 0;
