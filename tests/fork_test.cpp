@@ -12,9 +12,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+
+#include <offload/pool.h>
 
 #include "modules.h"
 #include "operators.h"
@@ -61,7 +64,7 @@ bool is_refused(Member member) {
   try {
     member();
   } catch (const Error& error) {
-    return std::string(error.what()).find("load it in this one") != std::string::npos;
+    return std::string(error.what()).find("in this one") != std::string::npos;
   }
   std::fputs("a member went on in the child\n", stderr);
   return false;
@@ -110,7 +113,25 @@ TEST_F(Fork, EveryMemberOfTheParentsModuleSaysWhoseItIs) {
     return is_refused([&] { module.forward({x_}); }) && is_refused([&] { module.run_method("forward", {x_}); }) &&
            is_refused([&] { module.attr("w1"); }) && is_refused([&] { module.schema("forward"); }) &&
            is_refused([&] { module.device(); }) && is_refused([&] { module.placement(); }) &&
-           is_refused([&] { module.stats(); }) && is_refused([&] { module.set_vram_budget(budget(4)); });
+           is_refused([&] { module.stats(); }) && is_refused([&] { module.set_vram_budget(budget(4)); }) &&
+           is_refused([&] { module.release(); }) && is_refused([&] { module.report(); });
+  }));
+  EXPECT_TRUE(right_in_child([&] { return child_may_load(); }));
+  EXPECT_TRUE(is_right(*forever)) << "the parent goes on";
+  forever.reset();
+}
+
+TEST_F(Fork, APoolIsItsProcesses) {
+  PoolOptions pool_options;
+  pool_options.device = kDevice;
+  pool_options.vram_budget = budget(4) + (kDevice.is_cuda() ? 256_MiB : 0);
+  Options options;
+  options.pool = std::make_shared<Pool>(pool_options);
+  forever = load(file_.path(), options);
+  ASSERT_TRUE(is_right(*forever));
+  EXPECT_TRUE(right_in_child([&] {
+    return is_refused([&] { forever->forward({x_}); }) && is_refused([&] { load(file_.path(), options); }) &&
+           is_refused([&] { options.pool->entries(); }) && is_refused([&] { options.pool->set_vram_budget(1_GiB); });
   }));
   EXPECT_TRUE(right_in_child([&] { return child_may_load(); }));
   EXPECT_TRUE(is_right(*forever)) << "the parent goes on";
