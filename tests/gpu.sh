@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load bench models file sanitizer; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load pool bench models file sanitizer; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests load bench models file sanitizer}
+parts=${*:-tests load pool bench models file sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 OFFLOAD_BENCH_COMMIT=$(cat "$binaries/commit")
@@ -54,6 +54,16 @@ load() {
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
   timeout -k 10 60 "$binaries/load" --device cuda:0 --model "$made/load/vit.pt" --input 'float32[*,3,64,64]' --sizes 1,16 --calls 50 \
     --lanes 1,4 --budgets 192MiB,1GiB || status=1
+  return "$status"
+}
+
+# Ten models of 12 GiB in 4, by Zipf's law; OFFLOAD_POOL_SECONDS for each way.
+pool() {
+  local status=0 of=$made/pool
+  python3 "$project/models/export.py" --full vit resnet bert lstm "$of" || status=1
+  timeout -k 10 580 "$binaries/pool_load" --device cuda:0 --budget 4GiB --how pool,fixed,plain --seconds "${OFFLOAD_POOL_SECONDS:-60}" \
+    --transformers 1GiB,2GiB,1GiB,2GiB,3GiB,2GiB --model "$of/vit.pt=float32[1,3,224,224]" --model "$of/resnet.pt=float32[1,3,224,224]" \
+    --model "$of/bert.pt=int64[1,*]<30522;int64[1,*]<2;int64[1,*]<2" --model "$of/lstm.pt=int64[1,*]<32000" || status=1
   return "$status"
 }
 
@@ -140,6 +150,7 @@ fi
 part tests tests
 [[ -z ${making:-} ]] || wait "$making" || { cat "$out/made.log"; failed=1; }
 part load load
+part pool pool
 part bench bench
 part file file
 (part models models; exit "$failed") &

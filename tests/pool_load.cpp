@@ -3,7 +3,7 @@
 // refused, and the driver never sees more than the budget.
 //
 // usage: pool_load --budget BYTES [--device cpu|cuda:0] [--threads N] [--seconds N] [--seed N] [--how pool,fixed,plain]
-//                  [--transformers BYTES,...] [--model FILE.pt=INPUT]...       as in vit.pt='float32[*,3,64,64]'
+//                  [--transformers BYTES,...] [--model FILE.pt=INPUT;...]...       as in vit.pt='float32[*,3,64,64]'
 //                  [--sizes N,...]    what * stands for
 // Models are called the more the earlier they are named. Beside calls a second it tells, of the three that are called
 // most, how long a call takes in the pool and with a budget that holds the model; of the one that is called least, how
@@ -27,6 +27,7 @@
 #include <map>
 #include <mutex>
 #include <random>
+#include <sstream>
 
 #include <models/transformer.h>
 #include <offload/bytes.h>
@@ -61,7 +62,7 @@ struct Arguments {
 
 struct Model {
   std::string path;
-  std::string input;
+  std::string inputs;                     ///< as tools::parse_input reads them, with ; between
   std::map<std::int64_t, Print> expected; ///< by size
 };
 
@@ -80,7 +81,7 @@ class PoolLoad {
     for (Model& model : models_) {
       Reference plain(read_archive(model.path), device_);
       for (const std::int64_t size : arguments_.sizes) {
-        model.expected[size] = print_of(plain.run("forward", {input(model, size)}));
+        model.expected[size] = print_of(plain.run("forward", inputs(model, size)));
       }
     }
   }
@@ -93,7 +94,7 @@ class PoolLoad {
       in_pool();
     } else if (how == "fixed") {
       const std::vector<Module> modules = load_all(budget_ / models_.size());
-      serve([&](std::size_t i, const c10::IValue& x) { return Module(modules[i]).forward({x}); });
+      serve([&](std::size_t i, const Inputs& x) { return Module(modules[i]).forward(x); });
     } else {
       on_demand();
     }
@@ -102,14 +103,20 @@ class PoolLoad {
   }
 
  private:
-  using Call = std::function<c10::IValue(std::size_t model, const c10::IValue& input)>;
+  using Inputs = std::vector<c10::IValue>;
+  using Call = std::function<c10::IValue(std::size_t model, const Inputs& inputs)>;
 
-  c10::IValue input(const Model& model, std::int64_t size) const {
-    std::string text = model.input;
+  std::vector<c10::IValue> inputs(const Model& model, std::int64_t size) const {
+    std::string text = model.inputs;
     for (std::size_t at = text.find('*'); at != std::string::npos; at = text.find('*')) {
       text.replace(at, 1, std::to_string(size));
     }
-    return tools::make_input(tools::parse_input(text), static_cast<std::uint64_t>(size), device_);
+    std::vector<c10::IValue> inputs;
+    std::istringstream all(text);
+    for (std::string each; std::getline(all, each, ';');) {
+      inputs.push_back(tools::make_input(tools::parse_input(each), static_cast<std::uint64_t>(size), device_));
+    }
+    return inputs;
   }
 
   Options options(std::uint64_t vram) const {
@@ -144,7 +151,7 @@ class PoolLoad {
     for (const Model& model : models_) {
       modules.push_back(load(model.path, in_pool));
     }
-    serve([&](std::size_t i, const c10::IValue& x) { return Module(modules[i]).forward({x}); });
+    serve([&](std::size_t i, const Inputs& x) { return Module(modules[i]).forward(x); });
     const Stats stats = pool->stats();
     for (const PoolEntry& entry : pool->entries()) {
       std::cout << "  " << entry.name << ": " << entry.calls << " calls, " << format_bytes(entry.resident_bytes)
@@ -153,7 +160,7 @@ class PoolLoad {
     }
     std::cout << "  pool: " << stats;
     const auto in_the_pool = [&](std::size_t i) {
-      return time_of(i, [&](const c10::IValue& x) { return modules[i].forward({x}); });
+      return time_of(i, [&](const Inputs& x) { return modules[i].forward(x); });
     };
     std::vector<double> busy;
     for (std::size_t i = 0; i < std::min<std::size_t>(3, models_.size()); ++i) {
@@ -164,28 +171,28 @@ class PoolLoad {
       busy.push_back(in_the_pool(i));
     }
     const std::size_t idle = models_.size() - 1;
-    const c10::IValue x = input(models_[idle], arguments_.sizes.back());
+    const Inputs x = inputs(models_[idle], arguments_.sizes.back());
     std::vector<double> first;
     for (int round = 0; round < 5; ++round) {
       modules[idle].release();
       synchronize();
       const auto begin = Clock::now();
-      modules[idle].forward({x});
+      modules[idle].forward(x);
       synchronize();
       first.push_back(since_s(begin));
     }
     modules.clear();
     for (std::size_t i = 0; i < busy.size(); ++i) {
       Module alone = load(models_[i].path, options(2 * budget_));
-      const auto forward = [&](const c10::IValue& of) { return alone.forward({of}); };
+      const auto forward = [&](const Inputs& of) { return alone.forward(of); };
       time_of(i, forward);
       std::cout << "  model " << i << ": a call of one caller takes " << busy[i] / time_of(i, forward)
                 << " of one with all of it resident" << std::endl;
     }
     Module alone = load(models_[idle].path, options(2 * budget_));
-    alone.forward({x});
+    alone.forward(x);
     alone.set_vram_budget(alone.placement().budget.minimum + alone.placement().budget.ring);
-    const auto forward = [&](const c10::IValue& of) { return alone.forward({of}); };
+    const auto forward = [&](const Inputs& of) { return alone.forward(of); };
     time_of(idle, forward);
     std::cout << "  model " << idle << ": the first call after it was released takes "
               << median(first) / time_of(idle, forward) << " of one that streams" << std::endl;
@@ -201,7 +208,7 @@ class PoolLoad {
     std::mutex mutex;
     std::list<std::shared_ptr<Loaded>> loaded; // the last one that was called first
     std::uint64_t taken = 0;
-    serve([&](std::size_t i, const c10::IValue& x) {
+    serve([&](std::size_t i, const Inputs& x) {
       std::shared_ptr<Loaded> found;
       {
         const std::lock_guard lock(mutex);
@@ -224,13 +231,13 @@ class PoolLoad {
         found = loaded.front();
       }
       const at::NoGradGuard no_grad;
-      return found->module.forward({x});
+      return found->module.forward(x);
     });
   }
 
   /// The median of a few calls, in seconds.
-  double time_of(std::size_t i, const std::function<c10::IValue(const c10::IValue& input)>& forward) const {
-    const c10::IValue x = input(models_[i], arguments_.sizes.back());
+  double time_of(std::size_t i, const std::function<c10::IValue(const Inputs& inputs)>& forward) const {
+    const Inputs x = inputs(models_[i], arguments_.sizes.back());
     std::vector<double> took;
     for (int call = 0; call < 12; ++call) {
       synchronize();
@@ -275,7 +282,7 @@ class PoolLoad {
         std::string wrong;
         const auto called = Clock::now();
         try {
-          const c10::IValue output = call(i, input(models_[i], size));
+          const c10::IValue output = call(i, inputs(models_[i], size));
           wrong = print_of(output) == models_[i].expected.at(size) ? "" : "other bits";
         } catch (const std::exception& error) {
           wrong = error.what();
