@@ -211,7 +211,7 @@ TEST(FileStore, BringsWeightsOfSeveralFiles) {
     host.push_back(in_file(source, 0, kUnit));
   }
   const auto store = make_in_place_store(*link, host, ring.data(), 2);
-  const auto issue = [&](std::vector<WeightId> weights) {
+  const auto issue = [&](const std::vector<WeightId>& weights) {
     auto arrival = std::make_shared<Arrival>();
     Batch batch{{}, {}, arrival};
     for (const WeightId weight : weights) {

@@ -114,7 +114,7 @@ class PoolLoad {
     std::vector<c10::IValue> inputs;
     std::istringstream all(text);
     for (std::string each; std::getline(all, each, ';');) {
-      inputs.push_back(tools::make_input(tools::parse_input(each), static_cast<std::uint64_t>(size), device_));
+      inputs.emplace_back(tools::make_input(tools::parse_input(each), static_cast<std::uint64_t>(size), device_));
     }
     return inputs;
   }

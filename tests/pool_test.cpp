@@ -75,7 +75,7 @@ TEST_F(PoolTest, WhatIsCalledBecomesResidentInThePlaceOfWhatIsNot) {
 }
 
 TEST_F(PoolTest, WhatIsReleasedComesBackWithItsNextCall) {
-  const auto pool = make_pool(room_for(4 * kPerModule));
+  const auto pool = make_pool(room_for(std::uint64_t{4} * kPerModule));
   Pooled module(make(kPerModule, chain(kPerModule)), in(pool));
   const auto is_resident = [&] { return resident(*pool) >= kModuleBytes; };
   EXPECT_TRUE(comes_true(is_resident)) << "there is room, though nobody has called it";

@@ -45,9 +45,6 @@ struct Model {
 /// The unit in which `device` gives out memory.
 inline std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
 
-/// Where a module with these options runs. Throws InputError when that is not there.
-c10::Device device_of(const Options& options);
-
 /// The method that plans are made for until calls have shown another.
 std::string first_planned_method(const Program& program, const Options& options);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <iterator>
 #include <utility>
 
@@ -18,7 +19,7 @@ constexpr double kPays = 0.03;            // of the time that all calls take, th
 constexpr double kIdle = 10; // a module that is called so many times less than another gives way to it in any case
 
 /// Ends what is being brought: somebody wants the turn.
-struct Interrupted {};
+struct Interrupted : std::exception {};
 
 } // namespace
 
@@ -177,13 +178,12 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
       const Lock lock(mutex_);
       tenant.placed = taken;
     }
-  } catch (
-      const std::exception& error) { // a file that can not be read, or no memory: calls stream, and say what is wrong
-    problem = error.what();
   } catch (const Interrupted&) {
     peak_.coming = 0;
     set_room();
     throw;
+  } catch (const std::exception& error) { // of the file, or no memory: calls stream, and say what is wrong
+    problem = error.what();
   }
   peak_.coming = 0;
   if (!has_room || !problem.empty()) {

@@ -11,6 +11,7 @@
 #include <offload/device/cuda_calls.h>
 #include <offload/error.h>
 #include <offload/feed/stores.h>
+#include <offload/preview.h>
 #include <offload/runtime/free_bytes.h>
 #include <offload/runtime/outside_bytes.h>
 #include <offload/runtime/pooled_session.h>
