@@ -49,7 +49,7 @@ TEST(PoolDivision, ACurveFallsFromStreamingAllToStreamingNothing) {
   const CurvePtr curve = curve_of(16, 10);
   ASSERT_GE(curve->points.size(), 2U);
   EXPECT_EQ(curve->points.front().bytes, 0U);
-  EXPECT_EQ(curve->points.back().bytes, 16U * 32 * kUnit);
+  EXPECT_EQ(curve->points.back().bytes, std::uint64_t{16} * 32 * kUnit);
   EXPECT_NEAR(curve->points.back().time_us, 160, 20);
   for (std::size_t i = 1; i < curve->points.size(); ++i) {
     EXPECT_LT(curve->points[i].time_us, curve->points[i - 1].time_us);
