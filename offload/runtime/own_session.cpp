@@ -139,7 +139,11 @@ std::optional<c10::IValue> OwnSession::call_exclusive(const Request& request, st
       }
       state_.keep_plan(); // since nothing else can be placed
     }
-    return std::nullopt;
+    if (model_.device.is_cuda() && !state_.knows(request.shape)) {
+      return std::nullopt; // it may want more memory than there is
+    }
+    // Here, since before its turn came somebody might release what has just been placed, over and over.
+    return make_call(0, request, Lanes::Overflow::stop, nullptr).output;
   }
   if (readiness == Readiness::placed && gate().room() > exhausted_room) {
     return std::nullopt;
