@@ -114,9 +114,11 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightI
   const Lock lock(mutex_);
   check();
   calls_[lane] = {};
-  const PassCounts before = scheduler_.passes();
-  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.begin(lane, std::move(sequence), batches_, module); });
-  calls_[lane].counts.passes = {scheduler_.passes().passes - before.passes, scheduler_.passes().calls - before.calls};
+  change([&]() OFFLOAD_REQUIRES(mutex_) {
+    const PassCounts before = scheduler_.passes();
+    scheduler_.begin(lane, std::move(sequence), batches_, module);
+    calls_[lane].counts.passes = {scheduler_.passes().passes - before.passes, scheduler_.passes().calls - before.calls};
+  });
   check();
 }
 
