@@ -63,6 +63,9 @@ class LaneGate {
   static constexpr int kExclusive = -2;
 
   struct Waiter {
+    Waiter(bool exclusive_, Group group_, const void* caller_, std::uint64_t bytes_)
+        : exclusive(exclusive_), group(group_), caller(caller_), bytes(bytes_) {}
+
     bool exclusive;
     Group group;
     const void* caller;
