@@ -41,8 +41,8 @@ class PoolManager;
 /// Ring and memory for calls are common to all. Resident bytes go where they save most time, by how often modules have
 /// been called of late (within about ten seconds) and by Options::weight; they are brought beside calls, and take no
 /// more than a quarter of the link while calls stream. A module of which nothing is resident is served at once, at the
-/// link's speed. Calls are admitted in the order in which they come, whatever module they are of: none waits for more
-/// than those before it, and the one that is next is not overtaken.
+/// link's speed. Calls are admitted in the order in which they come, whatever module they are of, unless they differ in
+/// priority (offload/priority.h): none waits for more than those before it and 16 that are more urgent.
 ///
 /// Any thread may call any member at any time. A pool lives until its last module has ended and this has been
 /// destroyed. From within a call of one of its modules, and from Options::progress, no other module of the pool can be

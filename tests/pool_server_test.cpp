@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <torch/library.h>
 
 #include <atomic>
 #include <memory>
@@ -10,12 +11,26 @@
 #include <thread>
 #include <vector>
 
+#include <offload/priority.h>
+
+#include "operators.h"
 #include "pools.h"
 #include "temporary_file.h"
 #include "threads.h"
 
 namespace offload::test {
 namespace {
+
+Latch latch;
+std::vector<std::int64_t> order; // of calls that have begun
+
+TORCH_LIBRARY(pool_server_test, library) {
+  library.def("begin(Tensor x, int call) -> Tensor", [](const at::Tensor& x, std::int64_t call) {
+    order.push_back(call);
+    latch.pass();
+    return x.clone();
+  });
+}
 
 class PoolServer : public PoolTest {};
 
@@ -44,6 +59,51 @@ def raise_(self, x):
       }
     }
   });
+}
+
+TEST_F(PoolServer, TheMostUrgentCallGoesFirstWhateverModuleItIsOf) {
+  PoolOptions options;
+  options.device = kDevice;
+  options.vram_budget = room_for(8);
+  options.concurrency = 1;
+  const auto pool = std::make_shared<Pool>(options);
+  std::vector<Module> modules;
+  for (int i = 0; i < 2; ++i) {
+    torch::jit::Module module = make(2, "def unused(self, x):\n  return x\n");
+    module.define(
+        "def forward(self, x, call: int):\n"
+        "  return torch.linear(pool_server_test.begin(torch.linear(x, self.w0), call), self.w1)\n",
+        std::make_shared<OperatorsOf>("pool_server_test"));
+    modules.push_back(wrap(module, in(pool)));
+  }
+  const at::Tensor x = rows();
+  const auto call = [&](Module& module, int number) { module.forward({x, number}); };
+  for (Module& module : modules) {
+    call(module, 0);
+  }
+  // A module that is being placed is closed meanwhile.
+  ASSERT_TRUE(comes_true([&] { return resident(*pool) >= 4 * kWeightBytes; }));
+  order.clear();
+  latch.hold();
+  BlockedThread first([&] { call(modules[0], 1); });
+  latch.await_reached();
+  BlockedThread low([&] {
+    const PriorityGuard priority(Priority::low);
+    call(modules[0], 2);
+  });
+  low.await_blocked();
+  BlockedThread normal([&] { call(modules[1], 3); });
+  normal.await_blocked();
+  BlockedThread high([&] {
+    const PriorityGuard priority(Priority::high);
+    call(modules[1], 4);
+  });
+  high.await_blocked();
+  latch.open();
+  for (BlockedThread* thread : {&first, &low, &normal, &high}) {
+    thread->join();
+  }
+  EXPECT_EQ(order, (std::vector<std::int64_t>{1, 4, 3, 2}));
 }
 
 TEST_F(PoolServer, AFileThatChangesConcernsItsModuleOnly) {

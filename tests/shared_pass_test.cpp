@@ -240,28 +240,42 @@ std::vector<Batch> batches_of(const std::vector<std::uint64_t>& bytes) {
 
 TEST(UnderWay, WaitsForNoMoreThanHasToArrive) {
   UnderWay under_way(12);
+  const auto before = [&](std::uint64_t wanted) { return under_way.before(wanted, 0, 12); };
   const std::vector<Batch> batches = batches_of({4, 3, 2});
-  EXPECT_EQ(under_way.before(12), nullptr);
-  under_way.add(batches, 0);
-  EXPECT_EQ(under_way.before(1), batches[0].arrival) << "half the ring";
-  EXPECT_EQ(under_way.before(2), batches[1].arrival);
-  EXPECT_EQ(under_way.before(5), batches[0].arrival) << "twice what is wanted";
-  EXPECT_EQ(under_way.before(8), batches[1].arrival) << "and no more than the ring";
-  EXPECT_EQ(under_way.before(12), batches[2].arrival);
+  EXPECT_EQ(before(12), nullptr);
+  under_way.add(batches, 0, 0);
+  EXPECT_EQ(before(1), batches[0].arrival) << "half the ring";
+  EXPECT_EQ(before(2), batches[1].arrival);
+  EXPECT_EQ(before(5), batches[0].arrival) << "twice what is wanted";
+  EXPECT_EQ(before(8), batches[1].arrival) << "and no more than the ring";
+  EXPECT_EQ(before(12), batches[2].arrival);
   under_way.note_arrived(batches[1].arrival);
-  EXPECT_EQ(under_way.before(4), nullptr) << "what came before it has arrived, too";
-  EXPECT_EQ(under_way.before(11), batches[2].arrival);
+  EXPECT_EQ(before(4), nullptr) << "what came before it has arrived, too";
+  EXPECT_EQ(before(11), batches[2].arrival);
   under_way.note_arrived(batches[0].arrival); // again: nothing
-  EXPECT_EQ(under_way.before(11), batches[2].arrival);
+  EXPECT_EQ(before(11), batches[2].arrival);
 }
 
 TEST(UnderWay, ForgetsWhatIsFartherBackThanTheRingIsLong) {
   UnderWay under_way(10);
   const std::vector<Batch> batches = batches_of({5, 5, 5});
-  under_way.add(batches, 0);
-  EXPECT_EQ(under_way.before(5), batches[1].arrival);
+  under_way.add(batches, 0, 0);
+  EXPECT_EQ(under_way.before(5, 0, 10), batches[1].arrival);
   under_way.note_arrived(batches[0].arrival); // long past
-  EXPECT_EQ(under_way.before(5), batches[1].arrival);
+  EXPECT_EQ(under_way.before(5, 0, 10), batches[1].arrival);
+}
+
+TEST(UnderWay, EachKindOfCallsHasItsShare) {
+  UnderWay under_way(16);
+  const std::vector<Batch> batches = batches_of({2, 2, 2, 2});
+  under_way.add({batches[0]}, 0, 1);
+  under_way.add({batches[1]}, 0, 2);
+  under_way.add({batches[2]}, 0, 1);
+  under_way.add({batches[3]}, 0, 2);
+  EXPECT_EQ(under_way.before(1, 1, 12), nullptr);
+  EXPECT_EQ(under_way.before(2, 1, 8), batches[0].arrival) << "of half the share";
+  EXPECT_EQ(under_way.before(2, 2, 4), batches[1].arrival) << "twice what is wanted";
+  EXPECT_EQ(under_way.before(1, 2, 4), batches[3].arrival);
 }
 
 TEST(SharedPass, ACallThatEndsEarlyHoldsNobodyUp) {

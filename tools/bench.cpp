@@ -14,6 +14,7 @@
 #include <offload/error.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
+#include <tools/bench_callers.h>
 #include <tools/bench_cases.h>
 #include <tools/bench_measure.h>
 #include <tools/bench_models.h>
@@ -31,6 +32,7 @@ struct Arguments {
   std::string rows;
   bool staged = false;
   std::string callers;
+  std::string loads;
   std::vector<std::string> models;
   std::string against = "auto,gpu,cpu";
   std::string format = "table";
@@ -47,6 +49,9 @@ struct Arguments {
     app.add_option("--rows", rows, "stacks of 64 layers of 4096 x 4096 with so many rows of input, as in 1,16,64");
     app.add_flag("--staged", staged, "the first table, all streamed, with 256 MiB page-locked");
     app.add_option("--callers", callers, "so many at the same time, as in 1,2,4,8,16, with stacks of --rows");
+    app.add_option(
+        "--load", loads,
+        "beside --callers: calls that arrive at random, at so much of what the callers reach, as in 0.5,0.8");
     app.add_option("--model", models, "an archive with NAME.inputs.pt beside it, at a tenth of its size; once for each")
         ->take_all()
         ->allow_extra_args(false);
@@ -101,7 +106,7 @@ Report measure(const Selection& selection, const std::vector<std::string>& model
       stack = reduce(stack, free_bytes(c10::kCPU));
     }
     if (!selection.callers.empty()) {
-      report.callers.push_back(measure_callers(stack, selection.callers, options));
+      report.callers.push_back(measure_callers(stack, selection, options));
       continue;
     }
     const auto same = std::find_if(report.tables.begin(), report.tables.end(),
@@ -141,10 +146,10 @@ int main(int argc, char** argv) {
   arguments.add_to(app);
   return run_command(app, argc, argv, [&] {
     const bool only_models = !arguments.models.empty() && arguments.tables.empty() && arguments.rows.empty() &&
-                             !arguments.staged && arguments.callers.empty();
-    const Selection selection =
-        only_models ? Selection()
-                    : parse_selection(arguments.tables, arguments.rows, arguments.staged, arguments.callers);
+                             !arguments.staged && arguments.callers.empty() && arguments.loads.empty();
+    const Selection selection = only_models ? Selection()
+                                            : parse_selection(arguments.tables, arguments.rows, arguments.staged,
+                                                              arguments.callers, arguments.loads);
     MeasureOptions options = arguments.options();
     if (arguments.profile) {
       offload::MachineProfile profile = offload::measure_machine(options.device);

@@ -14,6 +14,9 @@ using Times = std::vector<double>;
 /// The upper one of the two in the middle where their number is even. 0 for none.
 double median(Times times);
 
+/// The smallest that is not below so much of them. 0 for none.
+double percentile(Times times, double part);
+
 /// Some calls, none of which waits for the one before, from an idle link to an idle link, and what bounds them,
 /// measured right before and after: clocks of a device go up and down, and machines share their links and memory.
 struct Block {

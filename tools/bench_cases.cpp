@@ -35,6 +35,21 @@ std::vector<std::int64_t> parse_numbers(const std::string& option, const std::st
   return numbers;
 }
 
+std::vector<double> parse_loads(const std::string& text) {
+  std::vector<double> loads;
+  std::istringstream list(text);
+  for (std::string token; std::getline(list, token, ',');) {
+    double load = 0;
+    const char* end = token.data() + token.size();
+    const auto [rest, error] = std::from_chars(token.data(), end, load);
+    if (error != std::errc() || rest != end || !(load > 0) || load > 1) {
+      throw InputError("--load '" + token + "': give parts of what callers reach, as in 0.5,0.8");
+    }
+    loads.push_back(load);
+  }
+  return loads;
+}
+
 Case small_rows_case(std::int64_t input_rows, const std::string& dtype) {
   Case few{"", 64, 4096, input_rows, dtype, {0, 32, 64}, {}};
   few.title = std::to_string(input_rows) + (input_rows == 1 ? " row, " : " rows, ") + dtype + ": " +
@@ -62,8 +77,12 @@ const RecordRow* Case::find_record(Residence residence, std::int64_t on_gpu) con
   return nullptr;
 }
 
-Selection parse_selection(const std::string& tables, const std::string& rows, bool staged, const std::string& callers) {
+Selection parse_selection(const std::string& tables, const std::string& rows, bool staged, const std::string& callers,
+                          const std::string& loads) {
   Selection selection;
+  if (callers.empty() && !loads.empty()) {
+    throw InputError("--load is of what --callers reach: give --callers, too");
+  }
   if (!callers.empty()) {
     if (!tables.empty() || staged) {
       throw InputError("--callers is for the stacks with few rows: leave --table and --staged out");
@@ -71,6 +90,7 @@ Selection parse_selection(const std::string& tables, const std::string& rows, bo
     const auto counts = parse_numbers("--callers", callers, kMostCallers);
     selection.callers.assign(counts.begin(), counts.end());
     selection.rows = parse_numbers("--rows", rows.empty() ? "1,16,64" : rows, kMostRows);
+    selection.loads = parse_loads(loads);
     return selection;
   }
   const bool everything = tables.empty() && rows.empty() && !staged;

@@ -35,11 +35,14 @@ struct Selection {
   std::vector<std::int64_t> rows; ///< of the input, for the stacks with few rows
   bool staged = false;            ///< the first table, all streamed, from ordinary memory
   std::vector<int> callers;       ///< at the same time, for the stacks with few rows; else empty
+  std::vector<double> loads;      ///< of the calls a second that they reach, those that arrive at random
 };
 
-/// Reads `--table` ("1,2", "all"), `--rows` ("1,16,64"), `--staged` and `--callers` ("1,8"); empty texts are options
-/// that were not given. None of them means everything but callers. Throws InputError that names the token.
-Selection parse_selection(const std::string& tables, const std::string& rows, bool staged, const std::string& callers);
+/// Reads `--table` ("1,2", "all"), `--rows` ("1,16,64"), `--staged`, `--callers` ("1,8") and `--load` ("0.5,0.8");
+/// empty texts are options that were not given. None of them means everything but callers. Throws InputError that names
+/// the token.
+Selection parse_selection(const std::string& tables, const std::string& rows, bool staged, const std::string& callers,
+                          const std::string& loads);
 
 std::vector<Case> make_cases(const Selection& selection);
 

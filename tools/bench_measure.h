@@ -36,7 +36,4 @@ TableResult measure_case(const Case& stack, const MeasureOptions& options);
 /// The stack all streamed from ordinary memory, with `pinned_bytes` page-locked. For a GPU.
 StagedResult measure_staged(const Case& stack, std::uint64_t pinned_bytes, const MeasureOptions& options);
 
-/// The stack with none and half of its layers on the device, and `callers` at the same time.
-CallersResult measure_callers(const Case& stack, const std::vector<int>& callers, const MeasureOptions& options);
-
 } // namespace offload::tools

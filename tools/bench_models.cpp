@@ -14,6 +14,7 @@
 #include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/module.h>
+#include <tools/bench_text.h>
 #include <tools/cli.h>
 #include <tools/compare.h>
 #include <tools/inputs.h>
@@ -30,12 +31,6 @@ std::uint64_t weight_bytes(const Placement& placement) {
     bytes += weight.bytes;
   }
   return bytes;
-}
-
-std::string number(const char* pattern, double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, pattern, value);
-  return text;
 }
 
 } // namespace

@@ -1,9 +1,9 @@
+#include <tools/bench_callers.h>
 #include <tools/bench_models.h>
 #include <tools/bench_report.h>
+#include <tools/bench_text.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -32,20 +32,6 @@ std::uint64_t TableResult::bytes_beyond_ring(const RowResult& row) const {
 }
 
 namespace {
-
-std::string format(const char* pattern, double value) {
-  std::array<char, 64> text{};
-  const int length = std::snprintf(text.data(), text.size(), pattern, value);
-  return {text.data(), static_cast<std::size_t>(std::clamp(length, 0, static_cast<int>(text.size()) - 1))};
-}
-
-/// Milliseconds with the digits that mean something.
-std::string ms(double us) {
-  if (us <= 0) {
-    return "-";
-  }
-  return format(us < 1e4 ? "%.3f" : us < 1e5 ? "%.2f" : "%.1f", us / 1e3);
-}
 
 std::string failure_of(const RowResult& row) {
   if (!row.identical) {
@@ -85,7 +71,7 @@ void write_setup(const Report& report, std::ostream& out) {
   out << "- CPU: " << setup.cpu << ", " << setup.threads << " threads, " << format_bytes(setup.memory_bytes)
       << "\n- torch " << setup.torch << ", commit " << (setup.commit.empty() ? "unknown" : setup.commit) << ", "
       << setup.date << "\n- command: `" << setup.command
-      << "`\n- link: " << format("%.2f GB/s", setup.link_bytes_per_us / 1e3)
+      << "`\n- link: " << number("%.2f GB/s", setup.link_bytes_per_us / 1e3)
       << (setup.host_only() ? " (copies within the host)"
                             : " (median of page-locked host-to-device copies of 256 MiB)");
   out << "\n\n" << kHowToRead;
@@ -106,8 +92,8 @@ void write_record_columns(const Setup& setup, const TableResult& table, const Li
   out << "| " << setup.hardware() << " | " << line.mode << " | " << table.stack.layers << " | "
       << format_bytes(table.stack.layer_bytes()) << " | " << format_bytes(table.stack.weight_bytes()) << " | "
       << line.on_gpu << " | " << line.on_cpu << " | " << ms(line.average_us) << " | "
-      << (cpu_us > 0 ? format("%.1f", cpu_us / line.average_us) : "-") << " | " << format("%.1f%%", line.percent)
-      << " | " << (line.record_ms > 0 ? format("%g", line.record_ms) : "-") << " |";
+      << (cpu_us > 0 ? number("%.1f", cpu_us / line.average_us) : "-") << " | " << number("%.1f%%", line.percent)
+      << " | " << (line.record_ms > 0 ? number("%g", line.record_ms) : "-") << " |";
 }
 
 double record_ms(const TableResult& table, Residence residence, std::int64_t on_gpu) {
@@ -126,9 +112,9 @@ void write_row(const Setup& setup, const TableResult& table, const RowResult& ro
   const std::uint64_t bytes = table.bytes_beyond(row);
   const std::string failure = failure_of(row);
   out << ' ' << ms(median(row.blocks.call_us())) << " | " << ms(median(row.blocks.waited_us)) << " | "
-      << ms(row.blocks.limit_us(bytes)) << " | " << format("%.3f", row.blocks.ratio_to_limit(bytes)) << " | "
-      << format("%.3f", row.blocks.ratio_to_limit(table.bytes_beyond_ring(row))) << " | " << ms(row.predicted_us)
-      << " | " << format("%.3f", static_cast<double>(row.planned_bytes) / 1e9) << " | ";
+      << ms(row.blocks.limit_us(bytes)) << " | " << number("%.3f", row.blocks.ratio_to_limit(bytes)) << " | "
+      << number("%.3f", row.blocks.ratio_to_limit(table.bytes_beyond_ring(row))) << " | " << ms(row.predicted_us)
+      << " | " << number("%.3f", static_cast<double>(row.planned_bytes) / 1e9) << " | ";
   if (!setup.host_only()) {
     out << ms(median(row.auto_us)) << " | ";
   }
@@ -200,28 +186,11 @@ void write_staged(const StagedResult& staged, std::ostream& out) {
          "misses | "
          "check |\n|---:|---:|---:|---:|---:|---:|---:|---:|---|\n| "
       << ms(blocks.average_us()) << " | " << ms(median(blocks.call_us())) << " | "
-      << ms(blocks.limit_us(row.planned_bytes)) << " | " << format("%.2f", streamed / blocks.time_us() / 1e3) << " | "
-      << format("%.2f", blocks.link_bytes_per_us() / 1e3) << " | "
-      << format("%.2f", blocks.host_copy_bytes_per_us() / 1e3) << " | "
-      << format("%.3f", 1 / blocks.ratio_to_limit(row.planned_bytes)) << " | " << row.misses << " | "
+      << ms(blocks.limit_us(row.planned_bytes)) << " | " << number("%.2f", streamed / blocks.time_us() / 1e3) << " | "
+      << number("%.2f", blocks.link_bytes_per_us() / 1e3) << " | "
+      << number("%.2f", blocks.host_copy_bytes_per_us() / 1e3) << " | "
+      << number("%.3f", 1 / blocks.ratio_to_limit(row.planned_bytes)) << " | " << row.misses << " | "
       << (failure.empty() ? "bits and bytes right" : "**" + failure + "**") << " |\n";
-}
-
-void write_callers(const CallersResult& result, std::ostream& out) {
-  out << "\n## Callers at the same time: " << result.stack.title
-      << "\n\nEach makes one call after the other, on a stream of its own. In a round each makes one; it takes at the "
-         "least one\ncall alone, or the plain time of all. Lanes are calls at the same time that room is kept for.\n\n"
-      << "| layers on the GPU | callers | lanes | round ms | of the least | predicted ms | calls/s | MiB a call | "
-         "predicted MiB | check |\n"
-      << "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
-  for (const CallersRow& row : result.rows) {
-    out << "| " << row.layers_on_gpu << " | " << row.callers << " | " << row.predicted.lanes << " | "
-        << ms(row.round_us) << " | " << format("%.3f", row.round_us / row.limit_us(result.plain_us)) << " | "
-        << ms(row.predicted.time_us) << " | " << format("%.1f", row.callers * 1e6 / row.round_us) << " | "
-        << format("%.1f", row.bytes_a_call / (1 << 20)) << " | "
-        << format("%.1f", static_cast<double>(row.predicted.streamed_bytes) / (1 << 20)) << " | "
-        << (row.identical ? "bits right" : "**other bits**") << " |\n";
-  }
 }
 
 using Json = nlohmann::ordered_json;
@@ -254,7 +223,9 @@ Json row_json(const RowResult& row) {
           {"blocks", blocks_json(row.blocks)}};
 }
 
-Json case_json(const Case& stack) {
+} // namespace
+
+nlohmann::ordered_json case_json(const Case& stack) {
   return {{"title", stack.title},
           {"reduced", stack.reduced},
           {"layers", stack.layers},
@@ -264,26 +235,6 @@ Json case_json(const Case& stack) {
           {"layer_bytes", stack.layer_bytes()},
           {"weight_bytes", stack.weight_bytes()}};
 }
-
-Json callers_json(const CallersResult& result) {
-  Json json = case_json(result.stack);
-  json["plain_us"] = result.plain_us;
-  json["rows"] = Json::array();
-  for (const CallersRow& row : result.rows) {
-    json["rows"].push_back({{"layers_on_gpu", row.layers_on_gpu},
-                            {"callers", row.callers},
-                            {"round_us", row.round_us},
-                            {"ratio_to_limit", row.round_us / row.limit_us(result.plain_us)},
-                            {"bytes_a_call", row.bytes_a_call},
-                            {"lanes", row.predicted.lanes},
-                            {"predicted_us", row.predicted.time_us},
-                            {"predicted_bytes_a_call", row.predicted.streamed_bytes},
-                            {"identical", row.identical}});
-  }
-  return json;
-}
-
-} // namespace
 
 std::string Report::first_failure() const {
   for (const TableResult& table : tables) {
@@ -304,7 +255,9 @@ std::string Report::first_failure() const {
   }
   for (const CallersResult& result : callers) {
     for (const CallersRow& row : result.rows) {
-      if (!row.identical) {
+      const bool identical = row.identical && std::all_of(row.open.begin(), row.open.end(),
+                                                          [](const OpenLoop& open) { return open.identical; });
+      if (!identical) {
         return result.stack.title + ", " + std::to_string(row.callers) + " callers: other bits than the reference";
       }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -97,6 +98,13 @@ struct StagedResult {
 };
 
 /// Some callers at the same time, each with one call after the other.
+/// Calls that arrived at random, as from many users, whether or not those before them had ended.
+struct OpenLoop {
+  double load = 0;       ///< of the calls a second that callers reach who make one after the other
+  Times waited_us;       ///< from a call's arrival to its output, less what one takes that is alone
+  bool identical = true; ///< to the reference
+};
+
 struct CallersRow {
   std::int64_t layers_on_gpu = 0;
   int callers = 1;
@@ -105,6 +113,7 @@ struct CallersRow {
   double bytes_a_call = 0; ///< over the link
   offload::PredictedRound predicted;
   bool identical = false;
+  std::vector<OpenLoop> open;
 
   /// What a round takes at the least: one call, or the computations of all.
   double limit_us(double plain_us) const { return std::max(alone_us, callers * plain_us); }
@@ -127,6 +136,7 @@ struct Report {
   std::string first_failure() const;
 };
 
+nlohmann::ordered_json case_json(const Case& stack);
 std::string to_markdown(const Report& report);
 std::string to_json(const Report& report);
 std::string to_svg(const Report& report);

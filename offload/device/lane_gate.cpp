@@ -11,9 +11,26 @@ LaneGate::LaneGate(int lanes) : free_(lanes), last_callers_(lanes), groups_(lane
   std::iota(free_.rbegin(), free_.rend(), 0);
 }
 
-int LaneGate::acquire(const void* caller, std::uint64_t bytes, Group group) {
+int LaneGate::acquire(const void* caller, std::uint64_t bytes, Group group, Priority priority) {
   const Lock lock(mutex_);
-  return await_turn(waiters_.emplace(waiters_.end(), false, group, caller, bytes));
+  return await_turn(waiters_.emplace(place_of(priority), false, group, caller, bytes, priority));
+}
+
+/// Before those of lower priority at the end, as far as they have not given way too often. No call goes before an
+/// exclusive caller.
+std::list<LaneGate::Waiter>::iterator LaneGate::place_of(Priority priority) {
+  auto place = waiters_.end();
+  for (auto earlier = place; earlier != waiters_.begin();) {
+    --earlier;
+    if (earlier->exclusive || earlier->priority >= priority || earlier->overtaking == kMostOvertaking) {
+      break;
+    }
+    place = earlier;
+  }
+  for (auto later = place; later != waiters_.end(); ++later) {
+    ++later->overtaking;
+  }
+  return place;
 }
 
 int LaneGate::lanes() const {
@@ -39,7 +56,7 @@ void LaneGate::acquire_exclusive(Group group) {
   const auto place = std::find_if(waiters_.begin(), waiters_.end(), [&](const Waiter& waiter) {
     return !waiter.exclusive && !waiter.overtaken && (group == kAll || waiter.group == group);
   });
-  await_turn(waiters_.emplace(place, true, group, nullptr, 0));
+  await_turn(waiters_.emplace(place, true, group, nullptr, 0, Priority::normal));
 }
 
 void LaneGate::release_exclusive(Group group) {

@@ -5,13 +5,15 @@
 #include <vector>
 
 #include <offload/core/mutex.h>
+#include <offload/priority.h>
 
 namespace offload {
 
 /// Admits calls: as many as there are lanes, in the order in which they came, each as soon as the memory that it is
-/// expected to take is free. Now and then somebody takes it exclusively, to replan: this waits for the calls in flight,
-/// and goes before those that wait. Where the gate is of several modules, a *group* is the calls of one of them: who
-/// wants that alone stops no others.
+/// expected to take is free. Those of higher priority go before others, but before none of them more than
+/// kMostOvertaking times. Now and then somebody takes the gate exclusively, to replan: this waits for the calls in
+/// flight, and goes before those that wait. Where the gate is of several modules, a *group* is the calls of one of
+/// them: who wants that alone stops no others.
 ///
 /// It also keeps the account of that memory: what calls in flight have claimed, and what calls have put into their
 /// modules, together at most room(). Any thread may call.
@@ -19,13 +21,15 @@ class LaneGate {
  public:
   using Group = const void*;
   static constexpr Group kAll = nullptr;
+  static constexpr int kMostOvertaking = 16;
 
   explicit LaneGate(int lanes);
 
   /// Waits for a lane, and claims `bytes` for the call. A call that wants more than there is waits until it is the only
   /// one, and claims all. Of the usual lanes that are free, or else of the others, it gets one that the same `caller`
   /// had last; else the one that was released last, since what that has prefetched is then used.
-  int acquire(const void* caller = nullptr, std::uint64_t bytes = 0, Group group = kAll);
+  int acquire(const void* caller = nullptr, std::uint64_t bytes = 0, Group group = kAll,
+              Priority priority = Priority::normal);
 
   int lanes() const;
 
@@ -63,18 +67,21 @@ class LaneGate {
   static constexpr int kExclusive = -2;
 
   struct Waiter {
-    Waiter(bool exclusive_, Group group_, const void* caller_, std::uint64_t bytes_)
-        : exclusive(exclusive_), group(group_), caller(caller_), bytes(bytes_) {}
+    Waiter(bool exclusive_, Group group_, const void* caller_, std::uint64_t bytes_, Priority priority_)
+        : exclusive(exclusive_), group(group_), caller(caller_), bytes(bytes_), priority(priority_) {}
 
     bool exclusive;
     Group group;
     const void* caller;
     std::uint64_t bytes;
+    Priority priority;
     Condition admitted;
     int lane = kNone;       // kExclusive for all of them
-    bool overtaken = false; // and not again
+    bool overtaken = false; // by an exclusive caller, and not again
+    int overtaking = 0;     // calls that have gone before it since their priority is higher
   };
 
+  std::list<Waiter>::iterator place_of(Priority priority) OFFLOAD_REQUIRES(mutex_);
   int await_turn(std::list<Waiter>::iterator waiter) OFFLOAD_REQUIRES(mutex_);
   void admit() OFFLOAD_REQUIRES(mutex_);
   bool is_open(const Waiter& waiter) const OFFLOAD_REQUIRES(mutex_);
@@ -100,8 +107,8 @@ class LaneGate {
 class LaneLock {
  public:
   explicit LaneLock(LaneGate& gate, const void* caller = nullptr, std::uint64_t bytes = 0,
-                    LaneGate::Group group = LaneGate::kAll)
-      : gate_(gate), lane_(gate.acquire(caller, bytes, group)) {}
+                    LaneGate::Group group = LaneGate::kAll, Priority priority = Priority::normal)
+      : gate_(gate), lane_(gate.acquire(caller, bytes, group, priority)) {}
   ~LaneLock() { gate_.release(lane_); }
   LaneLock(const LaneLock&) = delete;
   LaneLock& operator=(const LaneLock&) = delete;

@@ -6,16 +6,27 @@
 
 namespace offload {
 
-/// Bytes that one lane may look ahead: calls of one kind look at the same.
-std::uint64_t Prefetcher::share() const {
-  std::uint64_t kinds = 0;
+/// The part of the ring that calls of one kind get beside others: the most urgent of them counts.
+std::uint64_t Prefetcher::weight_of(const Window& kind) const {
+  Priority most = kind.priority;
+  for (const Window& window : windows_) {
+    most = window.active && window.kind == kind.kind ? std::max(most, window.priority) : most;
+  }
+  return most == Priority::high ? 9 : most == Priority::normal ? 3 : 1;
+}
+
+/// Bytes that a lane with this window may look ahead: calls of one kind look at the same.
+std::uint64_t Prefetcher::share(const Window& of) const {
+  const std::uint64_t own = weight_of(of);
+  std::uint64_t all = own;
   for (auto window = windows_.begin(); window != windows_.end(); ++window) {
     const bool is_new = std::none_of(windows_.begin(), window, [&](const Window& earlier) {
       return earlier.active && earlier.kind == window->kind;
     });
-    kinds += window->active && is_new ? 1 : 0;
+    const bool streams = window->active && !window->empty();
+    all += streams && is_new && window->kind != of.kind ? weight_of(*window) : 0;
   }
-  return slots_.ring().bytes() / std::max<std::uint64_t>(kinds, 1);
+  return slots_.ring().bytes() * own / all;
 }
 
 void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
@@ -43,11 +54,12 @@ void Prefetcher::expect(int lane, std::shared_ptr<const Sequence> sequence, Weig
   }
 }
 
-void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
+void Prefetcher::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module, Priority priority) {
   Window& window = windows_[lane];
   Passes& passes = passes_[module];
   expect(lane, std::move(sequence), module);
   window.active = true;
+  window.priority = priority;
   window.first = window.cursor;
   window.need = 0;
   bool open = true;
@@ -167,7 +179,7 @@ bool Prefetcher::comes_after_others(int lane) const {
 
 ArrivalPtr Prefetcher::awaited(int lane, std::uint64_t bytes) const {
   const bool rests = !windows_[lane].active && !has_others(lane);
-  return shares(lane) && !rests ? under_way_.before(bytes) : nullptr;
+  return shares(lane) && !rests ? under_way_.before(bytes, windows_[lane].kind, share(windows_[lane])) : nullptr;
 }
 
 /// Others bring what it wants if they have not come so far yet.
@@ -209,7 +221,7 @@ bool Prefetcher::drop_farthest_claim(int lane, bool any) {
   const Window& window = windows_[lane];
   Window* longest = nullptr;
   for (Window& other : windows_) {
-    const bool has_more_than_its_share = other.kind != window.kind && other.ahead > share();
+    const bool has_more_than_its_share = other.kind != window.kind && other.ahead > share(other);
     const bool may_go = any || (&other == &window && (window.head > window.cursor || !has_others(lane))) ||
                         !other.active || (other.module == window.module && other.pass > window.pass) ||
                         has_more_than_its_share;
@@ -239,6 +251,12 @@ void Prefetcher::claim_placed(int lane) {
   Window& window = windows_[lane];
   const std::uint64_t from = window.head;
   while (window.head < window.limit() && slots_.has_place(window.next())) {
+    // What an earlier pass has left is worth no more of the ring than this one may fill.
+    const bool is_left_over = had_[window.next()] != window.pass_of_head();
+    if (const std::uint64_t most = share(window);
+        is_left_over && most < slots_.ring().bytes() && window.ahead + slots_.bytes(window.next()) > most) {
+      break;
+    }
     slots_.claim(window.next());
     extend(window);
   }
@@ -292,7 +310,7 @@ bool Prefetcher::claim_batch(Window& window, SlotTable::Transaction& attempt, st
     if (window.part == 0 && window.head % window.sequence->size() == 0) {
       attempt.start_over();
     }
-    const bool over_share = !in_need && window.ahead + slots_.bytes(window.at(window.head)) > share();
+    const bool over_share = !in_need && window.ahead + slots_.bytes(window.at(window.head)) > share(window);
     if (over_share || !claim_rest_of_step(window, attempt)) {
       while (in_need && window.head < window.limit() && claim(window, attempt, {window.next()})) {
       }
@@ -311,7 +329,7 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
     const std::uint64_t wanted = in_need ? 1 : slots_.batch_bytes();
     const std::uint64_t rest = window.total - std::min(window.total, window.ahead);
     if (!in_need && rest > wanted &&
-        ((door_.empty() && slots_.ring().bytes_free() < wanted) || window.ahead + wanted > share())) {
+        ((door_.empty() && slots_.ring().bytes_free() < wanted) || window.ahead + wanted > share(window))) {
       return; // as the attempt would find, step by step
     }
     if (comes_after_others(lane) ||
@@ -327,7 +345,7 @@ void Prefetcher::prefetch(int lane, std::vector<Batch>& out) {
     const bool nothing_left = attempt.bytes() == 0;
     const std::size_t handed_out = out.size();
     attempt.commit(out);
-    note_handed_out(out, handed_out);
+    note_handed_out(lane, out, handed_out);
     note_had(lane, before.head);
     claim_placed_for_all();
     if (nothing_left) {

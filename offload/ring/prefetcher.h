@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <offload/core/batch.h>
+#include <offload/priority.h>
 #include <offload/ring/slot_table.h>
 #include <offload/ring/under_way.h>
 
@@ -30,14 +31,16 @@ namespace offload {
 //        call C begins                                            0 has gone: the next pass, after 9
 //
 // On the host a call is through long before its first weight has arrived, and would leave its pass behind. So while
-// calls share, half the ring is under way, and whoever wants more waits on the host until some of it has arrived. The
-// door is then open for about as long as the link takes for the ring, so that callers whose calls have ended together
-// begin the next pass together. A lane whose pass is its own, as the one before was, never waits.
+// calls share, half the ring is under way, of which each kind of calls has its share, and whoever wants more waits on
+// the host until some of it has arrived. The door is then open for about as long as the link takes for the ring, so
+// that callers whose calls have ended together begin the next pass together. A lane whose pass is its own, as the one
+// before was, never waits.
 //
 // Each module has passes of its own: its calls wait for no pass of another. Calls of other modules, and those that read
 // other weights or in another order, go on beside each other as far as the ring has room for all; each kind of them
-// looks ahead in its share of it. A call that finds no room where no other will bring what it wants has a
-// *need*: until it is met, nothing more is brought ahead for others.
+// looks ahead in its share of it, which is larger the higher its priority. Since copies arrive in the order in which
+// they were asked for, it has the same share of the link. A call that finds no room where no other will bring what it
+// wants has a *need*: until it is met, nothing more is brought ahead for others.
 
 /// Passes that calls were in; each brought what they read over the link, at most once for all of them.
 struct PassCounts {
@@ -55,7 +58,7 @@ class Prefetcher {
 
   /// A call of a module begins on `lane`, which is expected to execute `sequence`. It joins the newest pass of that, if
   /// its door is open. Modules are told apart by the id of their first weight.
-  void begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module);
+  void begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module, Priority priority);
 
   /// It has ended: from now on its lane rests.
   void end(int lane);
@@ -77,8 +80,10 @@ class Prefetcher {
   ArrivalPtr awaited(int lane, std::uint64_t bytes) const;
   void note_arrived(const ArrivalPtr& last) { under_way_.note_arrived(last); }
 
-  /// `batches`, from `first` on, have been handed out.
-  void note_handed_out(const std::vector<Batch>& batches, std::size_t first) { under_way_.add(batches, first); }
+  /// `batches`, from `first` on, have been handed out for `lane`.
+  void note_handed_out(int lane, const std::vector<Batch>& batches, std::size_t first) {
+    under_way_.add(batches, first, windows_[lane].kind);
+  }
 
   /// True when other lanes are in a call, for which `lane` may have to wait.
   bool has_others(int lane) const;
@@ -127,9 +132,10 @@ class Prefetcher {
     std::uint64_t ahead = 0;  // bytes of all that is claimed
     std::uint64_t total = 0;  // bytes of all steps of the sequence
     std::size_t kind = 0;     // equal for equal sequences
-    bool active = false;      // in a call
-    std::uint64_t first = 0;  // step of the call, since `expect`
-    std::uint64_t pass = 0;   // of the call, among those of its module
+    Priority priority = Priority::normal;
+    bool active = false;     // in a call
+    std::uint64_t first = 0; // step of the call, since `expect`
+    std::uint64_t pass = 0;  // of the call, among those of its module
     WeightId module = 0;
     std::uint64_t need = 0; // for room: lower ones came before; 0 when there is none
 
@@ -166,7 +172,8 @@ class Prefetcher {
   bool is_behind(const Window& window) const;
   void extend(Window& window);
   void drop_last_claim(Window& window);
-  std::uint64_t share() const;
+  std::uint64_t weight_of(const Window& kind) const;
+  std::uint64_t share(const Window& of) const;
 
   SlotTable& slots_;
   std::vector<Window> windows_;    // by lane

@@ -30,8 +30,9 @@ void Scheduler::prefetch(int lane, std::vector<Batch>& out) {
   }
 }
 
-void Scheduler::begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module) {
-  prefetcher_.begin(lane, std::move(sequence), module);
+void Scheduler::begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module,
+                      Priority priority) {
+  prefetcher_.begin(lane, std::move(sequence), module, priority);
   lanes_[lane].in_call = true;
   prefetch(lane, out);
 }
@@ -100,7 +101,7 @@ Scheduler::Outcome Scheduler::lease(int lane, const Step& step, std::vector<Batc
   }
   const std::size_t handed_out = out.size();
   transaction.commit(out);
-  prefetcher_.note_handed_out(out, handed_out);
+  prefetcher_.note_handed_out(lane, out, handed_out);
   misses_ += missing.size() + slots_.refetch(step, out);
   return Outcome::leased;
 }

@@ -26,7 +26,8 @@ class Scheduler {
 
   /// A call on `lane`, which is expected to execute `sequence`, begins or ends; or will be the next one there. What is
   /// brought for it ahead of its use is appended to `out`. See Prefetcher.
-  void begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module = 0);
+  void begin(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module = 0,
+             Priority priority = Priority::normal);
   void end(int lane, std::vector<Batch>& out);
   void expect(int lane, std::shared_ptr<const Sequence> sequence, std::vector<Batch>& out, WeightId module = 0);
 

@@ -110,13 +110,13 @@ void Streamer::issue() {
   released_.notify_all();
 }
 
-void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
+void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module, Priority priority) {
   const Lock lock(mutex_);
   check();
   calls_[lane] = {};
   change([&]() OFFLOAD_REQUIRES(mutex_) {
     const PassCounts before = scheduler_.passes();
-    scheduler_.begin(lane, std::move(sequence), batches_, module);
+    scheduler_.begin(lane, std::move(sequence), batches_, module, priority);
     calls_[lane].counts.passes = {scheduler_.passes().passes - before.passes, scheduler_.passes().calls - before.calls};
   });
   check();
@@ -135,11 +135,15 @@ void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence, Weight
   change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.expect(lane, std::move(sequence), batches_, module); });
 }
 
-/// Until the copies that `step` comes after have arrived: one lane for all, who then look again.
-void Streamer::await_copies(int lane, const Step& step) {
+/// Until the copies that `step` comes after have arrived: one lane for all who wait for the same ones, and then look
+/// again. False when another does that.
+bool Streamer::await_copies(int lane, const Step& step) {
   const ArrivalPtr last = scheduler_.awaited(lane, step);
-  awaiting_ = true;
+  if (last && std::find(awaited_.begin(), awaited_.end(), last) != awaited_.end()) {
+    return false;
+  }
   if (last) {
+    awaited_.push_back(last);
     const Unlock unlocked(mutex_);
     last->await_issued();
     try {
@@ -149,9 +153,10 @@ void Streamer::await_copies(int lane, const Step& step) {
     } catch (const std::exception&) { // the next command tells; a device that is gone brings nothing
     }
   }
-  awaiting_ = false;
+  awaited_.erase(std::remove(awaited_.begin(), awaited_.end(), last), awaited_.end());
   change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.arrive(lane, last, batches_); });
   released_.notify_all();
+  return true;
 }
 
 void Streamer::refuse(const Step& step) const {
@@ -201,8 +206,7 @@ void Streamer::acquire(int lane, const Step& step) {
       if (outcome == Scheduler::Outcome::refused) {
         refuse(step);
       }
-      if (outcome == Scheduler::Outcome::waits_for_copies && !awaiting_) {
-        await_copies(lane, step);
+      if (outcome == Scheduler::Outcome::waits_for_copies && await_copies(lane, step)) {
         continue;
       }
       const auto begin = std::chrono::steady_clock::now();

@@ -59,7 +59,8 @@ class Streamer {
 
   /// Announces a call that is expected to execute `sequence`, and starts to prefetch it. Calls of a module share
   /// passes: the first of its weights says which it is.
-  void begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module = 0);
+  void begin(int lane, std::shared_ptr<const Sequence> sequence, WeightId module = 0,
+             Priority priority = Priority::normal);
 
   /// Ends the call, and returns what it was.
   ExecutedCall end(int lane);
@@ -98,7 +99,7 @@ class Streamer {
   template <typename Change>
   bool change(Change change) OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
-  void await_copies(int lane, const Step& step) OFFLOAD_REQUIRES(mutex_);
+  bool await_copies(int lane, const Step& step) OFFLOAD_REQUIRES(mutex_);
   [[noreturn]] void refuse(const Step& step) const OFFLOAD_REQUIRES(mutex_);
   void wait_arrived(int lane, const Step& step, const std::vector<ArrivalPtr>& arrivals);
   void check() const OFFLOAD_REQUIRES(mutex_);
@@ -111,7 +112,7 @@ class Streamer {
   std::vector<ExecutedCall> calls_ OFFLOAD_GUARDED_BY(mutex_); // by lane
   std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);      // that the store has not been given yet, in their order
   bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;            // a thread gives them to it, for all
-  bool awaiting_ OFFLOAD_GUARDED_BY(mutex_) = false;           // a lane waits for copies to arrive
+  std::vector<ArrivalPtr> awaited_ OFFLOAD_GUARDED_BY(mutex_); // each by one lane, for all who wait for it
   bool stopped_ OFFLOAD_GUARDED_BY(mutex_) = false;
   Broken broken_ OFFLOAD_GUARDED_BY(mutex_);
   StreamerCounts ended_ OFFLOAD_GUARDED_BY(mutex_); // the sum of calls that have

@@ -140,7 +140,7 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
       restart.emplace(arguments, std::move(state), generators_);
     }
     const WeightLender::Scope scope(engine_.lender(), streamer, lane, how.trace, [&] { return call->must_stop(); });
-    streamer->begin(lane, how.expected, engine_.first_in_ring());
+    streamer->begin(lane, how.expected, engine_.first_in_ring(), how.priority);
     try {
       made.output = detach_outputs(*call, lowered.run(request.stack, gradients), arguments, boundary);
     } catch (...) {

@@ -12,6 +12,7 @@
 
 #include <offload/device/lanes.h>
 #include <offload/graph/program.h>
+#include <offload/priority.h>
 #include <offload/runtime/arguments.h>
 #include <offload/runtime/engine.h>
 #include <offload/runtime/placed_module.h>
@@ -76,6 +77,7 @@ class Executor {
     Lanes::Overflow overflow = Lanes::Overflow::stop; ///< when it wants more memory than it may have
     bool is_known_to_fit = false;             ///< calls like it have been made: what it may write need not be put back
     std::vector<LeasedStep>* trace = nullptr; ///< for a call that is measured: gets its steps
+    Priority priority = PriorityGuard::current();
   };
 
   /// Throws what the call raised. What the model raised itself comes as the model raised it.

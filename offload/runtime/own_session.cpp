@@ -102,7 +102,8 @@ std::optional<c10::IValue> OwnSession::call_in_turn(const Request& request, std:
   for (const bool takes_all : {false, true}) {
     const auto came = std::chrono::steady_clock::now();
     const LaneLock held(gate(), lanes().callers_stream(),
-                        takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape));
+                        takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape), LaneGate::kAll,
+                        PriorityGuard::current());
     state_.record_turn(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - came).count());
     const std::uint64_t room = gate().room();
     if (state_.readiness() == Readiness::placed && has_lost_places()) {

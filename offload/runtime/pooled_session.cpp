@@ -146,7 +146,8 @@ c10::IValue PooledSession::call(const Request& request) {
   for (const bool takes_all : {false, true}) {
     const auto came = std::chrono::steady_clock::now();
     const LaneLock held(gate(), lanes().callers_stream(),
-                        takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape), this);
+                        takes_all ? ~std::uint64_t{0} : state_.expected_memory(request.shape), this,
+                        PriorityGuard::current());
     state_.record_turn(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - came).count());
     if (has_lost_places()) {
       break;
