@@ -18,7 +18,8 @@ OFFLOAD_API MachineProfile measure_machine(c10::Device device);
 OFFLOAD_API double measure_file_reads(const std::string& folder);
 
 /// All costs of this machine, those of files too, from the cache of this user: the folder torch-offload/ in
-/// $XDG_CACHE_HOME or ~/.cache, which nobody else may enter. What is not there is measured and kept. That the cache can
+/// $XDG_CACHE_HOME or ~/.cache, which nobody else may enter. There it is kept by device, slot, driver, LibTorch and
+/// version of this library. What is not there, or can not be read, is measured and kept. That the cache can
 /// not be written is no error. Where neither XDG_CACHE_HOME nor HOME is set there is no cache: each load measures, and
 /// files count as giving 1000 bytes per microsecond.
 OFFLOAD_API MachineProfile machine_profile(c10::Device device);

@@ -18,6 +18,11 @@ OFFLOAD_API c10::Device device_of(const Options& options);
 /// allocated, and shapes and branches are not known: times are those of the weights alone, and both sides of a branch
 /// count. Example calls are made on the device, with a ring of 128 MiB at most. The module is left as it was. `machine`
 /// has the costs of a machine that is not here. The budget may be above what this one has. Throws as load() does.
+///
+/// Where `machine` has a GPU (MachineProfile::device_memory_bytes), the budget is of its memory: by default all but
+/// what a process takes before any model, and 512 MiB. More than there is throws InputError. Host memory is what is
+/// free here, or `host_budget`. On a machine without a GPU example calls are made on the host, and show all but what
+/// activations take: a default stands for that.
 OFFLOAD_API Placement preview(torch::jit::Module module, const Options& options,
                               const std::optional<MachineProfile>& machine = std::nullopt);
 

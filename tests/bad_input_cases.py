@@ -212,7 +212,9 @@ OPTIONS = [
 ]
 
 PLAN = [
-    ("no_such.json", "no_such.json", "can not be opened"),
+    ("no_such.json", "no_such.json", "no such file", "rtx4090", "gtx1060-w2133", "h200"),
+    ("RTX4090", "'RTX4090'", "rtx4090"),
+    ("rtx9090", "'rtx9090'", "rtx4090"),
     ("''", "--machine"),
     ("folder.pt", "folder.pt", "JSON object"),
     ("straight.pt", "straight.pt", "JSON object"),
@@ -222,7 +224,12 @@ PLAN = [
     ("deep.json", "deep.json", "JSON object", "bench --profile"),
     ("bytes.json", "bytes.json", "JSON object", "bench --profile"),
     ("overflow.json", "overflow.json"),
-    ("empty.json", "empty.json", "'link_bytes_per_us' is missing"),
+    ("empty.json", "empty.json", "no 'version'", "reads 2", "bench --profile"),
+    ("older.json", "older.json", "no 'version'", "reads 2", "bench --profile"),
+    ("later.json", "later.json", "'version' is 3", "reads 2", "bench --profile"),
+    ("rtx4090.json", "rtx4090.json", "no 'version'"),
+    ("memory.json", "memory.json", "'device_memory_bytes' must be"),
+    ("nothing_but_version.json", "nothing_but_version.json", "'link_bytes_per_us' is missing"),
     ("missing.json", "missing.json", "'link_bytes_per_us' is missing"),
     ("negative.json", "negative.json", "'copy_overhead_us' must be a positive number"),
     ("zero.json", "zero.json", "'memory_bytes_per_us' must be a positive number"),
@@ -231,6 +238,9 @@ PLAN = [
     ("unknown.json", "unknown.json", "unknown key 'colour'"),
     ("name.json", "name.json", "'name' must be text"),
     ("good.json --machine good.json", "--machine"),
+    ("rtx4090 --vram 24GiB", "--vram 24 GiB", "25769803776", "23.5 GiB", "NVIDIA GeForce RTX 4090"),
+    ("gpu.json --vram 4294967297", "--vram", "4294967297", "4294967296", "device memory"),
+    ("rtx4090 --vram 1KiB", "--vram 1 KiB", "the smallest that works is"),
 ]
 
 RUN = [
@@ -354,6 +364,10 @@ GOOD = [
     ("plan", "straight.pt --device cpu"),
     ("plan", f"straight.pt {CPU} --vram {{smallest}} --format json"),
     ("plan", f"straight.pt {CPU} --machine good.json --callers 8"),
+    ("plan", "--machines"), ("plan", "--machines --format json"),
+    ("plan", "straight.pt --device cpu --machine rtx4090"),
+    ("plan", f"straight.pt {CPU} --machine rtx4090-x8 --callers 4 --format json"),
+    ("plan", f"straight.pt {CPU} --machine gpu.json --vram 4GiB"),
     ("plan", f"noforward.pt --device cpu --method encode {X}"),
     ("plan", "straight.pt --device cpu --input 'float32[0,128]'"),
     ("run", f"straight.pt {CPU} --vram {{smallest}} --check"),

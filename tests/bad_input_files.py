@@ -109,6 +109,7 @@ def npy():
 PROFILE = {key: 1000.0 for key in ("link_bytes_per_us", "copy_overhead_us", "host_copy_bytes_per_us", "file_bytes_per_us",
                                    "memory_bytes_per_us", "fp64_flops_per_us", "fp32_flops_per_us",
                                    "half_flops_per_us", "node_overhead_us")}
+PROFILE.update(version=2, device_memory_bytes=0)
 CUTS = (1, 3, 4, 30, 64, 1000, -1000, -100, -22, -1)
 
 
@@ -242,6 +243,12 @@ def make_other_files():
         "list": [PROFILE],
         "number": 3,
         "empty": {},
+        "nothing_but_version": {"version": 2},
+        "older": {key: PROFILE[key] for key in PROFILE if key not in ("version", "device_memory_bytes")},
+        "later": {**PROFILE, "version": 3, "colour": 1},
+        "memory": {**PROFILE, "device_memory_bytes": "24GiB"},
+        "gpu": {**PROFILE, "device_memory_bytes": 4 << 30},
+        "rtx4090": {},
     }.items():
         write(f"{name}.json", json.dumps(value))
     write("garbage.json", "{link: fast")

@@ -8,7 +8,7 @@
 namespace offload {
 namespace {
 
-MachineProfile profile() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5}; }
+MachineProfile profile() { return {"a machine", 24000, 10, 12000, 2000, 1e6, 1e6, 3e7, 1e8, 4.5, 24ULL << 30}; }
 
 nlohmann::json json() { return nlohmann::json::parse(to_json(profile())); }
 
@@ -59,6 +59,37 @@ TEST(Profile, NamesAValueThatIsNotAPositiveNumber) {
     auto changed = json();
     changed["fp32_flops_per_us"] = value;
     expect_refused(changed, "fp32_flops_per_us");
+  }
+}
+
+TEST(Profile, OfAHostHasNoDeviceMemory) {
+  MachineProfile host = profile();
+  host.device_memory_bytes = 0;
+  EXPECT_EQ(profile_from_json(to_json(host)).device_memory_bytes, 0U);
+}
+
+TEST(Profile, RefusesDeviceMemoryThatIsNoNumberOfBytes) {
+  for (const auto& value : {nlohmann::json(-1), nlohmann::json(0.5), nlohmann::json("24GiB"), nlohmann::json(nullptr),
+                            nlohmann::json(true)}) {
+    auto changed = json();
+    changed["device_memory_bytes"] = value;
+    expect_refused(changed, "device_memory_bytes");
+  }
+}
+
+TEST(Profile, OfAnotherVersionIsToBeMeasuredAgain) {
+  auto changed = json();
+  changed.erase("version");
+  const std::string without = refusal_of_profile(changed.dump());
+  EXPECT_NE(without.find("it has no 'version', and this library reads 2: measure it again with `bench --profile`"),
+            std::string::npos)
+      << without;
+  for (const auto& version : {nlohmann::json(1), nlohmann::json(3), nlohmann::json("2"), nlohmann::json(nullptr)}) {
+    changed["version"] = version;
+    changed["whatever_comes"] = 1; // its keys may be others
+    const std::string why = refusal_of_profile(changed.dump());
+    EXPECT_NE(why.find("'version' is " + version.dump()), std::string::npos) << why;
+    EXPECT_NE(why.find("bench --profile"), std::string::npos) << why;
   }
 }
 

@@ -4,31 +4,9 @@
 #include <offload/module.h>
 #include <offload/preview.h>
 #include <tools/calls.h>
+#include <tools/machines.h>
 
-#include <fstream>
 #include <iostream>
-#include <sstream>
-
-namespace {
-
-std::optional<offload::MachineProfile> read_machine(const std::string& path) {
-  if (path.empty()) {
-    return std::nullopt;
-  }
-  std::ifstream file(path);
-  if (!file) {
-    throw offload::InputError("--machine " + path + ": can not be opened");
-  }
-  std::stringstream text;
-  text << file.rdbuf();
-  try {
-    return offload::profile_from_json(text.str());
-  } catch (const offload::InputError& error) {
-    throw offload::InputError("--machine " + path + ": " + error.what());
-  }
-}
-
-} // namespace
 
 int main(int argc, char** argv) {
   CLI::App app{"Prints the placement of a TorchScript model under a budget, and the predicted time of a call."};
@@ -38,11 +16,13 @@ int main(int argc, char** argv) {
   int callers = 1;
   app.add_option("--callers", callers, "callers at the same time, each of which makes one call after the other")
       ->check(CLI::Range(1, 64));
-  app.add_option("--machine", machine, "profile of another machine, as `bench --profile` prints it");
+  app.add_option("--machine", machine,
+                 "another machine: a name that --machines lists, or a file as `bench --profile` prints it");
+  offload::tools::add_machines_flag(app, arguments.format);
   return offload::tools::run_command(app, argc, argv, [&] {
     offload::Options options = arguments.options();
     options.concurrency = callers;
-    const auto profile = read_machine(machine);
+    const auto profile = machine.empty() ? std::nullopt : std::optional(offload::tools::find_machine(machine));
     arguments.load_libraries();
     torch::jit::Module module = offload::read_archive(arguments.model, offload::Weights::on_file);
     if (app.count("--method") > 0) {

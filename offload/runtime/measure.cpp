@@ -8,8 +8,10 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/StringUtil.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <torch/headeronly/version.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -40,6 +42,7 @@
 #include <offload/feed/stores.h>
 #include <offload/io/file_reader.h>
 #include <offload/tensor/plain_modes.h>
+#include <offload/version.h>
 
 namespace offload {
 
@@ -118,6 +121,7 @@ MachineProfile measure_here(c10::Device device) {
   const bool cuda = device.is_cuda();
   MachineProfile profile;
   profile.name = cuda ? at::cuda::getCurrentDeviceProperties()->name : processor_name();
+  profile.device_memory_bytes = cuda ? at::cuda::getCurrentDeviceProperties()->totalGlobalMem : 0;
   constexpr std::uint64_t kLarge = 64_MiB;
   constexpr std::uint64_t kSmall = 1_MiB;
   HostMemory pinned(kLarge);
@@ -212,6 +216,20 @@ fs::path cache_folder() {
   return folder;
 }
 
+/// What a measured profile holds for: a GPU in its slot, whose link may be narrower than that of another of the same
+/// name, with a driver and libraries that multiply matrices as fast as they do.
+std::string describe_measured(c10::Device device) {
+  std::string text = processor_name();
+  if (device.is_cuda()) {
+    const cudaDeviceProp* const gpu = at::cuda::getDeviceProperties(device.index());
+    int driver = 0;
+    check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    text = c10::str(gpu->name, " at ", gpu->pciDomainID, ":", gpu->pciBusID, ":", gpu->pciDeviceID, " driver ", driver);
+  }
+  return c10::str(text, " torch ", TORCH_VERSION_MAJOR, ".", TORCH_VERSION_MINOR, ".", TORCH_VERSION_PATCH, " offload ",
+                  OFFLOAD_VERSION_MAJOR, ".", OFFLOAD_VERSION_MINOR, ".", OFFLOAD_VERSION_PATCH);
+}
+
 } // namespace
 
 void prepare_device(c10::Device device) {
@@ -300,7 +318,7 @@ MachineProfile machine_profile(c10::Device device) {
     profile.file_bytes_per_us = kUnknownFileRate;
     return profile;
   }
-  std::string name = device.is_cuda() ? at::cuda::getDeviceProperties(device.index())->name : processor_name();
+  std::string name = describe_measured(device);
   std::replace_if(name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '-');
   const fs::path file = folder / (name + ".json");
   if (std::ifstream stored(file); stored) {

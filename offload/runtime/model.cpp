@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include <offload/bytes.h>
 #include <offload/core/host_limits.h>
 #include <offload/device/cuda_calls.h>
 #include <offload/error.h>
@@ -72,6 +73,16 @@ void require_usable(const Options& options) {
   }
 }
 
+/// A machine that is not here has what its profile says, and no more.
+void require_room_elsewhere(const Options& options, const MachineProfile& machine) {
+  const std::uint64_t wanted = options.vram_budget.value_or(0);
+  if (machine.device_memory_bytes > 0 && wanted > machine.device_memory_bytes) {
+    throw InputError("vram_budget " + format_bytes(wanted) + " (" + std::to_string(wanted) +
+                     " bytes) is more than the " + format_bytes(machine.device_memory_bytes) + " (" +
+                     std::to_string(machine.device_memory_bytes) + " bytes) of device memory of " + machine.name);
+  }
+}
+
 /// What there is, what always stays on the device, and where the rest lies on the host.
 void list_weights(Model& model, const Options& options, Promise& host_promise) {
   WeightTable table;
@@ -92,7 +103,7 @@ void list_weights(Model& model, const Options& options, Promise& host_promise) {
                        .begin = weight.begin + (in_file ? in_file->offset : 0),
                        .true_bytes = weight.bytes(),
                        .is_in_file = in_file != nullptr,
-                       .can_stay_in_module = model.device.is_cpu() && can_stay_in_module(weight, table.back().bytes),
+                       .can_stay_in_module = !model.is_for_gpu() && can_stay_in_module(weight, table.back().bytes),
                        .has_rows_looked_up = has_rows(model.program.uses[id])});
   }
   for (const c10::IValue& holder : model.program.holders) {
@@ -102,17 +113,17 @@ void list_weights(Model& model, const Options& options, Promise& host_promise) {
       }
     });
   }
-  model.fixed = align_up(model.ranges_bytes, granularity(model.device));
+  model.fixed = align_up(model.ranges_bytes, granularity(model));
   for (const OtherTensor& other : model.program.weights.others) {
-    model.fixed += align_up(other.bytes(), granularity(model.device));
+    model.fixed += align_up(other.bytes(), granularity(model));
   }
   const auto by_use = order_of_use(model.static_steps(first_planned_method(model.program, options)), table.size());
   host_promise.set_by([&](std::uint64_t outstanding) {
     const std::uint64_t available = available_host_bytes();
     model.host = lay_out_host(on_host, by_use,
-                              {model.device.is_cpu(), options.host_budget, options.pinned_budget,
+                              {!model.is_for_gpu(), options.host_budget, options.pinned_budget,
                                available - std::min(available, outstanding)});
-    return model.host.wanted();
+    return model.elsewhere ? 0 : model.host.wanted();
   });
   for (WeightId id = 0; id < table.size(); ++id) {
     table[id].source = model.host.sources[id];
@@ -148,6 +159,10 @@ Model examine(const torch::jit::Module& module, const Options& options, const st
     require_cuda();
   }
   require_usable(options);
+  if (machine) {
+    require_room_elsewhere(options, *machine);
+    model.elsewhere = machine->device_memory_bytes > 0;
+  }
   {
     const PlainModes plain;
     model.program =

@@ -22,6 +22,7 @@ namespace offload {
 /// A module with all that is known of it before it is called.
 struct Model {
   c10::Device device = c10::kCPU;
+  bool elsewhere = false; ///< planned for the GPU of `machine`, which is not here: see preview()
   Program program;
   int lanes = 1;   ///< the most calls in flight
   int callers = 1; ///< at the same time, that are planned for until calls show how many there are
@@ -33,6 +34,7 @@ struct Model {
   std::uint64_t ranges_bytes = 0;   ///< of what always stays on the device: ranges of bytes
   std::uint64_t fixed = 0;          ///< all of it, in the units that the device gives out
 
+  bool is_for_gpu() const { return elsewhere || device.is_cuda(); }
   std::size_t count() const { return weights->size(); }
   const WeightEntry& weight(WeightId id) const { return (*weights)[id]; }
 
@@ -44,6 +46,7 @@ struct Model {
 
 /// The unit in which `device` gives out memory.
 inline std::uint64_t granularity(c10::Device device) { return device.is_cuda() ? kDeviceGranularity : 512; }
+inline std::uint64_t granularity(const Model& model) { return model.is_for_gpu() ? kDeviceGranularity : 512; }
 
 /// The method that plans are made for until calls have shown another.
 std::string first_planned_method(const Program& program, const Options& options);

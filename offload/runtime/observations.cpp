@@ -35,8 +35,8 @@ DeviceBudget Observations::divide(std::uint64_t vram, int lanes) const {
   budget.fixed = model_->fixed;
   budget.least_ring = least_ring_;
   budget.lanes = lanes;
-  budget.unit = granularity(model_->device);
-  if (model_->device.is_cuda()) {
+  budget.unit = granularity(*model_);
+  if (model_->is_for_gpu()) {
     budget.call = activations.empty() ? kAssumed : activations.largest();
     budget.state = state_;
     budget.calls_differ = activations.differ();

@@ -35,6 +35,10 @@ class Observations {
   /// By method, the steps that were seen last.
   const std::map<std::string, std::vector<LeasedStep>>& measured() const { return measured_; }
 
+  /// Whether calls have shown what they take of the device. On a host that stands in for the GPU of another machine
+  /// they show their steps only.
+  bool has_measured_memory() const { return !measured_.empty() && (!model_->elsewhere || !activations.empty()); }
+
   /// What is planned for, and what calls may need too.
   Pass pass() const;
 

@@ -18,7 +18,7 @@ OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
     prepare_device(model_.device); // what a run would take of the device, the plan names
   }
   choose_budget(options);
-  state_.set_outside(outside_bytes(model_.device));
+  state_.set_outside(outside());
   const std::uint64_t vram = state_.given().vram;
   const DeviceBudget known = state_.budget();
   if (options.example_calls.empty() ||
@@ -27,7 +27,9 @@ OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
   }
   Displaced displaced;
   try {
-    if (purpose == Purpose::run || !options.example_calls.empty()) {
+    if (model_.elsewhere && model_.device.is_cpu() && !options.example_calls.empty()) {
+      record_steps_on_host(module, options);
+    } else if (purpose == Purpose::run || !options.example_calls.empty()) {
       transport_ = std::make_shared<Transport>(model_.device, model_.lanes, model_.host.staging);
       adopted_ = adopt_weights(model_, *transport_, owner, options.progress, displaced);
       for (const ExampleCall& call : options.example_calls) {
@@ -57,9 +59,37 @@ OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
   }
 }
 
+/// A GPU that is not here makes no call, but the host does: what it leases and multiplies is the same. It has a machine
+/// without a GPU and the smallest budget, since nothing that it shows depends on what stays.
+void OwnSession::record_steps_on_host(const torch::jit::Module& module, const Options& options) {
+  MachineProfile host = model_.machine;
+  host.device_memory_bytes = 0;
+  Options smallest = options;
+  smallest.vram_budget = state_.budget().minimum();
+  const OwnSession calls(module, smallest, host, Purpose::plan, Owner::shared);
+  const Observations seen = calls.state_.observations();
+  for (const auto& [method, steps] : seen.measured()) {
+    state_.record_steps(method, steps);
+  }
+}
+
+/// Bytes of the device in no budget.
+std::uint64_t OwnSession::outside() const {
+  return model_.elsewhere ? kContextElsewhere : outside_bytes(model_.device);
+}
+
 /// By default what is free and promised to nobody, less some for others; but what is free as far as the smallest
-/// budget.
+/// budget. Of a machine that is not here, all is free but what a process takes.
 void OwnSession::choose_budget(const Options& options) {
+  const auto by_default = [this](std::uint64_t free) {
+    return std::max(left_of(free, kMargin), std::min(free, state_.budget().minimum()));
+  };
+  if (model_.elsewhere) {
+    const std::uint64_t free = left_of(model_.machine.device_memory_bytes, kContextElsewhere);
+    state_.give(options.vram_budget ? GivenBudget{*options.vram_budget, std::nullopt}
+                                    : GivenBudget{by_default(free), free});
+    return;
+  }
   if (!options.vram_budget && model_.device.is_cuda()) {
     prepare_device(model_.device);                 // before others are kept from taking memory
     c10::cuda::CUDACachingAllocator::emptyCache(); // it gives back what is asked for in vain: it counts as free
@@ -73,7 +103,7 @@ void OwnSession::choose_budget(const Options& options) {
       const std::uint64_t in_module =
           model_.host.in_module + (model_.device.is_cpu() && !model_.file ? model_.fixed : 0);
       given.free = in_module + left_of(free_bytes(model_.device), outstanding);
-      given.vram = std::max(left_of(*given.free, kMargin), std::min(*given.free, state_.budget().minimum()));
+      given.vram = by_default(*given.free);
     }
     state_.give(given);
     return state_.promised_bytes(all_resident(*model_.weights), 1);

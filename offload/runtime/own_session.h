@@ -40,6 +40,8 @@ class OwnSession final : public Session {
   void place(const Residency& residency, PlacedModule::Leased leased);
   void clear();
   void choose_budget(const Options& options);
+  void record_steps_on_host(const torch::jit::Module& module, const Options& options);
+  std::uint64_t outside() const;
   void replan();
 
   Promise device_promise_;

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include <offload/error.h>
-#include <offload/runtime/outside_bytes.h>
 #include <offload/runtime/own_session.h>
 
 namespace offload {
@@ -86,7 +85,7 @@ void OwnSession::replan() {
     record_peak();
   }
   device_promise_.set(promised);
-  state_.set_outside(outside_bytes(model_.device));
+  state_.set_outside(outside());
   state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
 }
 

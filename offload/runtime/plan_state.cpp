@@ -17,12 +17,12 @@ struct PlanSnapshot {
 
 /// What weights, ring and calls take on the device.
 std::uint64_t planned_bytes(const Model& model, const Residency& residency, const DeviceBudget& budget) {
-  return model.fixed + align_up(bytes_of(residency), granularity(model.device)) + budget.reserve();
+  return model.fixed + align_up(bytes_of(residency), granularity(model)) + budget.reserve();
 }
 
 Placement describe(const Model& model, const PlanSnapshot& snapshot) {
   Placement placement;
-  placement.device = model.device.str();
+  placement.device = model.elsewhere ? "cuda:0" : model.device.str();
   placement.machine = model.machine.name;
   placement.rewritten = model.program.rewritten;
   placement.unseen = model.program.unseen;
@@ -101,7 +101,7 @@ void PlanState::require_minimum(std::uint64_t vram) const {
   const std::uint64_t for_calls = budget.least_reserve();
   const std::uint64_t assumed = observed_.activations.empty() ? for_calls : 0;
   if (vram + assumed < least) {
-    const bool is_known = !observed_.measured().empty() && for_calls > 0;
+    const bool is_known = observed_.has_measured_memory() && for_calls > 0;
     throw BudgetError((is_known ? "activations and workspaces take " + format_bytes(for_calls) + ": " : "") +
                           describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
                           " bytes",
@@ -111,6 +111,9 @@ void PlanState::require_minimum(std::uint64_t vram) const {
 
 std::uint64_t PlanState::promised_bytes(const Residency& residency, int lanes) const {
   const std::lock_guard lock(mutex_);
+  if (model_.elsewhere) {
+    return 0;
+  }
   if (model_.device.is_cuda() && !given_.free) {
     return given_.vram;
   }
@@ -185,7 +188,7 @@ Placement PlanState::placement() const {
   std::shared_ptr<const Placement> known = placement_;
   if (!known) {
     const PlanSnapshot snapshot{observed_.divide(given_.vram, plan_.callers.lanes), plan_,
-                                !observed_.measured().empty(), outside_};
+                                observed_.has_measured_memory(), outside_};
     const std::uint64_t changes = changes_;
     lock.unlock();
     known = std::make_shared<const Placement>(describe(model_, snapshot));

@@ -59,7 +59,7 @@ class PlanState {
 
   /// What others must not count as free. On a GPU calls may take all of a budget that was given; of what is free by
   /// default they count with what it takes as planned. On the host, what stays has its memory, and what is resident and
-  /// lies in memory is used there.
+  /// lies in memory is used there. A plan for another machine takes nothing here.
   std::uint64_t promised_bytes(const Residency& residency, int lanes) const;
 
   Readiness readiness() const {
