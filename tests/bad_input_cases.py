@@ -3,6 +3,7 @@
 import torch
 
 from bad_input_files import CUTS
+from bad_machine_cases import GOOD_MACHINES, MACHINES
 
 X = "--input 'float32[2,128]'"
 CPU = f"--device cpu {X}"
@@ -211,38 +212,6 @@ OPTIONS = [
     (f"straight.pt {CPU} --library", "--library", "missing"),
 ]
 
-PLAN = [
-    ("no_such.json", "no_such.json", "no such file", "rtx4090", "gtx1060-w2133", "h200"),
-    ("RTX4090", "'RTX4090'", "rtx4090"),
-    ("rtx9090", "'rtx9090'", "rtx4090"),
-    ("''", "--machine"),
-    ("folder.pt", "folder.pt", "JSON object"),
-    ("straight.pt", "straight.pt", "JSON object"),
-    ("garbage.json", "garbage.json", "JSON object", "bench --profile"),
-    ("nothing.json", "nothing.json", "JSON object", "bench --profile"),
-    ("list.json", "list.json", "JSON object", "bench --profile"),
-    ("deep.json", "deep.json", "JSON object", "bench --profile"),
-    ("bytes.json", "bytes.json", "JSON object", "bench --profile"),
-    ("overflow.json", "overflow.json"),
-    ("empty.json", "empty.json", "no 'version'", "reads 2", "bench --profile"),
-    ("older.json", "older.json", "no 'version'", "reads 2", "bench --profile"),
-    ("later.json", "later.json", "'version' is 3", "reads 2", "bench --profile"),
-    ("rtx4090.json", "rtx4090.json", "no 'version'"),
-    ("memory.json", "memory.json", "'device_memory_bytes' must be"),
-    ("nothing_but_version.json", "nothing_but_version.json", "'link_bytes_per_us' is missing"),
-    ("missing.json", "missing.json", "'link_bytes_per_us' is missing"),
-    ("negative.json", "negative.json", "'copy_overhead_us' must be a positive number"),
-    ("zero.json", "zero.json", "'memory_bytes_per_us' must be a positive number"),
-    ("huge.json", "huge.json", "'memory_bytes_per_us' must be"),
-    ("quoted.json", "quoted.json", "'fp32_flops_per_us' must be a positive number"),
-    ("unknown.json", "unknown.json", "unknown key 'colour'"),
-    ("name.json", "name.json", "'name' must be text"),
-    ("good.json --machine good.json", "--machine"),
-    ("rtx4090 --vram 24GiB", "--vram 24 GiB", "25769803776", "23.5 GiB", "NVIDIA GeForce RTX 4090"),
-    ("gpu.json --vram 4294967297", "--vram", "4294967297", "4294967296", "device memory"),
-    ("rtx4090 --vram 1KiB", "--vram 1 KiB", "the smallest that works is"),
-]
-
 RUN = [
     (f"straight.pt {CPU} --calls 0", "--calls", "0", "1"),
     (f"straight.pt {CPU} --calls -1", "--calls", "-1"),
@@ -363,11 +332,6 @@ GOOD = [
     ("make_model", "stack --help"),
     ("plan", "straight.pt --device cpu"),
     ("plan", f"straight.pt {CPU} --vram {{smallest}} --format json"),
-    ("plan", f"straight.pt {CPU} --machine good.json --callers 8"),
-    ("plan", "--machines"), ("plan", "--machines --format json"),
-    ("plan", "straight.pt --device cpu --machine rtx4090"),
-    ("plan", f"straight.pt {CPU} --machine rtx4090-x8 --callers 4 --format json"),
-    ("plan", f"straight.pt {CPU} --machine gpu.json --vram 4GiB"),
     ("plan", f"noforward.pt --device cpu --method encode {X}"),
     ("plan", "straight.pt --device cpu --input 'float32[0,128]'"),
     ("run", f"straight.pt {CPU} --vram {{smallest}} --check"),
@@ -404,7 +368,8 @@ def all_cases():
         cases.append((("plan", "run")[i % 2], f"straight.pt {X} {arguments}", 2, wanted))
     for i, (arguments, *wanted) in enumerate(OPTIONS):
         cases.append((("plan", "run")[i % 2], arguments, 2, wanted))
-    for arguments, *wanted in PLAN:
+    cases += [("plan", f"straight.pt {CPU} {arguments}", 0, ()) for arguments in GOOD_MACHINES]
+    for arguments, *wanted in MACHINES:
         cases.append(("plan", f"straight.pt --device cpu --machine {arguments}", 2, wanted))
     cases.append(("plan", f"straight.pt {CPU} --callers 0", 2, ["--callers", "1", "64"]))
     cases += [("run", arguments, 2, wanted) for arguments, *wanted in RUN]

@@ -248,7 +248,6 @@ def make_other_files():
         "later": {**PROFILE, "version": 3, "colour": 1},
         "memory": {**PROFILE, "device_memory_bytes": "24GiB"},
         "gpu": {**PROFILE, "device_memory_bytes": 4 << 30},
-        "rtx4090": {},
     }.items():
         write(f"{name}.json", json.dumps(value))
     write("garbage.json", "{link: fast")

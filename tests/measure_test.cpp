@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <offload/measure.h>
+#include <offload/version.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,7 +10,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <optional>
+#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,6 +51,11 @@ class CacheOfProfiles : public testing::Test {
     std::ofstream(fs::directory_iterator(folder)->path()) << to_json(planted);
   }
 
+  static std::string read(const fs::path& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+
   static std::optional<std::string> value_of(const char* name) {
     const char* value = std::getenv(name);
     return value ? std::optional<std::string>(value) : std::nullopt;
@@ -72,6 +80,33 @@ TEST_F(CacheOfProfiles, IsKeptForThisUserAlone) {
   set("XDG_CACHE_HOME", (home_ / "other").c_str());
   EXPECT_NE(machine_profile(kDevice).name, "planted");
   EXPECT_TRUE(fs::exists(home_ / "other" / "torch-offload"));
+}
+
+/// A file of another version of the format, or one that was cut short, is as none.
+TEST_F(CacheOfProfiles, WhatCanNotBeReadIsMeasuredAnew) {
+  const fs::path folder = home_ / ".cache" / "torch-offload";
+  machine_profile(kDevice);
+  plant(folder);
+  const fs::path file = fs::directory_iterator(folder)->path();
+  const std::string planted = read(file);
+  for (const std::string& text :
+       {std::regex_replace(planted, std::regex("\"version\": 2"), "\"version\": 1"),
+        std::regex_replace(planted, std::regex("\"version\": 2,"), ""), planted.substr(0, planted.size() / 2)}) {
+    std::ofstream(file) << text;
+    EXPECT_NE(machine_profile(kDevice).name, "planted") << text;
+    EXPECT_NO_THROW(profile_from_json(read(file))) << "it is kept";
+  }
+}
+
+/// Libraries decide how fast matrices are multiplied.
+TEST_F(CacheOfProfiles, AreKeptByVersion) {
+  machine_profile(kDevice);
+  const std::string name = fs::directory_iterator(home_ / ".cache" / "torch-offload")->path().filename();
+  EXPECT_NE(name.find("torch-2-"), std::string::npos) << name;
+  EXPECT_NE(name.find("offload-" + std::regex_replace(std::string(version()), std::regex("\\."), "-")),
+            std::string::npos)
+      << name;
+  EXPECT_EQ(name.find("driver") != std::string::npos, kDevice.is_cuda()) << name;
 }
 
 /// Another user could have put one there.

@@ -45,8 +45,7 @@ struct Gpu {
   double fp64_tflops;
   double fp32_tflops;
   double half_tflops;
-  int pcie; // generation
-  int lanes;
+  int pcie;       // generation
   bool low_power; // 150 W or less for a chip that is also sold with more, and error correction in ordinary GDDR6
   const char* sources;
 };
@@ -59,30 +58,30 @@ constexpr Host kXeonW{"Xeon W-2133: 4 channels of DDR4-2666 (Intel's specificati
 constexpr Host kServer{"typical: 8 channels of DDR4-3200, NVMe on PCIe 4.0", 204.8, 7};
 constexpr Host kLaterServer{"typical: 8 channels of DDR5-4800, NVMe on PCIe 4.0", 307.2, 7};
 
-//                                                        GB  GB/s   fp64   fp32   half  PCIe
-constexpr Gpu kGtx1060{"NVIDIA GeForce GTX 1060 6GB",      6,  192, 0.137,   4.4,   4.4, 3, 16, false,
+//                                                        GB  GB/s   fp64   fp32   half  PCIe, low power
+constexpr Gpu kGtx1060{"NVIDIA GeForce GTX 1060 6GB",      6,  192, 0.137,   4.4,   4.4, 3, false,
   "NVIDIA's specifications of the GTX 1060 (1280 cores at 1.71 GHz); fp64 1/32 of fp32; no tensor cores: half as fp32"};
-constexpr Gpu kRtx3060{"NVIDIA GeForce RTX 3060 12GB",    12,  360,  0.20,  12.7,  25.5, 4, 16, false,
+constexpr Gpu kRtx3060{"NVIDIA GeForce RTX 3060 12GB",    12,  360,  0.20,  12.7,  25.5, 4, false,
   "NVIDIA's specifications of the RTX 3060 (3584 cores at 1.78 GHz); rates of a core as in NVIDIA's Ampere GA102 whitepaper"};
-constexpr Gpu kRtx4060Ti{"NVIDIA GeForce RTX 4060 Ti 16GB", 16, 288, 0.34,  22.1,  44.1, 4,  8, false,
+constexpr Gpu kRtx4060Ti{"NVIDIA GeForce RTX 4060 Ti 16GB", 16, 288, 0.34,  22.1,  44.1, 4, false,
   "NVIDIA's specifications of the RTX 4060 Ti (4352 cores at 2.54 GHz, 8 lanes); rates of a core as in NVIDIA's Ada whitepaper"};
-constexpr Gpu kRtx4090{"NVIDIA GeForce RTX 4090",         24, 1008,  1.29,  82.6, 165.2, 4, 16, false,
+constexpr Gpu kRtx4090{"NVIDIA GeForce RTX 4090",         24, 1008,  1.29,  82.6, 165.2, 4, false,
   "NVIDIA Ada GPU Architecture whitepaper (fp16 with fp32 accumulate, dense)"};
-constexpr Gpu kRtx5090{"NVIDIA GeForce RTX 5090",         32, 1792,  1.64, 104.8, 209.5, 5, 16, false,
+constexpr Gpu kRtx5090{"NVIDIA GeForce RTX 5090",         32, 1792,  1.64, 104.8, 209.5, 5, false,
   "NVIDIA RTX Blackwell GPU Architecture whitepaper (fp16 with fp32 accumulate, dense)"};
-constexpr Gpu kL4{"NVIDIA L4",                            24,  300,  0.47,  30.3,   121, 4, 16, true,
+constexpr Gpu kL4{"NVIDIA L4",                            24,  300,  0.47,  30.3,   121, 4, true,
   "NVIDIA L4 data sheet (72 W; fp16 without sparsity: half of what it lists); fp64 1/64 of fp32"};
-constexpr Gpu kA10{"NVIDIA A10",                          24,  600,  0.49,  31.2,   125, 4, 16, true,
+constexpr Gpu kA10{"NVIDIA A10",                          24,  600,  0.49,  31.2,   125, 4, true,
   "NVIDIA A10 data sheet (150 W; fp16 dense); fp64 1/64 of fp32"};
-constexpr Gpu kA100Of40{"NVIDIA A100 40GB",               40, 1555,  19.5,  19.5,   312, 4, 16, false,
+constexpr Gpu kA100Of40{"NVIDIA A100 40GB",               40, 1555,  19.5,  19.5,   312, 4, false,
   "NVIDIA A100 data sheet (bf16 dense, fp64 of tensor cores)"};
-constexpr Gpu kA100Of80{"NVIDIA A100 80GB",               80, 2039,  19.5,  19.5,   312, 4, 16, false,
+constexpr Gpu kA100Of80{"NVIDIA A100 80GB",               80, 2039,  19.5,  19.5,   312, 4, false,
   "NVIDIA A100 data sheet, SXM (bf16 dense, fp64 of tensor cores; the memory of the PCIe card: 1935 GB/s)"};
-constexpr Gpu kH100{"NVIDIA H100 80GB SXM",               80, 3350,    67,    67,   989, 5, 16, false,
+constexpr Gpu kH100{"NVIDIA H100 80GB SXM",               80, 3350,    67,    67,   989, 5, false,
   "NVIDIA H100 data sheet, SXM (bf16 without sparsity: half of what it lists; fp64 of tensor cores)"};
-constexpr Gpu kH100Pcie{"NVIDIA H100 80GB PCIe",          80, 2000,    51,    51,   756, 5, 16, false,
+constexpr Gpu kH100Pcie{"NVIDIA H100 80GB PCIe",          80, 2000,    51,    51,   756, 5, false,
   "NVIDIA H100 data sheet, PCIe (bf16 without sparsity: half of what it lists; fp64 of tensor cores)"};
-constexpr Gpu kH200{"NVIDIA H200 141GB",                 141, 4800,    67,    67,   989, 5, 16, false,
+constexpr Gpu kH200{"NVIDIA H200 141GB",                 141, 4800,    67,    67,   989, 5, false,
   "NVIDIA H200 data sheet, SXM (bf16 without sparsity: half of what it lists; fp64 of tensor cores)"};
 // clang-format on
 
@@ -126,7 +125,7 @@ ShippedMachine make_machine(const char* name, const Gpu& gpu, const Host& host, 
 } // namespace
 
 const std::vector<ShippedMachine>& shipped_machines() {
-  static const std::vector<ShippedMachine> machines = {
+  static const std::vector<ShippedMachine> kMachines = {
       make_machine("gtx1060", kGtx1060, kOlderDesktop, 16),
       make_machine("gtx1060-x8", kGtx1060, kOlderDesktop, 8),
       make_machine("gtx1060-w2133", kGtx1060, kXeonW, 16),
@@ -146,7 +145,7 @@ const std::vector<ShippedMachine>& shipped_machines() {
       make_machine("h100-pcie", kH100Pcie, kLaterServer, 16),
       make_machine("h200", kH200, kLaterServer, 16),
   };
-  return machines;
+  return kMachines;
 }
 
 MachineProfile shipped_profile(const std::string& name) {

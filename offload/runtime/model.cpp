@@ -79,7 +79,8 @@ void require_room_elsewhere(const Options& options, const MachineProfile& machin
   if (machine.device_memory_bytes > 0 && wanted > machine.device_memory_bytes) {
     throw InputError("vram_budget " + format_bytes(wanted) + " (" + std::to_string(wanted) +
                      " bytes) is more than the " + format_bytes(machine.device_memory_bytes) + " (" +
-                     std::to_string(machine.device_memory_bytes) + " bytes) of device memory of " + machine.name);
+                     std::to_string(machine.device_memory_bytes) + " bytes) of device memory of " +
+                     (machine.name.empty() ? "the machine" : machine.name));
   }
 }
 
