@@ -57,7 +57,7 @@ struct Budget {
   std::uint64_t ring = 0;        ///< device memory that streamed bytes pass through
   std::uint64_t reserve = 0;     ///< workspaces and activations of all lanes
   bool reserve_measured = false; ///< from a call that ran; otherwise a default
-  std::uint64_t outside = 0;     ///< in use on the device when this was planned, in no budget: see Stats::outside_bytes
+  std::uint64_t outside = 0;     ///< in use on the device when planned, in no budget (Stats::outside_bytes), or assumed
   std::uint64_t host = 0;        ///< bytes of host memory that weights and staging take
   std::uint64_t pinned = 0;      ///< of these, page-locked
   std::uint64_t file = 0;        ///< bytes of weights that stay on the file, and are read when they are needed
