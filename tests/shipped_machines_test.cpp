@@ -94,6 +94,7 @@ TEST(ShippedMachine, IsFasterWhereTheCardIs) {
   expect_faster("l4", "a10");
   expect_faster("a100-80gb", "h100");
   expect_faster("h100-pcie", "h100");
+  EXPECT_EQ(profile("gtx1060").half_flops_per_us, profile("gtx1060").fp32_flops_per_us) << "it has no tensor cores";
   EXPECT_EQ(profile("h100").half_flops_per_us, profile("h200").half_flops_per_us) << "the same chip";
   EXPECT_LT(profile("h100").memory_bytes_per_us, profile("h200").memory_bytes_per_us);
 }

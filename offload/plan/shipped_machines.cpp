@@ -104,7 +104,8 @@ ShippedMachine make_machine(const char* name, const Gpu& gpu, const Host& host, 
   constexpr double kGbPerS = 1e3; // in bytes per microsecond
   constexpr double kTflops = 1e6; // in operations per microsecond
   const double products = gpu.low_power ? reached::kLowPower : reached::kProducts;
-  const double tensor_cores = gpu.low_power ? reached::kLowPower : reached::kTensorCores;
+  const bool has_tensor_cores = gpu.half_tflops > gpu.fp32_tflops;
+  const double half_products = has_tensor_cores && !gpu.low_power ? reached::kTensorCores : products;
   const double size = gpu.low_power ? reached::kSizeWithEcc : reached::kSize;
   MachineProfile& profile = machine.profile;
   profile.name = std::string(gpu.name) + ", " + machine.link + ", published figures";
@@ -116,7 +117,7 @@ ShippedMachine make_machine(const char* name, const Gpu& gpu, const Host& host, 
   profile.memory_bytes_per_us = gpu.memory_gb_per_s * reached::kMemory * kGbPerS;
   profile.fp64_flops_per_us = gpu.fp64_tflops * products * kTflops;
   profile.fp32_flops_per_us = gpu.fp32_tflops * products * kTflops;
-  profile.half_flops_per_us = gpu.half_tflops * tensor_cores * kTflops;
+  profile.half_flops_per_us = gpu.half_tflops * half_products * kTflops;
   profile.node_overhead_us = kNodeUs;
   profile.device_memory_bytes = static_cast<std::uint64_t>(gpu.memory_gb * 1024 * size) * 1_MiB;
   return machine;
