@@ -67,8 +67,8 @@ class LaneGate {
   static constexpr int kExclusive = -2;
 
   struct Waiter {
-    Waiter(bool exclusive_, Group group_, const void* caller_, std::uint64_t bytes_, Priority priority_)
-        : exclusive(exclusive_), group(group_), caller(caller_), bytes(bytes_), priority(priority_) {}
+    Waiter(bool wants_all, Group of, const void* for_caller, std::uint64_t memory, Priority urgency)
+        : exclusive(wants_all), group(of), caller(for_caller), bytes(memory), priority(urgency) {}
 
     bool exclusive;
     Group group;
