@@ -22,8 +22,9 @@ struct Timeline {
     Lane lane = Lane::link;
     double begin_us = 0;
     double us = 0;
-    std::vector<std::string> weights; ///< that are copied, that the step reads, or that it waits for
-    std::uint64_t bytes = 0;          ///< of a copy, those that come in this time; of others, those of `weights`
+    std::vector<std::string>
+        weights;             ///< that are copied, that the step reads, or that it waits for; none: rows, read in place
+    std::uint64_t bytes = 0; ///< of a copy, those that come in this time; of others, those of `weights`
   };
 
   double time_us = 0;         ///< of the call
