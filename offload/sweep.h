@@ -35,7 +35,7 @@ struct Sweep {
 
   /// The budget beyond which more of it saves less: the point that lies farthest below the chord from the first point
   /// to the last, on a plot in which both budgets and times are scaled to [0, 1] between these two. The distance that
-  /// counts is 1 - x - y, the vertical one. None where it is nowhere above 0.05, or the last is no faster than the
+  /// counts is 1 - x - y, the vertical one. None where it is nowhere above 0.1, or the last is no faster than the
   /// first.
   std::optional<std::size_t> knee;
 };

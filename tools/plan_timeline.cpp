@@ -100,8 +100,9 @@ void draw_lane(std::ostream& out, const Timeline& timeline, const Style& style, 
         << svg::number(y) << "' width='" << width << "' height='" << kLaneHeight << "' fill='" << style.color
         << "' fill-opacity='" << (is_odd ? 0.65 : 0.95) << "'/>\n";
     constexpr double kLetter = 6;
+    constexpr std::size_t kLegible = 12;
     const auto room = static_cast<std::size_t>(width / kLetter);
-    if (box.count == 1 && room > 6) {
+    if (box.count == 1 && room >= std::min(box.first.size(), kLegible)) {
       const std::string label =
           box.first.size() > room ? ".." + box.first.substr(box.first.size() - room + 2) : box.first;
       out << "<text x='" << svg::number(box.x + width / 2) << "' y='" << svg::number(y + kLaneHeight / 2 + 4)
@@ -128,7 +129,7 @@ void draw_axis(std::ostream& out, double time_us) {
 
 std::string to_svg(const Timeline& timeline, const std::string& heading) {
   std::ostringstream out;
-  svg::begin(out, kWidth, kBottom + 48, heading);
+  svg::begin(out, kWidth, kBottom + 48, heading + ": " + milliseconds(timeline.time_us));
   double x = 20;
   for (const Style& style : kLanes) {
     const double share = timeline.time_us > 0 ? timeline.busy_us(style.lane) / timeline.time_us : 0;

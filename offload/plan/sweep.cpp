@@ -59,7 +59,7 @@ std::vector<SweepPoint> sweep_between(std::uint64_t least, std::uint64_t most, c
 }
 
 std::optional<std::size_t> knee_of(const std::vector<SweepPoint>& points) {
-  constexpr double kLeast = 0.05;
+  constexpr double kLeast = 0.1;
   if (points.empty() || points.back().time_us >= points.front().time_us) {
     return std::nullopt;
   }
