@@ -3,6 +3,7 @@
 import torch
 
 from bad_input_files import CUTS
+from bad_plan_cases import GOOD_PLANS, PLANS
 
 X = "--input 'float32[2,128]'"
 CPU = f"--device cpu {X}"
@@ -233,28 +234,6 @@ PLAN = [
     ("good.json --machine good.json", "--machine"),
 ]
 
-# Of plan: time against budget, and the timeline of a call.
-SWEEPS = [
-    ("--sweep --fit 20ms", "--fit and --sweep", "contradict"),
-    ("--plot --fit 20ms", "--fit and --plot", "contradict"),
-    ("--plot --format json", "--plot and --format json", "contradict"),
-    ("--plot --sweep --format svg", "--plot and --format svg", "contradict"),
-    ("--sweep --format trace", "--format trace", "--sweep"),
-    ("--fit 20ms --format trace", "--format trace", "--fit"),
-    ("--fit 20ms --format svg", "--format svg", "--fit"),
-    ("--fit 20", "--fit '20' is not a time", "20ms"),
-    ("--fit ''", "--fit"),
-    ("--fit ms", "--fit 'ms' is not a time"),
-    ("--fit -5ms", "--fit"),
-    ("--fit 0ms", "--fit '0ms' is not a time"),
-    ("--fit nanms", "--fit 'nanms' is not a time"),
-    ("--fit 1e308s", "--fit '1e308s' is not a time"),
-    ("--fit '20 ms'", "--fit '20 ms' is not a time"),
-    ("--fit 0.0001us", "--fit", "the best that was found is", "bytes"),
-    ("--sweep --vram {below}", "--vram", "the smallest that works is {smallest} bytes"),
-    ("--format pdf", "--format", "pdf", "svg", "trace"),
-]
-
 RUN = [
     (f"straight.pt {CPU} --calls 0", "--calls", "0", "1"),
     (f"straight.pt {CPU} --calls -1", "--calls", "-1"),
@@ -374,14 +353,6 @@ GOOD = [
     ("plan", "--help"), ("run", "--help"), ("bench", "--help"), ("make_model", "--help"),
     ("make_model", "stack --help"),
     ("plan", "straight.pt --device cpu"),
-    ("plan", f"straight.pt {CPU} --vram {{smallest}} --format json"),
-    ("plan", f"straight.pt {CPU} --machine good.json --callers 8"),
-    ("plan", f"straight.pt {CPU} --sweep --plot"),
-    ("plan", f"straight.pt {CPU} --sweep --vram {{smallest}} --format json"),
-    ("plan", f"straight.pt {CPU} --sweep --callers 4 --format svg"),
-    ("plan", f"straight.pt {CPU} --fit 1000s --machine good.json"),
-    ("plan", f"straight.pt {CPU} --vram {{smallest}} --format svg"),
-    ("plan", f"straight.pt {CPU} --vram {{smallest}} --format trace"),
     ("plan", f"noforward.pt --device cpu --method encode {X}"),
     ("plan", "straight.pt --device cpu --input 'float32[0,128]'"),
     ("run", f"straight.pt {CPU} --vram {{smallest}} --check"),
@@ -420,8 +391,8 @@ def all_cases():
         cases.append((("plan", "run")[i % 2], arguments, 2, wanted))
     for arguments, *wanted in PLAN:
         cases.append(("plan", f"straight.pt --device cpu --machine {arguments}", 2, wanted))
-    cases += [("plan", f"straight.pt {CPU} {arguments}", 2, wanted) for arguments, *wanted in SWEEPS]
-    cases.append(("plan", f"straight.pt {CPU} --callers 0", 2, ["--callers", "1", "64"]))
+    cases += [("plan", f"straight.pt {CPU} {arguments}", 2, wanted) for arguments, *wanted in PLANS]
+    cases += [("plan", f"straight.pt {CPU} {arguments}", 0, ()) for arguments in GOOD_PLANS]
     cases += [("run", arguments, 2, wanted) for arguments, *wanted in RUN]
     for arguments, *wanted in BENCH:
         cases.append(("bench", arguments if "--device" in arguments else f"--device cpu {arguments}", 2, wanted))

@@ -51,7 +51,7 @@ Simulated mean_of(const Rounds& rounds, Callers callers) {
   const Simulated& first = rounds.totals[rounds.totals.size() - 1 - rounds.period];
   const Simulated& last = rounds.totals.back();
   const auto period = static_cast<double>(rounds.period);
-  const std::size_t calls = rounds.period * static_cast<std::size_t>(callers.count);
+  const std::size_t calls = std::max<std::size_t>(rounds.period * static_cast<std::size_t>(callers.count), 1);
   return {(last.time_us - first.time_us) / period,
           (last.stall_us - first.stall_us) / static_cast<double>(calls),
           (last.streamed_bytes - first.streamed_bytes) / calls,

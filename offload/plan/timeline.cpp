@@ -1,6 +1,7 @@
 #include <offload/timeline.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include <offload/plan/simulation.h>
@@ -50,7 +51,7 @@ class TimelineWriter {
       entry.bytes += weights_[weight].bytes;
     }
     if (lane == Timeline::Lane::link) {
-      entry.bytes = static_cast<std::uint64_t>(static_cast<double>(entry.bytes) * (entry.us / us) + 0.5);
+      entry.bytes = static_cast<std::uint64_t>(std::llround(static_cast<double>(entry.bytes) * (entry.us / us)));
     }
     timeline_.entries.push_back(std::move(entry));
   }
@@ -98,15 +99,14 @@ Timeline cut_timeline(const Recording& recording, const Pass& pass, const Reside
     writer.write(Timeline::Lane::stall, computed_us, activity.begin_us - computed_us, awaited);
     computed_us = activity.begin_us;
     // Steps that do not stream are simulated as one.
-    for (std::size_t step = activity.number;;) {
+    std::size_t step = activity.number;
+    do {
       const double us = std::max(pass.steps[step].compute_us, machine.node_overhead_us);
       writer.write(Timeline::Lane::compute, computed_us, us, pass.steps[step].weights);
       computed_us += us;
-      const bool is_streamed = streams(pass.steps[step], residency);
-      if (++step == pass.steps.size() || is_streamed || streams(pass.steps[step], residency)) {
-        break;
-      }
-    }
+      ++step;
+    } while (step < pass.steps.size() && !streams(pass.steps[step - 1], residency) &&
+             !streams(pass.steps[step], residency));
     computed_us = activity.begin_us + activity.us;
   }
   return std::move(writer).timeline();
