@@ -27,7 +27,7 @@ std::string milliseconds(double us) {
 
 std::string exact(std::uint64_t bytes) { return format_bytes(bytes) + " (" + std::to_string(bytes) + " bytes)"; }
 
-/// "time against budget on cpu (costs of a machine)".
+/// "Time of a call against vram_budget on cpu (costs of a machine)".
 std::string heading_of(const Sweep& sweep) {
   return "Time of a call against vram_budget on " + sweep.device + " (costs of " + printable(sweep.machine) + ")";
 }
@@ -159,7 +159,11 @@ std::string to_svg(const Sweep& sweep) {
     svg::text(out, kLeft - 8, y + 4, "end", 11, label(tick * us_step / 1e3));
   }
   const double step = svg::tick_step((axes.last - axes.first) / axes.unit, 10) * axes.unit;
-  for (double bytes = std::ceil(axes.first / step) * step; bytes <= axes.last; bytes += step) {
+  for (int tick = 0; tick * step <= axes.last; ++tick) {
+    const double bytes = tick * step;
+    if (bytes < axes.first) {
+      continue;
+    }
     svg::line(out, x_of(bytes), kBottom, x_of(bytes), kBottom + 4, svg::kGrid, 1, "", 1);
     svg::text(out, x_of(bytes), kBottom + 17, "middle", 11, label(bytes / axes.unit));
   }

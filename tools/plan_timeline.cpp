@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <vector>
@@ -134,7 +135,7 @@ std::string to_svg(const Timeline& timeline, const std::string& heading) {
   for (const Style& style : kLanes) {
     const double share = timeline.time_us > 0 ? timeline.busy_us(style.lane) / timeline.time_us : 0;
     const std::string what =
-        std::string(style.what) + ", " + std::to_string(static_cast<int>(share * 100 + 0.5)) + "% of the time";
+        std::string(style.what) + ", " + std::to_string(std::lround(share * 100)) + "% of the time";
     out << "<rect x='" << svg::number(x) << "' y='42' width='12' height='12' fill='" << style.color << "'/>\n";
     svg::text(out, x + 18, 52, "start", 12, what);
     x += 40 + 6.4 * static_cast<double>(what.size());
