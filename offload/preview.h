@@ -2,12 +2,16 @@
 
 #include <torch/csrc/jit/api/module.h>
 
+#include <cstdint>
 #include <optional>
+#include <vector>
 
 #include <offload/export.h>
 #include <offload/options.h>
 #include <offload/placement.h>
 #include <offload/profile.h>
+#include <offload/sweep.h>
+#include <offload/timeline.h>
 
 namespace offload {
 
@@ -25,5 +29,20 @@ OFFLOAD_API c10::Device device_of(const Options& options);
 /// activations take: a default stands for that.
 OFFLOAD_API Placement preview(torch::jit::Module module, const Options& options,
                               const std::optional<MachineProfile>& machine = std::nullopt);
+
+/// When what happens in a call that is placed so: of one caller, in a row of calls.
+OFFLOAD_API Timeline timeline(torch::jit::Module module, const Options& options,
+                              const std::optional<MachineProfile>& machine = std::nullopt);
+
+/// What a call takes under each of `budgets`; of none, under some forty from the smallest to that in which all is
+/// resident, or to `Options::vram_budget` if it is given and less. All from one preview: what is planned takes
+/// milliseconds a budget. Throws as preview() does, and BudgetError for a budget that is too small.
+OFFLOAD_API Sweep sweep(torch::jit::Module module, const Options& options,
+                        const std::vector<std::uint64_t>& budgets = {},
+                        const std::optional<MachineProfile>& machine = std::nullopt);
+
+/// The smallest budget for a call of `time_us`, of those that a sweep tries and more around the first that reaches it.
+OFFLOAD_API Fit fit(torch::jit::Module module, const Options& options, double time_us,
+                    const std::optional<MachineProfile>& machine = std::nullopt);
 
 } // namespace offload

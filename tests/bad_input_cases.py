@@ -4,6 +4,7 @@ import torch
 
 from bad_input_files import CUTS
 from bad_machine_cases import GOOD_MACHINES, MACHINES
+from bad_plan_cases import GOOD_PLANS, PLANS
 
 X = "--input 'float32[2,128]'"
 CPU = f"--device cpu {X}"
@@ -371,7 +372,8 @@ def all_cases():
     cases += [("plan", f"straight.pt {CPU} {arguments}", 0, ()) for arguments in GOOD_MACHINES]
     for arguments, *wanted in MACHINES:
         cases.append(("plan", f"straight.pt --device cpu --machine {arguments}", 2, wanted))
-    cases.append(("plan", f"straight.pt {CPU} --callers 0", 2, ["--callers", "1", "64"]))
+    cases += [("plan", f"straight.pt {CPU} {arguments}", 2, wanted) for arguments, *wanted in PLANS]
+    cases += [("plan", f"straight.pt {CPU} {arguments}", 0, ()) for arguments in GOOD_PLANS]
     cases += [("run", arguments, 2, wanted) for arguments, *wanted in RUN]
     for arguments, *wanted in BENCH:
         cases.append(("bench", arguments if "--device" in arguments else f"--device cpu {arguments}", 2, wanted))

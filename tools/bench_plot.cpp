@@ -6,13 +6,17 @@
 #include <cstdio>
 #include <sstream>
 
+#include <tools/svg.h>
+
 namespace offload::tools {
 
 namespace {
 
-// Greys and hues of middle lightness: the plot has no background of its own, and is read on white and on black.
-constexpr const char* kText = "#7a7a7a";
-constexpr const char* kGrid = "#9a9a9a";
+using svg::kGrid;
+using svg::kText;
+using svg::line;
+using svg::number;
+using svg::text;
 
 struct Style {
   const char* name;
@@ -25,7 +29,7 @@ struct Style {
 
 enum Series { kLimit, kRecord, kAuto, kOurs, kSeries };
 
-// The limit is a band: a line that lies on it stays visible.
+// Hues of middle lightness. The limit is a band: a line that lies on it stays visible.
 constexpr std::array<Style, kSeries> kStyles = {{{"limit", "#8a8a8a", "", 8, 0.45, false},
                                                  {"record's Auto, on its machine", "#b58900", "2 3", 1.6, 1, true},
                                                  {"Auto here", "#d9534f", "", 1.6, 1, true},
@@ -44,20 +48,6 @@ struct Point {
   double percent;
   double ms;
 };
-
-std::string escape(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    out += c == '&' ? "&amp;" : c == '<' ? "&lt;" : c == '>' ? "&gt;" : std::string(1, c);
-  }
-  return out;
-}
-
-std::string number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f", value);
-  return text;
-}
 
 std::array<std::vector<Point>, kSeries> points_of(const TableResult& table) {
   std::array<std::vector<Point>, kSeries> points;
@@ -104,19 +94,6 @@ std::vector<double> ticks_of(const std::array<std::vector<Point>, kSeries>& poin
     ticks.push_back(ticks.front() * 10);
   }
   return ticks;
-}
-
-void text(std::ostream& out, double x, double y, const char* anchor, double size, const std::string& what,
-          const char* weight = "normal") {
-  out << "<text x='" << number(x) << "' y='" << number(y) << "' text-anchor='" << anchor << "' font-size='" << size
-      << "' font-weight='" << weight << "' fill='" << kText << "'>" << escape(what) << "</text>\n";
-}
-
-void line(std::ostream& out, double x1, double y1, double x2, double y2, const char* color, double width,
-          const char* dashes, double opacity) {
-  out << "<line x1='" << number(x1) << "' y1='" << number(y1) << "' x2='" << number(x2) << "' y2='" << number(y2)
-      << "' stroke='" << color << "' stroke-width='" << width << "' stroke-opacity='" << opacity
-      << "' stroke-dasharray='" << (*dashes ? dashes : "none") << "'/>\n";
 }
 
 void mark(std::ostream& out, double x, double y, const Style& style) {
@@ -194,9 +171,7 @@ std::string to_svg(const Report& report) {
   const double width = columns * kPanelWidth;
   const double height = kTop + std::ceil(static_cast<double>(count) / columns) * kPanelHeight;
   std::ostringstream out;
-  out << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 " << width << ' ' << height << "' width='" << width
-      << "' height='" << height << "' font-family='system-ui, DejaVu Sans, Helvetica, Arial, sans-serif'>\n";
-  text(out, 20, 26, "start", 16, "Time of a call by share of the layers on the device", "bold");
+  svg::begin(out, width, height, "Time of a call by share of the layers on the device");
   text(out, width - 18, 26, "end", 11,
        setup.host_only() ? "host only: sizes reduced, not comparable with the record"
                          : setup.gpu + ", link " + number(setup.link_bytes_per_us / 1e3) + " GB/s, " + setup.date);
@@ -214,7 +189,7 @@ std::string to_svg(const Report& report) {
     out << "</g>\n";
   }
   legend(out, shown);
-  out << "</svg>\n";
+  svg::end(out);
   return out.str();
 }
 

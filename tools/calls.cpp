@@ -7,8 +7,8 @@
 
 namespace offload::tools {
 
-void CallArguments::add_calls_to(CLI::App& app) {
-  add_to(app);
+void CallArguments::add_calls_to(CLI::App& app, const std::vector<std::string>& formats) {
+  add_to(app, formats);
   app.add_option("--inputs", inputs_file, "a file of calls, as torch.save([[x0], [x1]], FILE) writes it");
   app.add_option("--method", method, "the method to call");
 }

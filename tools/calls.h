@@ -15,7 +15,8 @@ struct CallArguments : ModelArguments {
   std::string inputs_file;
   std::string method = "forward";
 
-  void add_calls_to(CLI::App& app); ///< with those of the model
+  /// With those of the model.
+  void add_calls_to(CLI::App& app, const std::vector<std::string>& formats = {"table", "json"});
 
   /// True when calls are given, by --input or by --inputs.
   bool give_calls() const;

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <cctype>
+#include <charconv>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <iostream>
 
@@ -16,7 +18,7 @@
 
 namespace offload::tools {
 
-void ModelArguments::add_to(CLI::App& app) {
+void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& formats) {
   app.add_option("MODEL", model, "TorchScript archive")->required();
   app.add_option("--vram", vram, "bytes that the model may use on the device, as in 8GiB; default: what is free");
   app.add_option("--host", host, "bytes of host memory for weights and staging buffers");
@@ -31,7 +33,7 @@ void ModelArguments::add_to(CLI::App& app) {
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
       ->take_all()
       ->allow_extra_args(false);
-  app.add_option("--format", format, "table, json")->check(CLI::IsMember({"table", "json"}));
+  app.add_option("--format", format, CLI::detail::join(formats, ", "))->check(CLI::IsMember(formats));
 }
 
 namespace {
@@ -107,6 +109,17 @@ void ModelArguments::load_libraries() const {
       throw InputError("--library " + library + ": " + dlerror());
     }
   }
+}
+
+double parse_time_us(const std::string& option, const std::string& text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string unit = text.substr(static_cast<std::size_t>(end - text.data()));
+  const double us = unit == "us" ? 1 : unit == "ms" ? 1e3 : unit == "s" ? 1e6 : 0;
+  if (error != std::errc() || us == 0 || !(value > 0) || !std::isfinite(value * us)) {
+    throw InputError(option + " '" + text + "' is not a time: give it as in 20ms, 300us or 1.5s");
+  }
+  return value * us;
 }
 
 c10::Device parse_device(const std::string& text) {

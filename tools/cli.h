@@ -29,7 +29,7 @@ struct ModelArguments {
   std::vector<std::string> inputs;
   std::string format = "table";
 
-  void add_to(CLI::App& app);
+  void add_to(CLI::App& app, const std::vector<std::string>& formats = {"table", "json"});
   Options options() const; ///< with a progress bar where standard error is a terminal
 
   /// Loads what defines operators of the model. Throws InputError that names the file.
@@ -38,6 +38,9 @@ struct ModelArguments {
   /// A tensor for each --input.
   std::vector<c10::IValue> make_inputs(c10::Device device) const;
 };
+
+/// "20ms", "1.5s" or "300us", in microseconds. Throws InputError that names `option`.
+double parse_time_us(const std::string& option, const std::string& text);
 
 /// Of what a model raises: what it says comes last, after where in its source that was.
 std::string last_line(std::string text);

@@ -1,17 +1,79 @@
-// plan: prints where every weight of a model would live under a budget, and what a call would cost.
+// plan: prints where every weight of a model would live under a budget, and what a call would cost; when what happens
+// in it; and time against budget.
 
 #include <offload/load/archive.h>
 #include <offload/module.h>
 #include <offload/preview.h>
+#include <sys/ioctl.h>
 #include <tools/calls.h>
 #include <tools/machines.h>
+#include <tools/plan_sweep.h>
+#include <tools/plan_timeline.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <iostream>
+#include <optional>
+#include <string>
+
+namespace {
+
+/// What is printed beside a placement, or instead of it.
+struct Wanted {
+  bool sweep = false;
+  bool plot = false;
+  std::optional<std::string> fit;
+
+  void add_to(CLI::App& app) {
+    app.add_flag("--sweep", sweep, "time of a call against the budget, up to --vram, or to all that can be resident");
+    app.add_flag("--plot", plot, "the same as a plot in the terminal");
+    app.add_option("--fit", fit, "the smallest budget, at most --vram, for a call of so long, as in 20ms");
+  }
+
+  /// Throws InputError for what can not be printed together.
+  void require_consistent(const std::string& format) const {
+    if (fit && (sweep || plot)) {
+      throw offload::InputError(std::string("--fit and ") + (sweep ? "--sweep" : "--plot") +
+                                " contradict each other: give one of them");
+    }
+    if (plot && format != "table") {
+      throw offload::InputError("--plot and --format " + format + " contradict each other: give one of them");
+    }
+    if (format == "trace" && (sweep || fit)) {
+      throw offload::InputError("--format trace is of one call: it has no " + std::string(fit ? "--fit" : "--sweep"));
+    }
+    if (format == "svg" && fit) {
+      throw offload::InputError("--format svg draws a call or --sweep: it has no --fit");
+    }
+  }
+};
+
+/// Of the terminal, or what most have.
+std::size_t columns_of_terminal() {
+  winsize size{};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? std::min<std::size_t>(size.ws_col, 160) : 80;
+}
+
+void print_sweep(const offload::Sweep& sweep, const Wanted& wanted, const std::string& format) {
+  if (wanted.sweep) {
+    std::cout << (format == "json"  ? offload::tools::to_json(sweep)
+                  : format == "svg" ? offload::tools::to_svg(sweep)
+                                    : offload::tools::to_table(sweep));
+  }
+  if (wanted.plot) {
+    std::cout << offload::tools::to_plot(sweep, columns_of_terminal());
+  }
+}
+
+} // namespace
 
 int main(int argc, char** argv) {
   CLI::App app{"Prints the placement of a TorchScript model under a budget, and the predicted time of a call."};
   offload::tools::CallArguments arguments;
-  arguments.add_calls_to(app);
+  arguments.add_calls_to(app, {"table", "json", "svg", "trace"});
+  Wanted wanted;
+  wanted.add_to(app);
   std::string machine;
   int callers = 1;
   app.add_option("--callers", callers, "callers at the same time, each of which makes one call after the other")
@@ -20,6 +82,8 @@ int main(int argc, char** argv) {
                  "another machine: a name that --machines lists, or a file as `bench --profile` prints it");
   offload::tools::add_machines_flag(app, arguments.format);
   return offload::tools::run_command(app, argc, argv, [&] {
+    wanted.require_consistent(arguments.format);
+    const double fit_us = wanted.fit ? offload::tools::parse_time_us("--fit", *wanted.fit) : 0;
     offload::Options options = arguments.options();
     options.concurrency = callers;
     const auto profile = machine.empty() ? std::nullopt : std::optional(offload::tools::find_machine(machine));
@@ -31,11 +95,24 @@ int main(int argc, char** argv) {
     if (arguments.give_calls()) { // they show shapes, branches and activations, on the device at hand
       options.example_calls = arguments.examples_of(arguments.make_calls(module, offload::device_of(options)));
     }
-    const offload::Placement placement = offload::preview(std::move(module), options, profile);
-    if (arguments.format == "json") {
-      std::cout << offload::to_json(placement) << '\n';
+    if (wanted.fit) {
+      const offload::Fit fit = offload::fit(std::move(module), options, fit_us, profile);
+      std::cout << (arguments.format == "json" ? offload::tools::to_json(fit, fit_us)
+                                               : offload::tools::to_table(fit, fit_us));
+    } else if (wanted.sweep || wanted.plot) {
+      print_sweep(offload::sweep(std::move(module), options, {}, profile), wanted, arguments.format);
+    } else if (arguments.format == "svg" || arguments.format == "trace") {
+      const offload::Timeline timeline = offload::timeline(std::move(module), options, profile);
+      const std::string heading = "A call of " + std::filesystem::path(arguments.model).filename().string();
+      std::cout << (arguments.format == "svg" ? offload::tools::to_svg(timeline, heading)
+                                              : offload::tools::to_trace(timeline, heading) + "\n");
     } else {
-      std::cout << placement;
+      const offload::Placement placement = offload::preview(std::move(module), options, profile);
+      if (arguments.format == "json") {
+        std::cout << offload::to_json(placement) << '\n';
+      } else {
+        std::cout << placement;
+      }
     }
     return offload::tools::kDone;
   });

@@ -33,7 +33,7 @@ void ClockDevice::run(std::size_t stream) {
   while (!self.busy && !self.operations.empty()) {
     const Operation& first = self.operations.front();
     if (first.kind == Operation::Kind::timed) {
-      start(stream, first.us);
+      start(stream, first);
       return;
     }
     if (first.kind == Operation::Kind::wait && !first.moment->reached_) {
@@ -52,13 +52,19 @@ void ClockDevice::run(std::size_t stream) {
   }
 }
 
-void ClockDevice::start(std::size_t stream, double us) {
-  const double begin_us = stream == kCopies ? now_us_ : std::max(now_us_, processor_free_us_);
-  if (stream != kCopies) {
-    processor_free_us_ = begin_us + us;
+void ClockDevice::start(std::size_t stream, const Operation& operation) {
+  const bool copies = stream == kCopies;
+  const double begin_us = copies ? now_us_ : std::max(now_us_, processor_free_us_);
+  if (!copies) {
+    processor_free_us_ = begin_us + operation.us;
+  }
+  (copies ? copies_us_ : computes_us_) += operation.us;
+  if (activities_) {
+    activities_->push_back(
+        {copies ? Activity::Kind::copy : Activity::Kind::compute, operation.number, begin_us, operation.us});
   }
   streams_[stream].busy = true;
-  completions_.push({begin_us + us, started_++, stream});
+  completions_.push({begin_us + operation.us, started_++, stream});
 }
 
 std::optional<double> ClockDevice::next_us() const {

@@ -32,11 +32,23 @@ using MomentPtr = std::shared_ptr<Moment>;
 /// microseconds since the beginning. Not synchronised.
 class ClockDevice {
  public:
-  explicit ClockDevice(int lanes) : streams_(static_cast<std::size_t>(lanes) + 1) {}
+  /// A copy, or a step that was computed.
+  struct Activity {
+    enum class Kind : std::uint8_t { copy, compute } kind;
+    std::size_t number; ///< that was given with it
+    double begin_us;
+    double us;
+  };
+
+  /// Copies and steps are appended to `activities` when they begin, unless that is null. It outlives this.
+  explicit ClockDevice(int lanes, std::vector<Activity>* activities = nullptr)
+      : streams_(static_cast<std::size_t>(lanes) + 1), activities_(activities) {}
 
   /// Fences are channels of core/link.h: of lanes, and of the link.
-  void copy(double us) { enqueue(kCopies, {Operation::Kind::timed, us, nullptr}); }
-  void compute(int lane, double us) { enqueue(stream_of(lane), {Operation::Kind::timed, us, nullptr}); }
+  void copy(double us, std::size_t number = 0) { enqueue(kCopies, {Operation::Kind::timed, us, nullptr, number}); }
+  void compute(int lane, double us, std::size_t number = 0) {
+    enqueue(stream_of(lane), {Operation::Kind::timed, us, nullptr, number});
+  }
   void wait_used(const FencePtr& used) { enqueue(kCopies, {Operation::Kind::wait, 0, moment_of(used)}); }
   void wait_arrived(int lane, const FencePtr& arrived) {
     enqueue(stream_of(lane), {Operation::Kind::wait, 0, moment_of(arrived)});
@@ -55,11 +67,16 @@ class ClockDevice {
   /// What lanes have waited for copies, all together, as far as it is over.
   double stall_us() const { return stall_us_; }
 
+  /// How long the link and the processor have worked, with what is at work to its end.
+  double copies_us() const { return copies_us_; }
+  double computes_us() const { return computes_us_; }
+
  private:
   struct Operation {
     enum class Kind { wait, timed, record } kind;
     double us = 0;
     MomentPtr moment;
+    std::size_t number = 0;
   };
   struct Stream {
     std::deque<Operation> operations;
@@ -81,15 +98,18 @@ class ClockDevice {
   void enqueue(std::size_t stream, Operation operation);
   void run(std::size_t stream);
   void run_ready();
-  void start(std::size_t stream, double us);
+  void start(std::size_t stream, const Operation& operation);
 
   std::vector<Stream> streams_;
-  std::vector<std::size_t> ready_; // streams that may go on
+  std::vector<Activity>* const activities_; // null: none
+  std::vector<std::size_t> ready_;          // streams that may go on
   std::priority_queue<Completion, std::vector<Completion>, std::greater<>> completions_;
   std::uint64_t started_ = 0;
   double now_us_ = 0;
   double processor_free_us_ = 0;
   double stall_us_ = 0;
+  double copies_us_ = 0;
+  double computes_us_ = 0;
 };
 
 } // namespace offload

@@ -239,6 +239,14 @@ Order used_in_order(const Pass& pass) {
 
 std::uint64_t minimum_capacity(const Pass& pass) { return RingNeeds(pass).most(); }
 
+std::uint64_t resident_capacity(const Pass& pass) {
+  std::uint64_t bytes = 0;
+  for (const WeightId weight : used_in_order(pass)) {
+    bytes += pass.bytes(weight);
+  }
+  return bytes;
+}
+
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {
   return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine,
                   callers);

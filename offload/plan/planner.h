@@ -18,6 +18,9 @@ struct Plan {
 /// weights on the device at once, resident or streamed.
 std::uint64_t minimum_capacity(const Pass& pass);
 
+/// The capacity in which all that `pass` may read is resident.
+std::uint64_t resident_capacity(const Pass& pass);
+
 /// Chooses what stays on the device so that a simulated round is shortest. Among equals it takes one that streams
 /// nothing; then the longest ring, up to a few batches, as room for what is not simulated; then what streams least.
 /// While anything streams, all of `capacity` is used: where no other weight fits, the ring gets the rest. `capacity` is

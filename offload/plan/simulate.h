@@ -5,6 +5,7 @@
 
 #include <offload/plan/pass.h>
 #include <offload/profile.h>
+#include <offload/timeline.h>
 
 namespace offload {
 
@@ -27,6 +28,8 @@ struct Simulated {
   double stall_us = 0;              ///< that a call waits for copies
   std::uint64_t streamed_bytes = 0; ///< for each call
   std::size_t period = 1;           ///< rounds after which all repeats itself
+  double link_us = 0;               ///< of the round, that the link is at work; more where it gets further ahead still
+  double compute_us = 0;            ///< the same of the device
 };
 
 /// Copies are gathered to about this many bytes: a 16 MiB copy reaches 99% of the link, a 1 MiB copy 84%.
@@ -40,5 +43,9 @@ constexpr std::uint64_t kBatchBytes = 16ULL << 20;
 /// Throws Error when a step does not fit the ring.
 Simulated simulate(const Pass& pass, const Residency& residency, const MachineProfile& machine, Callers callers = {},
                    std::size_t most_rounds = ~std::size_t{0});
+
+/// Of the calls that repeat themselves, one of one caller, whose time is nearest to their mean: when what happens in
+/// it.
+Timeline timeline_of(const Pass& pass, const Residency& residency, const MachineProfile& machine);
 
 } // namespace offload

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include <offload/load/archive.h>
-#include <offload/preview.h>
 #include <offload/runtime/own_session.h>
 #include <offload/runtime/pooled_session.h>
 #include <offload/tensor/plain_modes.h>
@@ -139,15 +138,6 @@ Module load(const std::string& path, const Options& options) {
     return read_archive(path, Weights::on_file);
   }();
   return Module(make_session(module, options, Owner::sole, std::filesystem::path(path).filename().string()));
-}
-
-// NOLINTNEXTLINE(performance-unnecessary-value-param): as of wrap(), whose arguments it is given to try them
-Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
-  if (options.pool) {
-    throw InputError("what of a module is resident in a pool depends on the others: preview it with a vram_budget");
-  }
-  const OwnSession session(module, options, machine, OwnSession::Purpose::plan, Owner::shared);
-  return session.placement();
 }
 
 } // namespace offload

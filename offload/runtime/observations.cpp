@@ -110,7 +110,7 @@ Plan Observations::plan(std::uint64_t vram) const {
   constexpr double kAwayUs = 1500; // who answers for a request and takes the next one
   constexpr double kPays = 0.97;   // of the time of a round; and where nothing streams, no weight gives way to a lane
   const Pass pass = this->pass();
-  const int callers = std::min(demand.callers(), model_->lanes);
+  const int callers = this->callers();
   Plan best = plan(pass, vram, {callers, 1, kAwayUs});
   for (int lanes = 1; lanes < callers && divide(vram, std::min(2 * lanes, callers)).has_room_for_lanes();) {
     lanes = std::min(2 * lanes, callers);
@@ -121,6 +121,21 @@ Plan Observations::plan(std::uint64_t vram) const {
     }
   }
   return best;
+}
+
+std::uint64_t Observations::resident_vram() const {
+  const std::uint64_t needed = resident_capacity(pass());
+  const DeviceBudget least = divide(0, callers());
+  std::uint64_t vram = least.fixed + needed; // and what is kept from weights, which depends on the budget
+  for (std::uint64_t capacity = 0; (capacity = divide(vram, callers()).capacity()) < needed;) {
+    vram += align_up(needed - capacity, least.unit);
+  }
+  return std::max(vram, least.minimum());
+}
+
+SweepPoint Observations::point(std::uint64_t vram) const {
+  const Plan best = plan(vram);
+  return {vram, best.round.time_us, best.round.streamed_bytes, bound_of(best.round)};
 }
 
 } // namespace offload

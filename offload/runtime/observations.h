@@ -9,6 +9,7 @@
 
 #include <offload/plan/device_budget.h>
 #include <offload/plan/planner.h>
+#include <offload/plan/sweep.h>
 #include <offload/runtime/activations.h>
 #include <offload/runtime/demand.h>
 #include <offload/runtime/model.h>
@@ -56,7 +57,18 @@ class Observations {
   /// The best use of a budget, by those who call, on as many lanes as pay.
   Plan plan(std::uint64_t vram) const;
 
+  /// The smallest budget in which all that calls may read is resident, with room for all who call. What is read in
+  /// place may stay where it is.
+  std::uint64_t resident_vram() const;
+
+  /// What such a plan predicts.
+  SweepPoint point(std::uint64_t vram) const;
+
+  /// A call, where this is placed.
+  Timeline timeline(const Residency& residency) const { return timeline_of(pass(), residency, model_->machine); }
+
  private:
+  int callers() const { return std::min(demand.callers(), model_->lanes); } ///< that are planned for
   Plan plan(const Pass& pass, std::uint64_t vram, Callers callers) const;
 
   const Model* model_;

@@ -19,11 +19,15 @@ class OwnSession final : public Session {
   /// What is made of the module.
   enum class Purpose {
     run,
-    plan, ///< it answers placement() only; with example calls it is adopted, called, and put back, else left as it is
+    plan, ///< it answers placement() and planned() only; with example calls it is adopted, called, and put back, else
+          ///< left as it is
   };
 
   OwnSession(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
              Purpose purpose, Owner owner);
+
+  /// Budget and plan, and what follows for others.
+  const PlanState& planned() const { return state_; }
 
   void set_vram_budget(std::uint64_t bytes) override;
   void release() override;

@@ -1,0 +1,115 @@
+#include <offload/timeline.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <offload/plan/simulation.h>
+
+namespace offload {
+
+const char* to_string(Timeline::Lane lane) {
+  switch (lane) {
+    case Timeline::Lane::link:
+      return "link";
+    case Timeline::Lane::compute:
+      return "compute";
+    case Timeline::Lane::stall:
+      return "stall";
+  }
+  return "unknown";
+}
+
+double Timeline::busy_us(Lane lane) const {
+  double us = 0;
+  for (const Entry& entry : entries) {
+    us += entry.lane == lane ? entry.us : 0;
+  }
+  return us;
+}
+
+namespace {
+
+/// Writes down what lies in a span of time, with the weights by name.
+class TimelineWriter {
+ public:
+  TimelineWriter(const WeightTable& weights, double begin_us, double end_us)
+      : weights_(weights), begin_us_(begin_us), end_us_(end_us) {
+    timeline_.time_us = end_us - begin_us;
+  }
+
+  /// Of it, what lies in the span; of bytes, the same share.
+  void write(Timeline::Lane lane, double begin_us, double us, const Step& weights) {
+    const double begin = std::max(begin_us, begin_us_);
+    const double end = std::min(begin_us + us, end_us_);
+    if (begin >= end) {
+      return;
+    }
+    Timeline::Entry entry{lane, begin - begin_us_, end - begin, {}, 0};
+    for (const WeightId weight : weights) {
+      entry.weights.push_back(weights_[weight].name);
+      entry.bytes += weights_[weight].bytes;
+    }
+    if (lane == Timeline::Lane::link) {
+      entry.bytes = static_cast<std::uint64_t>(std::llround(static_cast<double>(entry.bytes) * (entry.us / us)));
+    }
+    timeline_.entries.push_back(std::move(entry));
+  }
+
+  Timeline timeline() && {
+    std::stable_sort(timeline_.entries.begin(), timeline_.entries.end(),
+                     [](const Timeline::Entry& a, const Timeline::Entry& b) {
+                       return std::pair(a.lane, a.begin_us) < std::pair(b.lane, b.begin_us);
+                     });
+    return std::move(timeline_);
+  }
+
+ private:
+  const WeightTable& weights_;
+  const double begin_us_;
+  const double end_us_;
+  Timeline timeline_;
+};
+
+} // namespace
+
+Timeline cut_timeline(const Recording& recording, const Pass& pass, const Residency& residency,
+                      const MachineProfile& machine, double begin_us, double end_us) {
+  TimelineWriter writer(*pass.weights, begin_us, end_us);
+  double computed_us = 0; // until when
+  for (const ClockDevice::Activity& activity : recording.activities) {
+    if (activity.begin_us >= end_us || activity.begin_us + activity.us <= begin_us) {
+      continue;
+    }
+    if (activity.kind == ClockDevice::Activity::Kind::copy) {
+      Step copied;
+      for (const Fetch& fetch : recording.copies[activity.number]) {
+        copied.push_back(fetch.weight);
+      }
+      writer.write(Timeline::Lane::link, activity.begin_us, activity.us, copied);
+      continue;
+    }
+    Step awaited;
+    for (const WeightId weight : pass.steps[activity.number].weights) {
+      if (!residency.stays(weight)) {
+        awaited.push_back(weight);
+      }
+    }
+    computed_us = std::max(computed_us, begin_us);
+    writer.write(Timeline::Lane::stall, computed_us, activity.begin_us - computed_us, awaited);
+    computed_us = activity.begin_us;
+    // Steps that do not stream are simulated as one.
+    std::size_t step = activity.number;
+    do {
+      const double us = std::max(pass.steps[step].compute_us, machine.node_overhead_us);
+      writer.write(Timeline::Lane::compute, computed_us, us, pass.steps[step].weights);
+      computed_us += us;
+      ++step;
+    } while (step < pass.steps.size() && !streams(pass.steps[step - 1], residency) &&
+             !streams(pass.steps[step], residency));
+    computed_us = activity.begin_us + activity.us;
+  }
+  return std::move(writer).timeline();
+}
+
+} // namespace offload

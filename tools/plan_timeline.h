@@ -1,0 +1,15 @@
+#pragma once
+
+#include <string>
+
+#include <offload/timeline.h>
+
+namespace offload::tools {
+
+/// A picture of link, compute and stall. Entries that are too narrow to be seen are drawn together.
+std::string to_svg(const Timeline& timeline, const std::string& heading);
+
+/// The same, every entry, as a trace for chrome://tracing and Perfetto: a thread for each lane.
+std::string to_trace(const Timeline& timeline, const std::string& heading);
+
+} // namespace offload::tools
