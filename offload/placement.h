@@ -48,19 +48,28 @@ struct Resident {
   std::string because;
 };
 
+/// What a plan knows calls by.
+enum class Evidence {
+  none,  ///< the graph: what activations take is a default
+  sizes, ///< the sizes of example calls
+  calls, ///< that were made
+};
+
+OFFLOAD_API const char* to_string(Evidence evidence);
+
 /// Where the budget goes; the parts below add up to at most `vram`.
 struct Budget {
-  std::uint64_t vram = 0;        ///< bytes allowed on the device
-  std::uint64_t minimum = 0;     ///< the smallest `vram` that this model runs in
-  std::uint64_t fixed = 0;       ///< small parameters, buffers, and what must be resident
-  std::uint64_t resident = 0;    ///< weights that the plan keeps on the device
-  std::uint64_t ring = 0;        ///< device memory that streamed bytes pass through
-  std::uint64_t reserve = 0;     ///< workspaces and activations of all lanes
-  bool reserve_measured = false; ///< from a call that ran; otherwise a default
-  std::uint64_t outside = 0;     ///< in use on the device when planned, in no budget (Stats::outside_bytes), or assumed
-  std::uint64_t host = 0;        ///< bytes of host memory that weights and staging take
-  std::uint64_t pinned = 0;      ///< of these, page-locked
-  std::uint64_t file = 0;        ///< bytes of weights that stay on the file, and are read when they are needed
+  std::uint64_t vram = 0;     ///< bytes allowed on the device
+  std::uint64_t minimum = 0;  ///< the smallest `vram` that this model runs in
+  std::uint64_t fixed = 0;    ///< small parameters, buffers, and what must be resident
+  std::uint64_t resident = 0; ///< weights that the plan keeps on the device
+  std::uint64_t ring = 0;     ///< device memory that streamed bytes pass through
+  std::uint64_t reserve = 0;  ///< workspaces and activations of all lanes
+  Evidence reserve_by = Evidence::none;
+  std::uint64_t outside = 0; ///< in use on the device when planned, in no budget (Stats::outside_bytes), or assumed
+  std::uint64_t host = 0;    ///< bytes of host memory that weights and staging take
+  std::uint64_t pinned = 0;  ///< of these, page-locked
+  std::uint64_t file = 0;    ///< bytes of weights that stay on the file, and are read when they are needed
 };
 
 /// Callers at the same time, each of which makes one call after the other.
@@ -87,6 +96,7 @@ struct Placement {
   std::vector<Resident> resident_because;
   std::vector<std::string> rewritten; ///< what was changed in the graphs for the device
   std::vector<std::string> unseen;    ///< classes of objects whose memory is in no figure: only their code sees it
+  std::vector<std::string> unsized;   ///< why an example call could not be told from sizes: it counts by its graph
   bool writes_state = false;          ///< calls change the module, so their order matters
   Budget budget;
   Prediction predicted;

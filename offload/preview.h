@@ -25,8 +25,8 @@ OFFLOAD_API c10::Device device_of(const Options& options);
 ///
 /// Where `machine` has a GPU (MachineProfile::device_memory_bytes), the budget is of its memory: by default all but
 /// what a process takes before any model, and 512 MiB. More than there is throws InputError. Host memory is what is
-/// free here, or `host_budget`. On a machine without a GPU example calls are made on the host, and show all but what
-/// activations take: a default stands for that.
+/// free here, or `host_budget`. Example calls are not made: they are told from the sizes of their arguments, without
+/// reading a weight. Where values decide what a call does, it counts by its graph, and Placement::unsized says so.
 OFFLOAD_API Placement preview(torch::jit::Module module, const Options& options,
                               const std::optional<MachineProfile>& machine = std::nullopt);
 

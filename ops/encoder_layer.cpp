@@ -2,6 +2,7 @@
 #include <ATen/ops/_addmm_activation.h>
 #include <ATen/ops/_native_multi_head_attention.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/layer_norm.h>
 #include <torch/library.h>
 
@@ -30,7 +31,8 @@ at::Tensor norm(const at::Tensor& x, std::int64_t width, const at::Tensor& weigh
   std::vector<at::Tensor> leased = {weight, bias};
   lease_all(leased, 0);
   return by_rows(x, [&](const at::Tensor& rows) {
-    return at::layer_norm(rows, {width}, leased[0], leased[1], eps, /*cudnn_enable=*/true);
+    return rows.is_meta() ? at::empty_like(rows) // where sizes are enough: PyTorch has no kernel for it
+                          : at::layer_norm(rows, {width}, leased[0], leased[1], eps, /*cudnn_enable=*/true);
   });
 }
 
@@ -66,9 +68,11 @@ at::Tensor transformer_encoder_layer(const at::Tensor& src, std::int64_t embed_d
     lease_all(leased, flops(src, qkv_weight.size(0) + proj_weight.size(0)));
     const at::Tensor input = leased[6];
     x = norm_first ? norm(input, embed_dim, leased[4], leased[5], eps) : input;
-    x = std::get<0>(at::_native_multi_head_attention(x, x, x, embed_dim, num_heads, leased[0], leased[1], leased[2],
-                                                     leased[3], mask ? std::optional(leased[7]) : std::nullopt,
-                                                     /*need_weights=*/false, /*average_attn_weights=*/true, mask_type));
+    x = x.is_meta() ? at::empty_like(x)
+                    : std::get<0>(at::_native_multi_head_attention(
+                          x, x, x, embed_dim, num_heads, leased[0], leased[1], leased[2], leased[3],
+                          mask ? std::optional(leased[7]) : std::nullopt,
+                          /*need_weights=*/false, /*average_attn_weights=*/true, mask_type));
     x.add_(input);
     x = norm_first ? x : norm(x, embed_dim, leased[4], leased[5], eps);
   }

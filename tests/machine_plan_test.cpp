@@ -45,15 +45,16 @@ TEST(MachinePlan, StreamsFromPageLockedMemoryOverTheLinkOfThatMachine) {
   EXPECT_LT(ratio, 2.05);
 }
 
-/// Which the host may have to make; its memory is no measure of what activations take on a GPU.
-TEST(MachinePlan, KnowsFromExampleCallsWhatIsComputed) {
+TEST(MachinePlan, KnowsFromSizesOfExampleCallsWhatIsComputed) {
   constexpr std::int64_t kRows = 2048;
   const Placement plan = smallest_plan("gtx1060", {{"forward", {rows(kRows)}, {}}});
   const double operations = 2. * kCount * kRows * kWidth * kWidth;
   EXPECT_GE(plan.predicted.time_us, operations / shipped_profile("gtx1060").fp32_flops_per_us);
   EXPECT_LT(smallest_plan("gtx1060").predicted.time_us, plan.predicted.time_us / 2);
-  EXPECT_EQ(plan.budget.reserve_measured, kDevice.is_cuda());
-  EXPECT_GT(plan.budget.reserve, 0U);
+  EXPECT_EQ(plan.budget.reserve_by, Evidence::sizes);
+  const std::uint64_t activations = kRows * kWidth * 4;
+  EXPECT_GE(plan.budget.reserve, 64_MiB + 2 * activations);
+  EXPECT_LT(plan.budget.reserve, 66_MiB + 4 * activations);
 }
 
 TEST(MachinePlan, LeavesTheModuleAsItWas) {

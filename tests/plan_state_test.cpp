@@ -43,7 +43,7 @@ TEST(PlanState, AnswersWithThePlanThatWasMadeForTheBudget) {
   const Placement placement = state.placement();
   EXPECT_EQ(placement.budget.vram, 8_MiB);
   EXPECT_EQ(placement.budget.resident + placement.budget.ring, 8_MiB);
-  EXPECT_TRUE(placement.budget.reserve_measured);
+  EXPECT_EQ(placement.budget.reserve_by, Evidence::calls);
   ASSERT_EQ(placement.weights.size(), 3U);
   EXPECT_EQ(placement.weights[1].name, "w1");
 }

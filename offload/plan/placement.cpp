@@ -14,6 +14,18 @@
 
 namespace offload {
 
+const char* to_string(Evidence evidence) {
+  switch (evidence) {
+    case Evidence::none:
+      return "default";
+    case Evidence::sizes:
+      return "sizes";
+    case Evidence::calls:
+      return "calls";
+  }
+  return "unknown";
+}
+
 const char* to_string(Mode mode) {
   switch (mode) {
     case Mode::resident:
@@ -116,7 +128,10 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
       << " that must stay\n"
       << "  ring      " << format_bytes(budget.ring) << '\n'
       << "  reserve   " << format_bytes(budget.reserve) << " for workspaces and activations, "
-      << (budget.reserve_measured ? "measured" : "a default until a call has been measured") << '\n'
+      << (budget.reserve_by == Evidence::calls   ? "measured"
+          : budget.reserve_by == Evidence::sizes ? "by the sizes of example calls"
+                                                 : "a default until a call has been measured")
+      << '\n'
       << (budget.outside == 0 ? ""
                               : "  beside it " + format_bytes(budget.outside) +
                                     " are in use: CUDA's context, kernels, handles, others; models load more kernels\n")
@@ -179,6 +194,9 @@ std::ostream& operator<<(std::ostream& out, const Placement& placement) {
     out << "  unseen: " << count << (count == 1 ? " object of " : " objects of ") << printable(type)
         << ", whose memory is in no figure here\n";
   }
+  for (const std::string& why : placement.unsized) {
+    out << "  by graph: " << printable(why) << '\n';
+  }
   for (const std::string& rewritten : placement.rewritten) {
     out << "  rewritten: " << printable(rewritten) << '\n';
   }
@@ -221,6 +239,7 @@ std::string to_json(const Placement& placement) {
       {"resident_because", std::move(because)},
       {"rewritten", placement.rewritten},
       {"unseen", placement.unseen},
+      {"unsized", placement.unsized},
       {"writes_state", placement.writes_state},
       {"budget",
        {{"vram", budget.vram},
@@ -230,7 +249,7 @@ std::string to_json(const Placement& placement) {
         {"resident", budget.resident},
         {"ring", budget.ring},
         {"reserve", budget.reserve},
-        {"reserve_measured", budget.reserve_measured},
+        {"reserve_by", to_string(budget.reserve_by)},
         {"outside", budget.outside},
         {"pinned", budget.pinned},
         {"file", budget.file}}},

@@ -124,8 +124,7 @@ void list_weights(Model& model, const Options& options, Promise& host_promise) {
     model.host = lay_out_host(on_host, by_use,
                               {!model.is_for_gpu(), options.host_budget, options.pinned_budget,
                                available - std::min(available, outstanding)});
-    const bool is_taken_here = !model.elsewhere || model.device.is_cuda(); // by example calls, if not for good
-    return is_taken_here ? model.host.wanted() : 0;
+    return model.elsewhere ? 0 : model.host.wanted();
   });
   for (WeightId id = 0; id < table.size(); ++id) {
     table[id].source = model.host.sources[id];

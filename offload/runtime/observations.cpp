@@ -25,6 +25,7 @@ Choice all_of(const Pass& pass) {
 
 void Observations::record_steps(const std::string& method, std::vector<LeasedStep> steps) {
   measured_[method] = std::move(steps);
+  evidence_ = Evidence::calls;
   planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : method;
   least_ring_ = minimum_capacity(pass());
 }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <offload/placement.h>
 #include <offload/plan/device_budget.h>
 #include <offload/plan/planner.h>
 #include <offload/plan/sweep.h>
@@ -29,16 +30,24 @@ class Observations {
   /// A call of `method` leased `steps`. Plans are made for the first method that was seen, unless another was named.
   void record_steps(const std::string& method, std::vector<LeasedStep> steps);
 
+  /// The same as `sizes` of a call tell.
+  void record_sizes(const std::string& method, std::vector<LeasedStep> steps) {
+    record_steps(method, std::move(steps));
+    evidence_ = Evidence::sizes;
+  }
+
+  /// An example call could not be told from its sizes.
+  void record_unsized(const std::string& why) { unsized_.push_back(why); }
+  const std::vector<std::string>& unsized() const { return unsized_; }
+
+  Evidence evidence() const { return evidence_; }
+
   /// Calls have put so many bytes into the module, beside what they replace.
   void record_state(std::uint64_t bytes) { state_ = std::max(state_, bytes); }
   std::uint64_t state() const { return state_; }
 
   /// By method, the steps that were seen last.
   const std::map<std::string, std::vector<LeasedStep>>& measured() const { return measured_; }
-
-  /// Whether calls have shown what they take of the device. On a host that stands in for the GPU of another machine
-  /// they show their steps only.
-  bool has_measured_memory() const { return !measured_.empty() && (!model_->elsewhere || !activations.empty()); }
 
   /// What is planned for, and what calls may need too.
   Pass pass() const;
@@ -76,6 +85,8 @@ class Observations {
   std::map<std::string, std::vector<LeasedStep>> measured_;
   std::uint64_t least_ring_; // by the pass that is planned for
   std::uint64_t state_ = 0;
+  Evidence evidence_ = Evidence::none;
+  std::vector<std::string> unsized_;
 };
 
 } // namespace offload

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <offload/bytes.h>
+#include <offload/graph/shapes.h>
 #include <offload/runtime/free_bytes.h>
 #include <offload/runtime/outside_bytes.h>
 
@@ -27,8 +28,10 @@ OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
   }
   Displaced displaced;
   try {
-    if (model_.elsewhere && model_.device.is_cpu() && !options.example_calls.empty()) {
-      record_steps_on_host(module, options);
+    if (model_.elsewhere) {
+      std::for_each(options.example_calls.begin(), options.example_calls.end(),
+                    [this](const ExampleCall& call) { record_by_sizes(call); });
+      state_.require_minimum(vram);
     } else if (purpose == Purpose::run || !options.example_calls.empty()) {
       transport_ = std::make_shared<Transport>(model_.device, model_.lanes, model_.host.staging);
       adopted_ = adopt_weights(model_, *transport_, owner, options.progress, displaced);
@@ -59,18 +62,25 @@ OwnSession::OwnSession(const torch::jit::Module& module, const Options& options,
   }
 }
 
-/// A GPU that is not here makes no call, but the host does: what it leases and multiplies is the same. It has a machine
-/// without a GPU and the smallest budget, since nothing that it shows depends on what stays.
-void OwnSession::record_steps_on_host(const torch::jit::Module& module, const Options& options) {
-  MachineProfile host = model_.machine;
-  host.device_memory_bytes = 0;
-  Options smallest = options;
-  smallest.vram_budget = state_.budget().minimum();
-  const OwnSession calls(module, smallest, host, Purpose::plan, Owner::shared);
-  const Observations seen = calls.state_.observations();
-  for (const auto& [method, steps] : seen.measured()) {
-    state_.record_steps(method, steps);
+/// Takes what the call would show from its sizes, as far as they tell. Workspaces are as large as on any card.
+void OwnSession::record_by_sizes(const ExampleCall& example) {
+  constexpr std::uint64_t kWorkspaces = 64_MiB; // of cuBLAS and cuBLASLt
+  const Request request = make_request(model_.program, model_.device, example.method, example.inputs, example.kwargs);
+  ShapedCall call;
+  try {
+    call = trace_shapes(model_.program, request.method, request.stack, c10::Device(c10::kCUDA, 0));
+  } catch (const InputError& error) {
+    state_.record_unsized(error.what());
+    return;
   }
+  const bool multiplies =
+      std::any_of(call.ops.begin(), call.ops.end(), [](const ShapedOp& op) { return op.flops > 0; }) ||
+      std::any_of(call.steps.begin(), call.steps.end(), [](const LeasedStep& step) { return step.flops > 0; });
+  state_.record_sizes(request.method, std::move(call.steps));
+  state_.record_memory(request.shape,
+                       {.bytes = align_up(call.peak_bytes, granularity(model_)) + (multiplies ? kWorkspaces : 0)},
+                       /*ended=*/true, 0, ~std::uint64_t{0});
+  state_.pin(request.shape);
 }
 
 /// Bytes of the device in no budget.

@@ -19,8 +19,8 @@ class OwnSession final : public Session {
   /// What is made of the module.
   enum class Purpose {
     run,
-    plan, ///< it answers placement() and planned() only; with example calls it is adopted, called, and put back, else
-          ///< left as it is
+    plan, ///< it answers placement() and planned() only; with example calls it is adopted, called, and put back, else,
+          ///< and for a machine that is not here, left as it is
   };
 
   OwnSession(const torch::jit::Module& module, const Options& options, const std::optional<MachineProfile>& machine,
@@ -44,7 +44,7 @@ class OwnSession final : public Session {
   void place(const Residency& residency, PlacedModule::Leased leased);
   void clear();
   void choose_budget(const Options& options);
-  void record_steps_on_host(const torch::jit::Module& module, const Options& options);
+  void record_by_sizes(const ExampleCall& example);
   std::uint64_t outside() const;
   void replan();
 

@@ -11,7 +11,8 @@ namespace {
 struct PlanSnapshot {
   DeviceBudget budget;
   Plan plan;
-  bool is_measured = false;  ///< what calls take
+  Evidence evidence = Evidence::none;
+  std::vector<std::string> unsized;
   std::uint64_t outside = 0; ///< bytes of the device in no budget, when the plan was made
 };
 
@@ -35,7 +36,7 @@ Placement describe(const Model& model, const PlanSnapshot& snapshot) {
       }
     }
   }
-  const auto& [divided, plan, is_measured, outside] = snapshot;
+  const auto& [divided, plan, evidence, unsized, outside] = snapshot;
   Budget& budget = placement.budget;
   const auto& weights = model.program.weights.weights;
   for (WeightId id = 0; id < weights.size(); ++id) {
@@ -62,7 +63,8 @@ Placement describe(const Model& model, const PlanSnapshot& snapshot) {
   budget.fixed = model.fixed;
   budget.ring = plan.residency.ring_bytes;
   budget.reserve = divided.reserve();
-  budget.reserve_measured = is_measured;
+  budget.reserve_by = evidence;
+  placement.unsized = unsized;
   budget.outside = outside;
   budget.host = model.host.total();
   budget.pinned = model.host.pinned();
@@ -101,7 +103,7 @@ void PlanState::require_minimum(std::uint64_t vram) const {
   const std::uint64_t for_calls = budget.least_reserve();
   const std::uint64_t assumed = observed_.activations.empty() ? for_calls : 0;
   if (vram + assumed < least) {
-    const bool is_known = observed_.has_measured_memory() && for_calls > 0;
+    const bool is_known = observed_.evidence() != Evidence::none && for_calls > 0;
     throw BudgetError((is_known ? "activations and workspaces take " + format_bytes(for_calls) + ": " : "") +
                           describe_budget(vram) + " is too small: the smallest that works is " + std::to_string(least) +
                           " bytes",
@@ -187,8 +189,8 @@ Placement PlanState::placement() const {
   std::unique_lock lock(mutex_);
   std::shared_ptr<const Placement> known = placement_;
   if (!known) {
-    const PlanSnapshot snapshot{observed_.divide(given_.vram, plan_.callers.lanes), plan_,
-                                observed_.has_measured_memory(), outside_};
+    const PlanSnapshot snapshot{observed_.divide(given_.vram, plan_.callers.lanes), plan_, observed_.evidence(),
+                                observed_.unsized(), outside_};
     const std::uint64_t changes = changes_;
     lock.unlock();
     known = std::make_shared<const Placement>(describe(model_, snapshot));

@@ -157,6 +157,18 @@ class PlanState {
     change();
   }
 
+  /// Of an example call: what its sizes tell, or why they do not.
+  void record_sizes(const std::string& method, std::vector<LeasedStep> steps) {
+    const std::lock_guard lock(mutex_);
+    observed_.record_sizes(method, std::move(steps));
+    change();
+  }
+  void record_unsized(const std::string& why) {
+    const std::lock_guard lock(mutex_);
+    observed_.record_unsized(why);
+    change();
+  }
+
   /// Of a call that ended, or was stopped when it had taken `memory`. `state`: bytes that calls have put into the
   /// module; `room`: what calls may take in all.
   void record_memory(std::size_t shape, const CallMemory& memory, bool ended, std::uint64_t state, std::uint64_t room);
