@@ -21,13 +21,13 @@
 namespace offload::test {
 namespace {
 
-Latch latch;
-std::vector<std::int64_t> order; // of calls that have begun
+Latch within_a_pool;
+std::vector<std::int64_t> order_in_pool; // of calls that have begun
 
 TORCH_LIBRARY(pool_server_test, library) {
   library.def("begin(Tensor x, int call) -> Tensor", [](const at::Tensor& x, std::int64_t call) {
-    order.push_back(call);
-    latch.pass();
+    order_in_pool.push_back(call);
+    within_a_pool.pass();
     return x.clone();
   });
 }
@@ -83,10 +83,10 @@ TEST_F(PoolServer, TheMostUrgentCallGoesFirstWhateverModuleItIsOf) {
   }
   // A module that is being placed is closed meanwhile.
   ASSERT_TRUE(comes_true([&] { return resident(*pool) >= 4 * kWeightBytes; }));
-  order.clear();
-  latch.hold();
+  order_in_pool.clear();
+  within_a_pool.hold();
   BlockedThread first([&] { call(modules[0], 1); });
-  latch.await_reached();
+  within_a_pool.await_reached();
   BlockedThread low([&] {
     const PriorityGuard priority(Priority::low);
     call(modules[0], 2);
@@ -99,11 +99,11 @@ TEST_F(PoolServer, TheMostUrgentCallGoesFirstWhateverModuleItIsOf) {
     call(modules[1], 4);
   });
   high.await_blocked();
-  latch.open();
+  within_a_pool.open();
   for (BlockedThread* thread : {&first, &low, &normal, &high}) {
     thread->join();
   }
-  EXPECT_EQ(order, (std::vector<std::int64_t>{1, 4, 3, 2}));
+  EXPECT_EQ(order_in_pool, (std::vector<std::int64_t>{1, 4, 3, 2}));
 }
 
 TEST_F(PoolServer, AFileThatChangesConcernsItsModuleOnly) {

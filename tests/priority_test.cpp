@@ -108,7 +108,9 @@ class TwoModules {
  public:
   static constexpr WeightId kWeights = 50; // of each
 
-  TwoModules(Priority first, Priority second) : priorities_{first, second} {
+  TwoModules(Priority first, Priority second) {
+    lanes_[0].priority = first;
+    lanes_[1].priority = second;
     for (WeightId module = 0; module < 2; ++module) {
       Sequence sequence;
       for (WeightId i = 0; i < kWeights; ++i) {
@@ -134,6 +136,7 @@ class TwoModules {
 
  private:
   struct Lane {
+    Priority priority = Priority::normal;
     SequencePtr sequence;
     std::size_t at = 0;
     ArrivalPtr awaits; // before it looks again
@@ -181,11 +184,10 @@ class TwoModules {
 
   void begin(int number) {
     const WeightId module = static_cast<WeightId>(number) * kWeights;
-    scheduler_.begin(number, lanes_[number].sequence, batches_, module, priorities_[number]);
+    scheduler_.begin(number, lanes_[number].sequence, batches_, module, lanes_[number].priority);
   }
 
-  const Priority priorities_[2];
-  Scheduler scheduler_{std::vector<std::uint64_t>(2 * kWeights, 512), 24 * 512, 512, 2};
+  Scheduler scheduler_{std::vector<std::uint64_t>(std::size_t{2} * kWeights, 512), std::uint64_t{24} * 512, 512, 2};
   std::vector<Batch> batches_;
   std::set<ArrivalPtr> arrived_;
   Lane lanes_[2];

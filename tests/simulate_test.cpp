@@ -9,7 +9,7 @@
 namespace offload::test {
 namespace {
 
-MachineProfile machine() { return {"a machine", 50e3, 5, 20e3, 2e3, 1e6, 1e6, 1e6, 1e6, 10}; }
+MachineProfile machine_of_simulations() { return {"a machine", 50e3, 5, 20e3, 2e3, 1e6, 1e6, 1e6, 1e6, 10}; }
 
 /// Layers of 32 MiB, none resident, that are read one after another.
 struct Layers {
@@ -22,7 +22,7 @@ struct Layers {
     residency = {std::vector<std::uint64_t>(count), ring_layers * 32_MiB};
   }
 
-  Simulated run(Callers callers = {}) const { return simulate(pass, residency, machine(), callers); }
+  Simulated run(Callers callers = {}) const { return simulate(pass, residency, machine_of_simulations(), callers); }
 
   Pass pass;
   Residency residency;

@@ -14,7 +14,7 @@ namespace {
 
 using Lane = Timeline::Lane;
 
-MachineProfile machine() { return {"a machine", 50e3, 5, 20e3, 2e3, 1e6, 1e6, 1e6, 1e6, 10}; }
+MachineProfile machine_of_timelines() { return {"a machine", 50e3, 5, 20e3, 2e3, 1e6, 1e6, 1e6, 1e6, 10}; }
 
 Pass pass_of(const std::vector<std::uint64_t>& bytes, double compute_us) {
   Pass pass;
@@ -52,7 +52,7 @@ void expect_in_order(const Timeline& timeline) {
 TEST(Timeline, ShowsWhatIsCopiedComputedAndWaitedFor) {
   const Pass pass = pass_of(std::vector<std::uint64_t>(4, 32_MiB), 100);
   const Residency residency{{32_MiB, 0, 32_MiB, 0}, 64_MiB - 512};
-  const Timeline timeline = timeline_of(pass, residency, machine());
+  const Timeline timeline = timeline_of(pass, residency, machine_of_timelines());
   expect_in_order(timeline);
   std::vector<std::string> computed;
   std::vector<std::string> copied;
@@ -72,8 +72,8 @@ TEST(Timeline, AddsUpToWhatIsSimulated) {
     for (const std::uint64_t ring_layers : {1, 2, 4, 5}) {
       const Pass pass = pass_of(std::vector<std::uint64_t>(20, 32_MiB), compute_us);
       const Residency residency{std::vector<std::uint64_t>(20), ring_layers * 32_MiB};
-      const Simulated simulated = simulate(pass, residency, machine());
-      const Timeline timeline = timeline_of(pass, residency, machine());
+      const Simulated simulated = simulate(pass, residency, machine_of_timelines());
+      const Timeline timeline = timeline_of(pass, residency, machine_of_timelines());
       SCOPED_TRACE(std::to_string(compute_us) + " us, a ring of " + std::to_string(ring_layers) + ", period " +
                    std::to_string(simulated.period));
       expect_in_order(timeline);
@@ -97,8 +97,8 @@ TEST(Timeline, HoldsForAnyModel) {
     const Pass pass = pass_of(bytes, 5.0 * static_cast<double>(1 + random() % 40));
     const std::uint64_t least = minimum_capacity(pass);
     const std::uint64_t all = resident_capacity(pass);
-    const Plan best = plan(pass, least + (all - least) * (random() % 10) / 10, machine());
-    const Timeline timeline = timeline_of(pass, best.residency, machine());
+    const Plan best = plan(pass, least + (all - least) * (random() % 10) / 10, machine_of_timelines());
+    const Timeline timeline = timeline_of(pass, best.residency, machine_of_timelines());
     SCOPED_TRACE("model " + std::to_string(model) + ", period " + std::to_string(best.predicted.period));
     expect_in_order(timeline);
     EXPECT_NEAR(timeline.busy_us(Lane::compute) + timeline.busy_us(Lane::stall), timeline.time_us, 1e-3);
@@ -113,10 +113,10 @@ TEST(Timeline, HoldsForAnyModel) {
 
 TEST(Timeline, OfWhatIsResidentIsComputeAlone) {
   const Pass pass = pass_of(std::vector<std::uint64_t>(4, 32_MiB), 100);
-  const Timeline timeline = timeline_of(pass, all_resident(*pass.weights), machine());
+  const Timeline timeline = timeline_of(pass, all_resident(*pass.weights), machine_of_timelines());
   EXPECT_EQ(timeline.entries.size(), 4U);
   EXPECT_EQ(timeline.busy_us(Lane::compute), timeline.time_us);
-  EXPECT_EQ(timeline_of({}, {}, machine()).entries.size(), 0U);
+  EXPECT_EQ(timeline_of({}, {}, machine_of_timelines()).entries.size(), 0U);
 }
 
 } // namespace

@@ -19,7 +19,7 @@
 #include <offload/bytes.h>
 #include <offload/device/memory.h>
 #include <tools/bench_prepare.h>
-#include <tools/bench_text.h>
+#include <tools/numbers.h>
 
 namespace offload::tools {
 
@@ -73,7 +73,7 @@ void measure_callers_row(Module& model, const at::Tensor& input, const at::Tenso
 OpenLoop measure_open_loop(Module& model, const at::Tensor& input, const at::Tensor& expected, double load,
                            const CallersRow& row) {
   constexpr int kCalls = 300;
-  using Clock = std::chrono::steady_clock;
+  using Steady = std::chrono::steady_clock;
   const c10::Device device = model.device();
   std::mt19937 dice(1); // the same arrivals in each run
   std::exponential_distribution<double> pause(load * row.callers / row.round_us);
@@ -89,7 +89,7 @@ OpenLoop measure_open_loop(Module& model, const at::Tensor& input, const at::Ten
   std::vector<std::thread> threads;
   const int count = 4 * row.callers;
   std::barrier together(count);
-  Clock::time_point begin;
+  Steady::time_point begin;
   for (int i = 0; i < count; ++i) {
     threads.emplace_back([&, i] {
       const at::NoGradGuard no_grad;
@@ -101,13 +101,13 @@ OpenLoop measure_open_loop(Module& model, const at::Tensor& input, const at::Ten
       model.forward({input}).toTensor().equal(expected); // of a thread the first call takes longer
       together.arrive_and_wait();
       if (i == 0) {
-        begin = Clock::now();
+        begin = Steady::now();
       }
       together.arrive_and_wait();
       for (int call = next++; call < kCalls; call = next++) {
-        std::this_thread::sleep_until(begin + std::chrono::duration_cast<Clock::duration>(arrivals[call]));
+        std::this_thread::sleep_until(begin + std::chrono::duration_cast<Steady::duration>(arrivals[call]));
         identical = model.forward({input}).toTensor().equal(expected) && identical;
-        const std::chrono::duration<double, std::micro> took = Clock::now() - begin - arrivals[call];
+        const std::chrono::duration<double, std::micro> took = Steady::now() - begin - arrivals[call];
         open.waited_us[call] = took.count() - row.alone_us;
       }
     });

@@ -14,10 +14,10 @@
 #include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/module.h>
-#include <tools/bench_text.h>
 #include <tools/cli.h>
 #include <tools/compare.h>
 #include <tools/inputs.h>
+#include <tools/numbers.h>
 
 namespace offload::tools {
 

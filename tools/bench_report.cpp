@@ -1,7 +1,7 @@
 #include <tools/bench_callers.h>
 #include <tools/bench_models.h>
 #include <tools/bench_report.h>
-#include <tools/bench_text.h>
+#include <tools/numbers.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>

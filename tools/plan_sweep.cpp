@@ -11,6 +11,7 @@
 #include <offload/bytes.h>
 #include <offload/core/printable.h>
 #include <offload/error.h>
+#include <tools/numbers.h>
 #include <tools/svg.h>
 
 namespace offload::tools {
@@ -19,11 +20,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string milliseconds(double us) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.3f ms", us / 1e3);
-  return text.data();
-}
+std::string exact_ms(double us) { return number("%.3f ms", us / 1e3); }
 
 std::string exact(std::uint64_t bytes) { return format_bytes(bytes) + " (" + std::to_string(bytes) + " bytes)"; }
 
@@ -37,7 +34,7 @@ std::string describe_knee(const Sweep& sweep) {
     return "no knee";
   }
   const SweepPoint& knee = sweep.points[*sweep.knee];
-  return "knee: " + format_bytes(knee.vram) + ", " + milliseconds(knee.time_us);
+  return "knee: " + format_bytes(knee.vram) + ", " + exact_ms(knee.time_us);
 }
 
 double slowest_us(const Sweep& sweep) {
@@ -71,7 +68,7 @@ std::string text_of(const Json& json) { return json.dump(2, ' ', false, Json::er
 void print_point(std::ostream& out, const SweepPoint& point) {
   std::array<char, 96> row{};
   std::snprintf(row.data(), row.size(), "  %10s  %14s  %12.1f  %s", format_bytes(point.vram).c_str(),
-                milliseconds(point.time_us).c_str(), static_cast<double>(point.streamed_bytes) / (1 << 20),
+                exact_ms(point.time_us).c_str(), static_cast<double>(point.streamed_bytes) / (1 << 20),
                 to_string(point.bound));
   out << row.data();
 }
@@ -177,7 +174,7 @@ std::string to_svg(const Sweep& sweep) {
   for (const SweepPoint& point : sweep.points) {
     out << "<circle cx='" << svg::number(x_of(static_cast<double>(point.vram))) << "' cy='"
         << svg::number(y_of(point.time_us)) << "' r='3.5' fill='" << color_of(point.bound) << "'><title>"
-        << svg::escape(format_bytes(point.vram) + ": " + milliseconds(point.time_us) + ", " +
+        << svg::escape(format_bytes(point.vram) + ": " + exact_ms(point.time_us) + ", " +
                        format_bytes(point.streamed_bytes) + " streamed")
         << "</title></circle>\n";
   }
@@ -239,8 +236,8 @@ const SweepPoint& require_fit(const Fit& fit, double time_us) {
     const SweepPoint& best = *std::find_if(points.begin(), points.end(), [&](const SweepPoint& point) {
       return point.time_us < 1.001 * best_us; // the smallest budget that is as good
     });
-    throw InputError("--fit: no budget makes a call take " + milliseconds(time_us) + "; the best that was found is " +
-                     milliseconds(best.time_us) + ", with " + exact(best.vram));
+    throw InputError("--fit: no budget makes a call take " + exact_ms(time_us) + "; the best that was found is " +
+                     exact_ms(best.time_us) + ", with " + exact(best.vram));
   }
   return *fit.smallest;
 }
@@ -258,11 +255,11 @@ std::string to_table(const Fit& fit, double time_us) {
   const SweepPoint& found = require_fit(fit, time_us);
   const std::size_t slower = count_slower(fit, time_us);
   std::ostringstream out;
-  out << "A call of " << milliseconds(time_us) << " on " << fit.tried.device << " (costs of "
+  out << "A call of " << exact_ms(time_us) << " on " << fit.tried.device << " (costs of "
       << printable(fit.tried.machine) << ")\n"
       << "  budget    " << exact(found.vram) << ", the smallest that is fast enough, of " << fit.tried.points.size()
       << " that were tried\n"
-      << "  predicted " << milliseconds(found.time_us) << " a call, " << format_bytes(found.streamed_bytes)
+      << "  predicted " << exact_ms(found.time_us) << " a call, " << format_bytes(found.streamed_bytes)
       << " streamed, bound by " << to_string(found.bound) << '\n';
   if (slower > 0) {
     out << "  of the larger budgets that were tried, " << slower << " are not fast enough: give exactly this one\n";

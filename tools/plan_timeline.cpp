@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <offload/bytes.h>
+#include <tools/numbers.h>
 #include <tools/svg.h>
 
 namespace offload::tools {
@@ -39,12 +40,6 @@ std::string name_of(const Timeline::Entry& entry) {
     return "rows, read in place";
   }
   return entry.weights.front() + (count > 1 ? " and " + std::to_string(count - 1) + " more" : "");
-}
-
-std::string milliseconds(double us) {
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.3g ms", us / 1e3);
-  return text.data();
 }
 
 /// Entries that are drawn as one.
@@ -89,7 +84,7 @@ std::vector<Box> boxes_of(const Timeline& timeline, Timeline::Lane lane) {
 std::string describe(const Box& box) {
   const std::string what =
       box.count == 1 ? box.first : std::to_string(box.count) + " entries, from " + box.first + " to " + box.last;
-  return what + ": " + milliseconds(box.us) + ", " + format_bytes(box.bytes);
+  return what + ": " + number("%.3g ms", box.us / 1e3) + ", " + format_bytes(box.bytes);
 }
 
 void draw_lane(std::ostream& out, const Timeline& timeline, const Style& style, double y) {
@@ -130,7 +125,7 @@ void draw_axis(std::ostream& out, double time_us) {
 
 std::string to_svg(const Timeline& timeline, const std::string& heading) {
   std::ostringstream out;
-  svg::begin(out, kWidth, kBottom + 48, heading + ": " + milliseconds(timeline.time_us));
+  svg::begin(out, kWidth, kBottom + 48, heading + ": " + number("%.3g ms", timeline.time_us / 1e3));
   double x = 20;
   for (const Style& style : kLanes) {
     const double share = timeline.time_us > 0 ? timeline.busy_us(style.lane) / timeline.time_us : 0;

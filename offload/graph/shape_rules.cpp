@@ -329,10 +329,9 @@ double flops_of(const std::string& op, const Values& in, const Values& out) {
         elements += weight.dim() == 2 ? static_cast<double>(weight.numel()) : 0;
       }
     }
-    const at::Tensor& input = in[0].toTensor();
-    return input.dim() == 0
-               ? 0
-               : 2 * elements * static_cast<double>(input.numel() / std::max<std::int64_t>(1, input.size(-1)));
+    const at::Tensor& input = in[0].toTensor(); // [*, width]
+    const std::int64_t rows = input.numel() / std::max<std::int64_t>(1, input.dim() == 0 ? 1 : input.size(-1));
+    return 2 * elements * static_cast<double>(rows);
   }
   return 0;
 }
