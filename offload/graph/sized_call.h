@@ -6,6 +6,8 @@
 #include <c10/core/Device.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
