@@ -49,6 +49,16 @@ TEST(DeviceBudget, KeepsForEachLaneAndForLargerCallsFromHalfOfWhatIsLeft) {
   EXPECT_EQ(budget.capacity(), 6_MiB + 10_MiB);
 }
 
+TEST(DeviceBudget, KeepsForUsualCallsBesideTheLargest) {
+  DeviceBudget budget = budget_of(1_GiB);
+  budget.lanes = 4;
+  budget.usual_call = 9_MiB; // of which 10 are taken
+  EXPECT_EQ(budget.reserve(), 34_MiB + 3 * 10_MiB);
+  EXPECT_EQ(budget.least_reserve(), 34_MiB) << "one call is the least";
+  budget.usual_call = 50_MiB;
+  EXPECT_EQ(budget.reserve(), 4 * 34_MiB) << "none takes more than the largest";
+}
+
 TEST(DeviceBudget, HasRoomForNoMoreLanesThanBesideTheSmallestRing) {
   DeviceBudget budget = budget_of(10_MiB + 6_MiB + 3 * 34_MiB);
   budget.lanes = 3;

@@ -168,6 +168,17 @@ TEST(Planner, KeepsWhatALongRingWouldOnlySmooth) {
   EXPECT_GE(best.residency.ring_bytes, 8 * kBatchBytes);
 }
 
+TEST(Planner, BesideARingAddsToWhatIsKept) {
+  const Pass pass = uniform_stack(16, 10_MiB, 10);
+  Residency kept{std::vector<std::uint64_t>(16), 0};
+  kept.bytes[3] = kept.bytes[4] = kept.bytes[5] = 10_MiB;
+  for (const std::uint64_t capacity : {0_MiB, 30_MiB, 85_MiB, 160_MiB}) {
+    const Plan plan = plan_beside_ring(pass, capacity, 30_MiB, machine(), kept);
+    EXPECT_TRUE(plan.residency.stays(3) && plan.residency.stays(4) && plan.residency.stays(5));
+    EXPECT_EQ(bytes_resident(plan.residency), std::max(30_MiB, capacity / 10_MiB * 10_MiB));
+  }
+}
+
 TEST(Planner, TakesNoRoomForWhatNothingReads) {
   Pass pass = uniform_stack(3, 1_MiB, 10);
   pass.weights = shared_table({1_MiB, 1_MiB, 1_MiB, 64_MiB});

@@ -74,6 +74,43 @@ TEST_F(PoolTest, WhatIsCalledBecomesResidentInThePlaceOfWhatIsNot) {
   call(second, 1);
 }
 
+/// What calls lease is known, though all was there before the first of them.
+TEST_F(PoolTest, WhatIsResidentBeforeItsFirstCallIsPlannedLikeTheRest) {
+  const auto pool = make_pool(room_for(20));
+  Pooled module(make(kPerModule, chain(kPerModule)), in(pool));
+  EXPECT_TRUE(comes_true([&] { return resident(*pool) >= kModuleBytes; }));
+  call(module, 2);
+  EXPECT_EQ(module.offloaded.stats().bytes_streamed, 0U);
+  pool->set_vram_budget(room_for(3));
+  call(module, 1);
+  const std::uint64_t before = module.offloaded.stats().bytes_streamed;
+  EXPECT_GT(before, 0U);
+  EXPECT_GT(module.offloaded.placement().predicted.streamed_bytes, 0U);
+}
+
+/// Nothing is brought twice, and no more goes than has to.
+TEST_F(PoolTest, ResidencyGrowsAndShrinksByParts) {
+  const auto pool = make_pool(room_for(5));
+  Pooled module(make(kPerModule, chain(kPerModule)), in(pool));
+  const std::uint64_t some = 2 * kScale * kWeightBytes;
+  EXPECT_TRUE(comes_true([&] { return resident(*pool) >= some; }));
+  call(module, 2);
+  const std::uint64_t first = resident(*pool);
+  EXPECT_LT(first, kModuleBytes);
+  pool->set_vram_budget(room_for(20));
+  std::uint64_t least = first;
+  EXPECT_TRUE(comes_true([&] {
+    least = std::min(least, resident(*pool));
+    return resident(*pool) >= kModuleBytes;
+  }));
+  EXPECT_EQ(least, first);
+  call(module, 1);
+  pool->set_vram_budget(room_for(5));
+  EXPECT_GE(resident(*pool), some);
+  EXPECT_LT(resident(*pool), kModuleBytes);
+  call(module, 2);
+}
+
 TEST_F(PoolTest, WhatIsReleasedComesBackWithItsNextCall) {
   const auto pool = make_pool(room_for(std::uint64_t{4} * kPerModule));
   Pooled module(make(kPerModule, chain(kPerModule)), in(pool));

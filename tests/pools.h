@@ -17,8 +17,9 @@
 
 namespace offload::test {
 
-constexpr int kPerModule = 6; // of each module
-constexpr std::uint64_t kModuleBytes = kPerModule * kWeightBytes;
+inline const std::uint64_t kScale = kDevice.is_cuda() ? 64 : 1; // there must be more than calls take
+inline const int kPerModule = static_cast<int>(6 * kScale);     // of each module
+inline const std::uint64_t kModuleBytes = 6 * kScale * kWeightBytes;
 
 /// A module of a pool, and the same wholly on the device.
 struct Pooled {
@@ -41,9 +42,9 @@ class PoolTest : public testing::Test {
  protected:
   PoolTest() { at::set_num_threads(1); } // products round by it
 
-  /// Room for so many weights beside a ring and calls.
-  static std::uint64_t room_for(std::uint64_t weights) {
-    return weights * kWeightBytes + (kDevice.is_cuda() ? 320_MiB : 0);
+  /// Room for so many sixths of a module beside a ring and calls.
+  static std::uint64_t room_for(std::uint64_t sixths) {
+    return sixths * kScale * kWeightBytes + (kDevice.is_cuda() ? 96_MiB : 0);
   }
 
   static std::shared_ptr<Pool> make_pool(std::uint64_t vram) {

@@ -38,6 +38,13 @@ bool worked(cudaError_t code) {
   return code == cudaSuccess;
 }
 
+OwnStream::OwnStream() {
+  int least = 0;
+  int greatest = 0;
+  check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+  check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
+}
+
 void check_cuda(cudaError_t code, const char* doing) {
   if (!worked(code)) {
     throw Error(std::string(doing) + " failed: " + cudaGetErrorString(code));

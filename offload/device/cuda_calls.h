@@ -26,10 +26,11 @@ void require_cuda();
 /// command.
 bool has_reached(cudaEvent_t event);
 
-/// A stream that nobody else uses.
+/// A stream for copies that nobody else uses. Its priority keeps it out of the few queues to the device that the
+/// streams of calls share: there it would stand behind what waits for its own copies.
 class OwnStream {
  public:
-  OwnStream() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
+  OwnStream();
   ~OwnStream() { static_cast<void>(cudaStreamDestroy(stream_)); }
   OwnStream(const OwnStream&) = delete;
   OwnStream& operator=(const OwnStream&) = delete;

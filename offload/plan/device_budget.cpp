@@ -16,16 +16,17 @@ std::uint64_t DeviceBudget::least_reserve() const { return align_up(call, unit) 
 /// Beside the smallest ring.
 std::uint64_t DeviceBudget::left_for_calls() const { return left_of(vram, fixed + align_up(least_ring, unit)); }
 
-std::uint64_t DeviceBudget::largest_on_all_lanes() const {
-  return align_up(call, unit) * static_cast<std::uint64_t>(lanes) + state;
+std::uint64_t DeviceBudget::calls_on_all_lanes() const {
+  const std::uint64_t usual = usual_call > 0 ? std::min(usual_call, call) : call;
+  return align_up(call, unit) + align_up(usual, unit) * static_cast<std::uint64_t>(lanes - 1) + state;
 }
 
-bool DeviceBudget::has_room_for_lanes() const { return largest_on_all_lanes() <= left_for_calls(); }
+bool DeviceBudget::has_room_for_lanes() const { return calls_on_all_lanes() <= left_for_calls(); }
 
 std::uint64_t DeviceBudget::reserve() const {
   const std::uint64_t left = left_for_calls();
-  const std::uint64_t largest = std::min(left, largest_on_all_lanes());
-  const std::uint64_t larger = calls_differ ? largest_on_all_lanes() / 4 : 0;
+  const std::uint64_t largest = std::min(left, calls_on_all_lanes());
+  const std::uint64_t larger = calls_differ ? calls_on_all_lanes() / 4 : 0;
   return std::min(left, largest + align_up(std::min(larger, (left - largest) / 2), unit)) / unit * unit;
 }
 

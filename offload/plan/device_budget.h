@@ -11,6 +11,7 @@ struct DeviceBudget {
   std::uint64_t fixed = 0;      ///< weights that stay, however it is planned
   std::uint64_t least_ring = 0; ///< the smallest that every step finds room in
   std::uint64_t call = 0;       ///< what the largest call takes; 0 on a host, where calls take what they need
+  std::uint64_t usual_call = 0; ///< what calls beside the largest take; 0 when they may all be as large
   std::uint64_t state = 0;      ///< what calls have put into the module
   int lanes = 1;                ///< calls in flight at the same time that it is divided for
   bool calls_differ = false;    ///< they do not all take the same
@@ -22,8 +23,8 @@ struct DeviceBudget {
   /// What one call takes, beside what calls have put into the module.
   std::uint64_t least_reserve() const;
 
-  /// What is kept from weights: for as many of the largest call as there are lanes, as far as it goes; and, from half
-  /// of what is left, some for larger ones where calls differ.
+  /// What is kept from weights: for the largest call and as many usual ones beside it as there are lanes, as far as it
+  /// goes; and, from half of what is left, some for larger ones where calls differ.
   std::uint64_t reserve() const;
 
   /// True when that is all that the lanes need.
@@ -37,7 +38,7 @@ struct DeviceBudget {
 
  private:
   std::uint64_t left_for_calls() const;
-  std::uint64_t largest_on_all_lanes() const;
+  std::uint64_t calls_on_all_lanes() const;
 };
 
 } // namespace offload

@@ -6,6 +6,8 @@
 #include <optional>
 #include <set>
 
+#include <offload/core/words.h>
+
 namespace offload {
 
 namespace {
@@ -81,13 +83,21 @@ std::vector<std::uint64_t> count_uses(const Pass& pass) {
   return uses;
 }
 
-/// Weights are made resident in `order` while they leave a ring of `ring` bytes, or of what the largest remaining step
-/// needs if that is more. The rest of the capacity goes to the ring.
-Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const Order& order, std::uint64_t ring) {
+/// Weights are made resident in `order`, beside those that are `kept`, while they leave a ring of `ring` bytes, or of
+/// what the largest remaining step needs if that is more. The rest of the capacity goes to the ring.
+Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const Order& order, std::uint64_t ring,
+               const Residency& kept = {}) {
   Residency residency{std::vector<std::uint64_t>(pass.weights->size()), 0};
   std::uint64_t taken = 0;
+  for (WeightId weight = 0; weight < kept.bytes.size(); ++weight) {
+    if (kept.stays(weight)) {
+      needs.make_resident(weight);
+      residency.bytes[weight] = pass.bytes(weight);
+      taken += pass.bytes(weight);
+    }
+  }
   for (const WeightId weight : order) {
-    if (taken + pass.bytes(weight) > capacity) {
+    if (residency.stays(weight) || taken + pass.bytes(weight) > capacity) {
       continue;
     }
     needs.make_resident(weight);
@@ -99,7 +109,7 @@ Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const 
     residency.bytes[weight] = pass.bytes(weight);
     taken += pass.bytes(weight);
   }
-  residency.ring_bytes = needs.most() == 0 ? 0 : capacity - taken;
+  residency.ring_bytes = needs.most() == 0 ? 0 : left_of(capacity, taken);
   return residency;
 }
 
@@ -252,14 +262,14 @@ Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachinePr
                   callers);
 }
 
-Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes,
-                      const MachineProfile& machine) {
+Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes, const MachineProfile& machine,
+                      const Residency& kept) {
   constexpr std::size_t kFewCalls = 8;
   const Order used = used_in_order(pass);
   const RingNeeds needs(pass);
   std::optional<Plan> best;
   for (const Order& order : {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)), spread(used)}) {
-    Residency residency = fill(pass, needs, capacity + ring_bytes, order, ring_bytes);
+    Residency residency = fill(pass, needs, capacity + ring_bytes, order, ring_bytes, kept);
     if (best && residency.bytes == best->residency.bytes) {
       continue;
     }

@@ -28,9 +28,9 @@ std::uint64_t resident_capacity(const Pass& pass);
 Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
 
 /// The same for a module whose ring is given, of at least minimum_capacity(pass) bytes, and is not its own: what stays,
-/// of at most `capacity` bytes, so that a row of calls is fastest.
-Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes,
-                      const MachineProfile& machine);
+/// of at most `capacity` bytes, so that a row of calls is fastest. Weights of which `kept` has bytes are among it.
+Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes, const MachineProfile& machine,
+                      const Residency& kept = {});
 
 /// The rule of thumb: the largest weights stay, as many as there is room for beside the smallest ring.
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <iterator>
 
 #include <offload/bytes.h>
 #include <offload/device/cuda_calls.h>
@@ -61,7 +62,8 @@ const std::byte* Engine::host_bytes(WeightId weight) const {
 }
 
 bool Engine::owns(const void* address) const {
-  if ((slab_.memory && slab_.memory->contains(address)) || (config_.file && config_.file->contains(address))) {
+  if (std::any_of(slabs_.begin(), slabs_.end(), [&](const Slab& slab) { return slab.memory->contains(address); }) ||
+      (config_.file && config_.file->contains(address))) {
     return true;
   }
   const auto* byte = static_cast<const std::byte*>(address);
@@ -105,7 +107,7 @@ void Engine::retry() const {
 
 void Engine::clear() {
   config_.lender->detach();
-  slab_ = {};
+  slabs_.clear();
   placed_bytes_ = 0;
   resident_bytes_ = 0;
 }
@@ -126,12 +128,18 @@ void Engine::copy_to_host(WeightId weight, std::byte* to) const {
 }
 
 bool Engine::copy_resident(WeightId weight, std::byte* to) const {
-  if (!in_file(weight) || !placed() || !slab_.residency.stays(weight)) {
+  const auto slab =
+      std::find_if(slabs_.begin(), slabs_.end(), [&](const Slab& one) { return one.residency.stays(weight); });
+  if (!in_file(weight) || slab == slabs_.end()) {
     return false;
   }
   const c10::DeviceGuard guard(model_.device);
-  slab_.memory->download(slab_.places[weight], to, bytes(weight));
+  slab->memory->download(slab->places[weight], to, bytes(weight));
   return true;
+}
+
+bool Engine::stays(WeightId weight) const {
+  return std::any_of(slabs_.begin(), slabs_.end(), [&](const Slab& slab) { return slab.residency.stays(weight); });
 }
 
 void Engine::upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset, const OnPart& on_part) const {
@@ -193,14 +201,14 @@ std::vector<std::uint64_t> Engine::places_of(const Residency& residency) const {
   return places;
 }
 
-/// Weights that stay in the same slab go from one place to the other. Both layouts have them in one order: so nothing
+/// Weights that stay in this slab go from one place to the other. Both layouts have them in one order: so nothing
 /// is written over before it moves, where those that go down are taken from below, and then those that go up from
 /// above.
-void Engine::move_within_slab(const std::vector<std::uint64_t>& to) {
+void Engine::move_within(Slab& slab, const std::vector<std::uint64_t>& to) const {
   const auto move = [&](WeightId weight, bool down) {
-    const std::uint64_t from = slab_.places[weight];
+    const std::uint64_t from = slab.places[weight];
     if (from != kNowhere && to[weight] != kNowhere && to[weight] != from && (to[weight] < from) == down) {
-      std::memmove(slab_.memory->data() + to[weight], slab_.memory->data() + from, bytes(weight));
+      std::memmove(slab.memory->data() + to[weight], slab.memory->data() + from, bytes(weight));
     }
   };
   for (WeightId weight = 0; weight < to.size(); ++weight) {
@@ -231,66 +239,93 @@ Engine::Slab Engine::prepare(const Residency& residency, const OnPart& on_part) 
   return slab;
 }
 
-void Engine::place(Slab slab, const Placeholders& known) {
+/// Has `change` alter the slabs. Where that throws, nothing is placed.
+void Engine::exchange(const std::function<void()>& change, const Placeholders& known) {
   const c10::DeviceGuard guard(model_.device);
   config_.lender->detach();
-  slab_ = std::move(slab);
   try {
+    change();
     attach(known);
   } catch (...) {
     clear();
     throw;
   }
+}
+
+void Engine::add(std::vector<Slab> slabs, const Placeholders& known) {
+  exchange([&] { std::move(slabs.begin(), slabs.end(), std::back_inserter(slabs_)); }, known);
+}
+
+void Engine::drop_down_to(std::uint64_t bytes, const Placeholders& known) {
+  exchange(
+      [&] {
+        while (counted_bytes() > bytes) {
+          slabs_.pop_back();
+        }
+      },
+      known);
+}
+
+/// See placed_bytes().
+std::uint64_t Engine::counted_bytes() const {
+  std::uint64_t sum = 0;
+  for (const Slab& slab : slabs_) {
+    sum += align_up(bytes_of(slab.residency), granularity(model_.device));
+  }
+  return sum;
 }
 
 void Engine::place(const Residency& residency, const Placeholders& known) {
   retry();
-  config_.lender->detach();
-  const bool as_large = placed() && slab_.memory->bytes() == slab_bytes(residency) &&
-                        (model_.device.is_cpu() || residency == slab_.residency);
-  const c10::DeviceGuard guard(model_.device);
-  try {
-    if (as_large && slab_.memory.use_count() == 1) { // else somebody has kept a lease, and reads it
-      const std::vector<std::uint64_t> places = places_of(residency);
-      move_within_slab(places);
-      slab_.ring = slab_.memory->data();
-      for (WeightId weight = 0; weight < model_.count(); ++weight) {
-        if (places[weight] != kNowhere && slab_.places[weight] == kNowhere) {
-          upload(weight, *slab_.memory, places[weight], nullptr);
-        }
-        slab_.ring = places[weight] == kNowhere ? slab_.ring : slab_.memory->data() + places[weight] + bytes(weight);
+  const bool as_large = placed() && slabs_[0].memory->bytes() == slab_bytes(residency) &&
+                        (model_.device.is_cpu() || residency == slabs_[0].residency);
+  const auto in_place = [&](Slab& slab) {
+    const std::vector<std::uint64_t> places = places_of(residency);
+    move_within(slab, places);
+    slab.ring = slab.memory->data();
+    for (WeightId weight = 0; weight < model_.count(); ++weight) {
+      if (places[weight] != kNowhere && slab.places[weight] == kNowhere) {
+        upload(weight, *slab.memory, places[weight], nullptr);
       }
-      slab_.places = places;
-      slab_.residency = residency;
-    } else {
-      slab_ = {}; // before others are taken
-      placed_bytes_ = 0;
-      slab_ = prepare(residency, nullptr);
+      slab.ring = places[weight] == kNowhere ? slab.ring : slab.memory->data() + places[weight] + bytes(weight);
     }
-    attach(known);
-  } catch (...) {
-    clear();
-    throw;
-  }
+    slab.places = places;
+    slab.residency = residency;
+  };
+  exchange(
+      [&] {
+        if (as_large && slabs_[0].memory.use_count() == 1) { // else somebody has kept a lease, and reads it
+          in_place(slabs_[0]);
+        } else {
+          slabs_.clear(); // before others are taken
+          placed_bytes_ = 0;
+          slabs_.push_back(prepare(residency, nullptr));
+        }
+      },
+      known);
 }
 
-/// Has what lies in the slab lent from there.
+/// Has what lies in the slabs lent from there.
 void Engine::attach(const Placeholders& known) {
   std::vector<WeightLender::Bytes> resident(model_.count());
-  for (WeightId weight = 0; weight < model_.count(); ++weight) {
-    if (slab_.places[weight] != kNowhere) {
-      resident[weight] = {slab_.memory, slab_.memory->data() + slab_.places[weight]};
-    } else if (slab_.residency.stays(weight)) {
-      resident[weight] = bytes_on_host(weight);
+  std::uint64_t resident_bytes = 0;
+  for (const Slab& slab : slabs_) {
+    for (WeightId weight = 0; weight < model_.count(); ++weight) {
+      if (slab.places[weight] != kNowhere) {
+        resident[weight] = {slab.memory, slab.memory->data() + slab.places[weight]};
+      } else if (slab.residency.stays(weight)) {
+        resident[weight] = bytes_on_host(weight);
+      }
     }
+    resident_bytes += bytes_of(slab.residency) - slab.residency.ring_bytes;
   }
   config_.lender->attach({.first_in_ring = first_,
                           .resident = std::move(resident),
                           .locate = [this](WeightId weight) { return locate(weight); },
                           .mapped = config_.mapped},
                          known);
-  placed_bytes_ = align_up(bytes_of(slab_.residency), granularity(model_.device));
-  resident_bytes_ = bytes_of(slab_.residency) - slab_.residency.ring_bytes;
+  placed_bytes_ = counted_bytes();
+  resident_bytes_ = resident_bytes;
 }
 
 } // namespace offload

@@ -18,11 +18,11 @@ namespace offload {
 
 struct Stats;
 
-/// The weights of one module: in host memory, in the file, and in a slab on the device. It executes a residency that
-/// the planner has chosen; what streams goes through a transport.
+/// The weights of one module: in host memory, in the file, and in slabs on the device. It executes a residency that the
+/// planner has chosen; what streams goes through a transport.
 ///
-/// place() and clear() come when no call runs; placed() and owns() in calls, or when none runs. The rest may be called
-/// from any thread at any time.
+/// place(), add(), drop_down_to() and clear() come when no call runs; placed(), stays() and owns() in calls, or when
+/// none runs. The rest may be called from any thread at any time.
 class Engine {
  public:
   struct Config {
@@ -39,7 +39,8 @@ class Engine {
   Engine(const Model& model, Transport& transport, Config config);
   ~Engine();
 
-  /// Resident weights in memory of their own, and room for a ring behind them.
+  /// Resident weights in memory of their own, and room for a ring behind them. What is placed is one slab, or several
+  /// that were added to each other and have no ring.
   struct Slab {
     Residency residency;
     std::shared_ptr<DeviceMemory> memory;
@@ -53,10 +54,15 @@ class Engine {
   /// nothing is placed then.
   void place(const Residency& residency, const Placeholders& known);
 
-  /// The same in two steps, of which the first may come beside calls: brings what is to stay to memory of its own, and
-  /// tells `on_part` of each part. Throws what that throws.
+  /// Brings the weights of `residency` to memory of their own, beside calls, and tells `on_part` of each part. Throws
+  /// what that throws.
   Slab prepare(const Residency& residency, const std::function<void(std::uint64_t bytes)>& on_part) const;
-  void place(Slab slab, const Placeholders& known);
+
+  /// Places them beside what is placed, of which they are no part.
+  void add(std::vector<Slab> slabs, const Placeholders& known);
+
+  /// Frees slabs, those that were added last first, until the others take at most `bytes`.
+  void drop_down_to(std::uint64_t bytes, const Placeholders& known);
 
   /// Frees what was placed.
   void clear();
@@ -64,14 +70,17 @@ class Engine {
   /// The same, and nothing of it streams any more: the rest may end beside calls of others.
   void leave();
 
-  bool placed() const { return slab_.memory != nullptr; }
+  bool placed() const { return !slabs_.empty(); }
+
+  /// True for a weight that is resident.
+  bool stays(WeightId weight) const;
   WeightLender& lender() { return *config_.lender; }
 
   /// True when all that goes to host memory has come there.
   bool is_filled() const { return !fill_ || fill_->all_there(); }
 
   /// What place() has left room for; it is there for as long as that.
-  RingMemory ring() const { return {slab_.memory, slab_.ring, slab_.residency.ring_bytes}; }
+  RingMemory ring() const { return {slabs_.back().memory, slabs_.back().ring, slabs_.back().residency.ring_bytes}; }
 
   /// Of its weights, in the ring.
   WeightId first_in_ring() const { return first_; }
@@ -98,6 +107,9 @@ class Engine {
   /// that are used where they lie count, too.
   std::uint64_t placed_bytes() const { return placed_bytes_; }
 
+  /// Of weights that are resident.
+  std::uint64_t resident_bytes() const { return resident_bytes_; }
+
   /// Adds what is counted here.
   void report(Stats& stats) const;
 
@@ -113,12 +125,14 @@ class Engine {
   using OnPart = std::function<void(std::uint64_t bytes)>;
   void upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset, const OnPart& on_part) const;
   std::uint64_t slab_bytes(const Residency& residency) const;
+  std::uint64_t counted_bytes() const;
   void attach(const Placeholders& known);
 
   /// By weight, where it stays in the slab; kNowhere for those that do not, as those that are used where they lie.
   std::vector<std::uint64_t> places_of(const Residency& residency) const;
   static constexpr std::uint64_t kNowhere = ~std::uint64_t{0};
-  void move_within_slab(const std::vector<std::uint64_t>& to);
+  void move_within(Slab& slab, const std::vector<std::uint64_t>& to) const;
+  void exchange(const std::function<void()>& change, const Placeholders& known);
   WeightLender::Bytes bytes_on_host(WeightId weight) const;
   WeightLender::Bytes locate(WeightId weight) const;
 
@@ -128,8 +142,8 @@ class Engine {
   std::unique_ptr<HostFill> fill_;     // null when all was there from the beginning
   std::shared_ptr<FileReader> reader_; // null when nothing lies in the file
   std::shared_ptr<const HostSource> source_;
-  WeightId first_ = 0; // of its weights, in the ring
-  Slab slab_;          // without memory when nothing is placed
+  WeightId first_ = 0;      // of its weights, in the ring
+  std::vector<Slab> slabs_; // none when nothing is placed
   std::atomic<std::uint64_t> placed_bytes_ = 0;
   std::atomic<std::uint64_t> resident_bytes_ = 0;
 };

@@ -74,32 +74,26 @@ void PlacedModule::restore_placeholders() {
 }
 
 void PlacedModule::install(const Residency& residency, Leased leased) {
-  const PlainModes plain;
-  restore_placeholders();
-  {
-    const std::unique_lock exchange(placing_mutex_);
-    engine_.place(residency, placeholders_);
-  }
-  bind(residency, leased);
+  alter([&](Engine& engine, const Placeholders& known) { engine.place(residency, known); }, leased);
 }
 
-void PlacedModule::install(Engine::Slab slab) {
+void PlacedModule::alter(const std::function<void(Engine& engine, const Placeholders& known)>& change, Leased leased) {
   const PlainModes plain;
-  const Residency residency = slab.residency;
   restore_placeholders();
   {
     const std::unique_lock exchange(placing_mutex_);
-    engine_.place(std::move(slab), placeholders_);
+    change(engine_, placeholders_);
   }
-  bind(residency, Leased::streamed);
+  bind(leased);
 }
 
 /// What is resident stands in the module as it is, and methods lease the rest.
-void PlacedModule::bind(const Residency& residency, Leased leased) {
-  std::vector<bool> as_it_is;
-  for (const std::uint64_t bytes : residency.bytes) {
-    as_it_is.push_back(leased == Leased::streamed && bytes > 0);
+void PlacedModule::bind(Leased leased) {
+  std::vector<bool> as_it_is(model_.count());
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
+    as_it_is[weight] = leased == Leased::streamed && engine_.stays(weight);
   }
+  leases_all_ = std::find(as_it_is.begin(), as_it_is.end(), true) == as_it_is.end();
   const std::lock_guard lock(objects_mutex_);
   model_.program.rebind(as_it_is, [&](const at::Tensor& tensor) {
     const PlaceholderRecord* record = placeholder_record(tensor);

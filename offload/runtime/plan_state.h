@@ -124,6 +124,11 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     return observed_.held_bytes();
   }
+  /// Whether calls have shown what they lease: of any method, or of this one.
+  bool has_steps() const {
+    const std::lock_guard lock(mutex_);
+    return !observed_.measured().empty();
+  }
   bool has_steps(const std::string& method) const {
     const std::lock_guard lock(mutex_);
     return observed_.measured().count(method) > 0;

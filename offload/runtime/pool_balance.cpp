@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <functional>
 #include <iterator>
 #include <utility>
 
@@ -14,7 +15,9 @@ namespace offload {
 
 namespace {
 
-constexpr std::chrono::seconds kRests(1); // a module that has been moved, before it is again
+constexpr std::chrono::seconds kRests(1); // a module that has lost a part, before it gets one
+constexpr std::uint64_t kPart = 64_MiB;   // what gives way by itself, or an eighth of the module
+constexpr std::uint64_t kLeast = 16;      // less than this part of a module is not worth a move
 constexpr double kPays = 0.03;            // of the time that all calls take, that a move has to save
 constexpr double kIdle = 10; // a module that is called so many times less than another gives way to it in any case
 
@@ -84,6 +87,11 @@ double PoolManager::Division::saved() const {
   return load_of(claimants, has) - load_of(claimants, given);
 }
 
+/// What gives way by itself.
+std::uint64_t PoolManager::part_of(const Tenant& tenant) const {
+  return align_up(std::max(kPart, tenant.session->weight_bytes() / 8), granularity(device_));
+}
+
 PoolManager::Division PoolManager::divide(std::uint64_t capacity) {
   Division division;
   for (Tenant& tenant : tenants_) {
@@ -91,16 +99,33 @@ PoolManager::Division PoolManager::divide(std::uint64_t capacity) {
     division.taken += tenant.placed;
   }
   division.claimants = claimants();
-  const std::uint64_t unit = granularity(device_); // in which each of them takes memory
-  division.given = divide_resident(division.claimants, left_of(capacity, division.tenants.size() * unit));
-  for (std::uint64_t& bytes : division.given) {
-    bytes = align_up(bytes, unit);
+  const std::uint64_t unit = granularity(device_);
+  std::vector<std::uint64_t> lost(division.tenants.size()); // to units that parts leave in part
+  for (const bool grown : {false, true}) {                  // by those that are there, and by those that come
+    std::uint64_t left = capacity;
+    for (std::size_t i = 0; i < lost.size(); ++i) {
+      const Tenant& tenant = *division.tenants[i];
+      const std::uint64_t more = grown ? left_of(division.given[i], tenant.session->resident_bytes()) : 0;
+      lost[i] = left_of(tenant.placed, tenant.session->resident_bytes()) +
+                (more > 0 ? (more / part_of(tenant) + 1) * unit : 0);
+      left = left_of(left, lost[i]);
+    }
+    division.given = divide_resident(division.claimants, left);
+  }
+  for (std::size_t i = 0; i < lost.size(); ++i) {
+    division.given[i] = (division.given[i] + lost[i]) / unit * unit;
   }
   return division;
 }
 
 /// Makes one move, if there is one that pays.
 PoolManager::Move PoolManager::rebalance() {
+  for (Tenant& tenant : tenants_) {
+    if (tenant.session->may_lease_less()) {
+      const ExclusiveLaneLock closed(transport_->gate(), tenant.session);
+      tenant.session->lease_less(ring_.bytes);
+    }
+  }
   const DeviceBudget budget = needs();
   if (const std::uint64_t ring = ring_for(budget); ring > ring_.bytes || 2 * ring < ring_.bytes) {
     const ExclusiveLaneLock alone(transport_->gate());
@@ -110,15 +135,15 @@ PoolManager::Move PoolManager::rebalance() {
   const std::uint64_t all = capacity(budget);
   const Division division = divide(all);
   const std::size_t victim = division.victim();
-  const auto give_way = [&] {
+  const auto give_way = [&](std::uint64_t missing) {
     Tenant& tenant = *division.tenants[victim];
     const ExclusiveLaneLock closed(transport_->gate(), tenant.session);
-    evict(tenant);
+    shrink(tenant, std::max(division.given[victim], left_of(tenant.placed, missing)));
     tenant.growth.rests_until = Clock::now() + kRests;
     return Move::made;
   };
   if (division.taken > all) {
-    return victim < division.tenants.size() ? give_way() : Move::none;
+    return victim < division.tenants.size() ? give_way(division.taken - all) : Move::none;
   }
   const auto now = Clock::now();
   const double saved_us = division.saved(); // lately, by calls
@@ -128,11 +153,14 @@ PoolManager::Move PoolManager::rebalance() {
   for (std::size_t i = 0; i < division.tenants.size(); ++i) {
     const Tenant& tenant = *division.tenants[i];
     const std::uint64_t given = division.given[i];
+    const std::uint64_t more = left_of(given, tenant.placed);
+    const bool is_much =
+        more > 0 && (more >= tenant.session->weight_bytes() / kLeast || given >= division.claimants[i].most);
     const double rate = division.claimants[i].rate;
-    const bool pays = saved_us > std::max(kPays * load_us, tenant.session->link_us(given));
+    const bool pays = saved_us > std::max(kPays * load_us, tenant.session->link_us(more));
     const bool may = division.fits(i, all) ||
                      (victim != division.tenants.size() && (pays || kIdle * division.claimants[victim].rate < rate));
-    if (given <= std::max(tenant.placed, tenant.growth.in_vain) || !may) {
+    if (!is_much || given <= tenant.growth.in_vain || !may) {
       continue;
     }
     if (now < tenant.growth.rests_until) {
@@ -144,72 +172,90 @@ PoolManager::Move PoolManager::rebalance() {
   if (best == division.tenants.size()) {
     return any_rests ? Move::later : Move::none;
   }
-  return division.fits(best, all) ? grow(*division.tenants[best], division.given[best]) : give_way();
+  const std::uint64_t then = division.taken - division.tenants[best]->placed + division.given[best];
+  return then <= all ? grow(*division.tenants[best], division.given[best]) : give_way(then - all);
 }
 
-/// Brings up to `bytes` of its weights beside calls, and has them used. Later, when calls need the room.
+/// Brings more of its weights beside calls, so that these take `bytes`, and has them used. Later, when calls need the
+/// room.
 PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
   LaneGate& gate = transport_->gate();
-  Plan plan = tenant.session->plan(bytes, ring_.bytes);
-  Residency residency = plan.residency;
-  residency.ring_bytes = 0; // which is the pool's
-  const std::uint64_t taken = align_up(bytes_of(residency), granularity(device_));
-  if (taken <= tenant.placed) {
+  const std::uint64_t unit = granularity(device_);
+  std::vector<Residency> parts = tenant.session->more(bytes - tenant.placed, part_of(tenant), ring_.bytes);
+  const auto units_of = [&] {
+    std::uint64_t units = 0;
+    for (const Residency& one : parts) {
+      units += align_up(bytes_of(one), unit);
+    }
+    return units;
+  };
+  while (parts.size() > 1 && tenant.placed + units_of() > bytes) { // by what parts leave of their last units
+    std::transform(parts.back().bytes.begin(), parts.back().bytes.end(), parts.front().bytes.begin(),
+                   parts.front().bytes.begin(), std::plus<>());
+    parts.pop_back();
+  }
+  const std::uint64_t taken = units_of();
+  if (taken == 0 || tenant.placed + taken > bytes) {
     tenant.growth.in_vain = bytes;
     return Move::made; // others may grow
   }
-  if (tenant.placed > 0) { // there is no room for both
-    const ExclusiveLaneLock closed(gate, tenant.session);
-    evict(tenant);
-  }
-  std::string problem;
-  bool has_room = true;
-  try {
-    if (device_.is_cuda()) {
-      const std::uint64_t all = gate.room();
-      has_room = taken <= all && gate.lower_room(all - taken) && transport_->lanes().trim_to_room();
+  if (device_.is_cuda()) {
+    const std::uint64_t room = gate.room();
+    if (taken > room || !gate.lower_room(room - taken) || !transport_->lanes().trim_to_room()) {
+      set_room();
+      return Move::later;
     }
-    if (has_room) {
-      peak_.coming = taken;
-      Engine::Slab slab = tenant.session->prepare(residency, beside_calls());
-      const ExclusiveLaneLock closed(gate, tenant.session);
-      transport_->lanes().synchronize();
-      tenant.session->install(std::move(slab), std::move(plan));
-      const Lock lock(mutex_);
-      tenant.placed = taken;
+  }
+  peak_.coming = taken;
+  std::vector<Engine::Slab> brought;
+  std::string problem;
+  bool interrupted = false;
+  try {
+    for (const Residency& one : parts) {
+      brought.push_back(tenant.session->prepare(one, beside_calls(*tenant.session)));
     }
   } catch (const Interrupted&) {
-    peak_.coming = 0;
-    set_room();
-    throw;
+    interrupted = true;
   } catch (const std::exception& error) { // of the file, or no memory: calls stream, and say what is wrong
     problem = error.what();
   }
+  if (!brought.empty()) {
+    try {
+      const ExclusiveLaneLock closed(gate, tenant.session);
+      tenant.session->add(std::move(brought), ring_.bytes);
+    } catch (const std::exception& error) {
+      problem = error.what();
+    }
+    record_placed(tenant);
+  }
   peak_.coming = 0;
-  if (!has_room || !problem.empty()) {
-    set_room();
+  set_room();
+  if (interrupted) {
+    throw Interrupted();
   }
   const Lock lock(mutex_);
   tenant.growth.problem = problem;
   if (!problem.empty()) {
-    tenant.growth.most = taken / 2;
+    tenant.growth.most = tenant.placed + taken / 2;
     tenant.growth.rests_until = Clock::now() + 5 * kRests;
-  } else if (has_room) {
-    tenant.growth.rests_until = Clock::now() + kRests;
-    if (tenant.wake.since) {
-      tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
-      tenant.wake.since.reset();
-    }
+    return Move::later;
   }
-  return has_room && problem.empty() ? Move::made : Move::later;
+  if (tenant.wake.since) {
+    tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
+    tenant.wake.since.reset();
+  }
+  return Move::made;
 }
 
-/// After each part of what is brought: while calls stream, most of the link is theirs.
-std::function<void(std::uint64_t bytes)> PoolManager::beside_calls() {
-  return [this, streamed = transport_->link_bytes(), begun = Clock::now()](std::uint64_t) mutable {
+/// After each piece of what is brought: while calls stream, it waits until the piece has had no more than a quarter of
+/// the link in its time. What it has waited itself, behind what streams, counts.
+std::function<void(std::uint64_t bytes)> PoolManager::beside_calls(const PooledSession& session) {
+  return [this, &session, streamed = transport_->link_bytes(), begun = Clock::now()](std::uint64_t bytes) mutable {
     const std::uint64_t now = transport_->link_bytes();
-    const auto pause = std::exchange(streamed, now) != now ? 3 * (Clock::now() - begun) : Clock::duration::zero();
-    std::this_thread::sleep_for(pause);
+    if (std::exchange(streamed, now) != now) {
+      std::this_thread::sleep_until(begun +
+                                    std::chrono::microseconds(static_cast<std::int64_t>(4 * session.link_us(bytes))));
+    }
     if (turn_.waiting > 0) {
       throw Interrupted();
     }

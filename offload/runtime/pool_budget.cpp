@@ -13,6 +13,8 @@ namespace offload {
 DeviceBudget PoolManager::needs(const PooledSession* more) const {
   DeviceBudget sum;
   std::uint64_t held = 0; // until calls end, of all modules at the same time
+  double taken = 0;       // by calls of late, and how many these were
+  double calls = 0;
   const Lock lock(mutex_);
   const auto add = [&](const PooledSession& session) {
     const DeviceBudget needs = session.needs();
@@ -23,11 +25,20 @@ DeviceBudget PoolManager::needs(const PooledSession* more) const {
     sum.unit = needs.unit;
     held += session.held_bytes();
   };
+  const auto now = Clock::now();
   for (const Tenant& tenant : tenants_) {
     add(*tenant.session);
+    const double rate = tenant.rate(now);
+    taken += rate * static_cast<double>(tenant.session->needs().call);
+    calls += rate;
   }
   if (more) {
     add(*more);
+  }
+  if (calls > 0) { // in coarse steps, since what calls leave is moved
+    constexpr std::uint64_t kSteps = 8;
+    const auto step = align_up(std::max<std::uint64_t>(sum.call / kSteps, 1), sum.unit);
+    sum.usual_call = align_up(static_cast<std::uint64_t>(taken / calls), step);
   }
   sum.least_ring = std::max(sum.least_ring, held);
   sum.vram = budgets_.vram;

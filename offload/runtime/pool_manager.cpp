@@ -153,15 +153,26 @@ void PoolManager::start_ring_of(std::uint64_t bytes) {
   transport_->start(ring_);
 }
 
-/// The caller has its calls exclusively.
+/// Nothing of it is resident any more. The caller has its calls exclusively.
 void PoolManager::evict(Tenant& tenant) {
   transport_->lanes().synchronize();
-  tenant.session->install_nothing(ring_.bytes);
-  {
-    const Lock lock(mutex_);
-    tenant.placed = 0;
-  }
+  tenant.session->drop_all(ring_.bytes);
+  record_placed(tenant);
   set_room();
+}
+
+/// To at most `bytes`, by parts, those that came last first. The caller has its calls exclusively.
+void PoolManager::shrink(Tenant& tenant, std::uint64_t bytes) {
+  transport_->lanes().synchronize();
+  tenant.session->drop_down_to(bytes, ring_.bytes);
+  record_placed(tenant);
+  set_room();
+}
+
+void PoolManager::record_placed(Tenant& tenant) {
+  const Lock lock(mutex_);
+  tenant.placed = tenant.session->placed_bytes();
+  tenant.growth.in_vain = 0;
 }
 
 /// The caller has all calls exclusively.
@@ -177,7 +188,7 @@ void PoolManager::evict_down_to(std::uint64_t bytes) {
         }
       }
     }
-    evict(*least);
+    shrink(*least, left_of(least->placed, placed() - bytes));
   }
 }
 
@@ -194,7 +205,7 @@ void PoolManager::admit(const PooledSession& session, const std::string& name) {
 void PoolManager::join(PooledSession& session, std::string name, const Options& options) {
   {
     const ExclusiveLaneLock alone(transport_->gate());
-    session.install_nothing(ring_.bytes);
+    session.drop_all(ring_.bytes);
     {
       const Lock lock(mutex_);
       Tenant& tenant = tenants_.emplace_back();

@@ -29,8 +29,8 @@ class PooledSession;
 ///
 /// Who changes that has the *turn*: who loads or ends a module, sets the budget, or makes a call for which all else has
 /// to give way; else a thread that looks, when there were calls, where resident bytes would save most, and moves them
-/// there, one module at a time. It gives up the turn when somebody wants it. Calls go on meanwhile: a module whose
-/// placing is exchanged is closed for that moment, and only a new ring stops them all.
+/// there, a part of one module at a time. It gives up the turn when somebody wants it. Calls go on meanwhile: a module
+/// that gets or loses a part is closed for that moment, and only a new ring stops them all.
 ///
 /// What modules take, the ring, and the room of the gate are together the budget.
 class PoolManager {
@@ -157,6 +157,8 @@ class PoolManager {
   void start_ring(std::uint64_t bytes);
   void start_ring_of(std::uint64_t bytes);
   void evict(Tenant& tenant);
+  void shrink(Tenant& tenant, std::uint64_t bytes);
+  void record_placed(Tenant& tenant);
   void evict_down_to(std::uint64_t bytes);
   std::vector<Claimant> claimants();
   /// How resident bytes would be divided now.
@@ -171,11 +173,12 @@ class PoolManager {
     double saved() const;
   };
   Division divide(std::uint64_t capacity);
+  std::uint64_t part_of(const Tenant& tenant) const;
 
   enum class Move { none, made, later };
   Move rebalance();
   Move grow(Tenant& tenant, std::uint64_t bytes);
-  std::function<void(std::uint64_t bytes)> beside_calls();
+  std::function<void(std::uint64_t bytes)> beside_calls(const PooledSession& session);
   void tell_tenants();
   void signal();
   void want() OFFLOAD_REQUIRES(mutex_);

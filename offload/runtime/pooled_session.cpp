@@ -94,8 +94,42 @@ ResidentCurve PooledSession::curve(std::uint64_t ring_bytes) const {
   return resident_curve(state_.observations().pass(), ring_bytes, model_.machine);
 }
 
-Plan PooledSession::plan(std::uint64_t bytes, std::uint64_t ring_bytes) const {
-  return plan_beside_ring(state_.observations().pass(), bytes, ring_bytes, model_.machine);
+Residency PooledSession::resident() const {
+  Residency resident{std::vector<std::uint64_t>(model_.count()), 0};
+  for (WeightId weight = 0; weight < model_.count(); ++weight) {
+    resident.bytes[weight] = engine().stays(weight) ? model_.weight(weight).bytes : 0;
+  }
+  return resident;
+}
+
+/// Of what is `kept`, and the best beside it, of up to `bytes`.
+Plan PooledSession::plan(const Residency& kept, std::uint64_t bytes, std::uint64_t ring_bytes) const {
+  return plan_beside_ring(state_.observations().pass(), bytes_of(kept) + bytes,
+                          std::max(ring_bytes, needs().least_ring), model_.machine, kept);
+}
+
+std::vector<Residency> PooledSession::more(std::uint64_t bytes, std::uint64_t part, std::uint64_t ring_bytes) const {
+  std::vector<Residency> parts;
+  Residency kept = resident();
+  const std::uint64_t all = bytes_of(kept) + bytes;
+  while (bytes_of(kept) < all) {
+    const std::uint64_t left = all - bytes_of(kept);
+    Residency now = plan(kept, std::min(left, part), ring_bytes).residency;
+    now.ring_bytes = 0;               // which is the pool's
+    if (now == kept && left > part) { // no weight is so small
+      now = plan(kept, left, ring_bytes).residency;
+      now.ring_bytes = 0;
+    }
+    if (now == kept) {
+      break;
+    }
+    Residency& added = parts.emplace_back(now);
+    for (WeightId weight = 0; weight < model_.count(); ++weight) {
+      added.bytes[weight] -= kept.bytes[weight];
+    }
+    kept = std::move(now);
+  }
+  return parts;
 }
 
 Engine::Slab PooledSession::prepare(const Residency& residency,
@@ -104,23 +138,44 @@ Engine::Slab PooledSession::prepare(const Residency& residency,
   return engine().prepare(residency, on_part);
 }
 
-/// Where it throws, nothing is placed, and the next call sees to that.
-void PooledSession::install(Engine::Slab slab, Plan plan) {
+/// Calls lease all until one of them has shown what they lease.
+void PooledSession::alter(const std::function<void(Engine& engine, const Placeholders& known)>& change,
+                          std::uint64_t ring_bytes) {
   try {
-    adopted_->placed->install(std::move(slab));
-    record_placed(plan.residency);
-    state_.set_plan(std::move(plan), Readiness::placed);
+    adopted_->placed->alter(change, state_.has_steps() ? PlacedModule::Leased::streamed : PlacedModule::Leased::all);
+    Plan now = plan(resident(), 0, ring_bytes);
+    record_placed(now.residency);
+    state_.set_plan(std::move(now), Readiness::placed);
   } catch (...) {
     adopted_->placed->clear();
     throw;
   }
 }
 
-void PooledSession::install_nothing(std::uint64_t ring_bytes) {
-  Plan nothing = plan(0, std::max(ring_bytes, needs().least_ring));
-  Residency residency = nothing.residency;
-  residency.ring_bytes = 0; // which is the pool's
-  install(engine().prepare(residency, nullptr), std::move(nothing));
+void PooledSession::add(std::vector<Engine::Slab> parts, std::uint64_t ring_bytes) {
+  alter([&](Engine& engine, const Placeholders& known) { engine.add(std::move(parts), known); }, ring_bytes);
+}
+
+void PooledSession::drop_down_to(std::uint64_t bytes, std::uint64_t ring_bytes) {
+  alter([&](Engine& engine, const Placeholders& known) { engine.drop_down_to(bytes, known); }, ring_bytes);
+}
+
+void PooledSession::drop_all(std::uint64_t ring_bytes) {
+  const Residency nothing{std::vector<std::uint64_t>(model_.count()), 0};
+  alter(
+      [&](Engine& engine, const Placeholders& known) {
+        engine.clear();
+        engine.add({engine.prepare(nothing, nullptr)}, known);
+      },
+      ring_bytes);
+}
+
+bool PooledSession::may_lease_less() const {
+  return engine().placed() && adopted_->placed->leases_all() && engine().placed_bytes() > 0 && state_.has_steps();
+}
+
+void PooledSession::lease_less(std::uint64_t ring_bytes) {
+  alter([](Engine&, const Placeholders&) {}, ring_bytes);
 }
 
 void PooledSession::record_peak() {
@@ -128,10 +183,10 @@ void PooledSession::record_peak() {
   manager_->record_peak();
 }
 
-/// Shows the steps of a method whose calls have not been seen yet.
+/// Shows the steps of a method whose calls have not been seen yet, while calls lease all that they read.
 Made PooledSession::attempt(int lane, const Request& request, Lanes::Overflow overflow) {
   std::vector<LeasedStep> trace;
-  const bool is_new = !state_.has_steps(request.method);
+  const bool is_new = adopted_->placed->leases_all() && !state_.has_steps(request.method);
   Made made = make_call(lane, request, overflow, is_new ? &trace : nullptr);
   if (made.output && is_new) {
     state_.record_steps(request.method, std::move(trace));

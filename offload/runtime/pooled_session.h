@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <offload/plan/pool_division.h>
 #include <offload/runtime/pool_manager.h>
@@ -37,15 +38,31 @@ class PooledSession final : public Session {
   double link_us(std::uint64_t bytes) const { return static_cast<double>(bytes) / model_.machine.link_bytes_per_us; }
 
   ResidentCurve curve(std::uint64_t ring_bytes) const;
-  Plan plan(std::uint64_t bytes, std::uint64_t ring_bytes) const;
 
-  /// Beside calls of the module.
+  /// What best comes to what is resident, of at most `bytes`, in parts of about `part` bytes: each is the best beside
+  /// those before it.
+  std::vector<Residency> more(std::uint64_t bytes, std::uint64_t part, std::uint64_t ring_bytes) const;
+
+  /// Brings a part, beside calls of the module.
   Engine::Slab prepare(const Residency& residency, const std::function<void(std::uint64_t bytes)>& on_part) const;
 
-  /// What is resident from now on. No call of the module is in flight, on the device either.
-  void install(Engine::Slab slab, Plan plan);
-  void install_nothing(std::uint64_t ring_bytes);
+  /// These alter what is resident, while no call of the module is in flight: to more of it; without the parts that came
+  /// last, so that the others take at most `bytes`, or to nothing, when the device is done with its calls as well.
+  /// Where they throw, nothing is placed, and the next call sees to that.
+  void add(std::vector<Engine::Slab> parts, std::uint64_t ring_bytes);
+  void drop_down_to(std::uint64_t bytes, std::uint64_t ring_bytes);
+  void drop_all(std::uint64_t ring_bytes);
+
+  /// True when calls lease more than they have to, to show what they do, and have shown it: lease_less() ends that,
+  /// while no call is in flight.
+  bool may_lease_less() const;
+  void lease_less(std::uint64_t ring_bytes);
+
   bool is_placed() const { return engine().placed(); }
+
+  /// What is resident, and what it takes in the units of the device.
+  std::uint64_t resident_bytes() const { return engine().resident_bytes(); }
+  std::uint64_t placed_bytes() const { return engine().placed_bytes(); }
 
   /// True when the weights that go to host memory are there.
   bool is_filled() const { return engine().is_filled(); }
@@ -59,6 +76,9 @@ class PooledSession final : public Session {
   PooledSession(const torch::jit::Module& module, const Options& options, Owner owner, const std::string& file,
                 std::shared_ptr<PoolManager> manager, std::unique_lock<std::mutex> loading);
   void leave() noexcept;
+  Residency resident() const;
+  Plan plan(const Residency& kept, std::uint64_t bytes, std::uint64_t ring_bytes) const;
+  void alter(const std::function<void(Engine& engine, const Placeholders& known)>& change, std::uint64_t ring_bytes);
   c10::IValue call(const Request& request) override;
   void report_streamed(Stats& stats) const override { state_.report_streamed(stats); }
   void record_peak() override;
