@@ -60,7 +60,24 @@ TEST(PlanState, PlansAnewWhenLargeCallsHaveNotComeForLong) {
   for (std::uint64_t call = 0; call < 2 * Activations::kPeriod; ++call) {
     state.record_memory(2, took(10_MiB), true, 0, 1_GiB);
   }
-  EXPECT_EQ(state.readiness(), PlanState::Readiness::measured);
+  EXPECT_EQ(state.readiness(), PlanState::Readiness::outdated);
+}
+
+TEST(PlanState, HasOneCallerPlanAnewBesideTheOthers) {
+  Model model = named_model(3, c10::kCPU);
+  model.lanes = 8;
+  PlanState state(model, "forward");
+  state.give({8_MiB, std::nullopt});
+  state.record_steps("forward", {{{0}}, {{1}}, {{2}}});
+  state.set_plan(state.make_plan(), PlanState::Readiness::placed);
+  EXPECT_EQ(state.begin_replan(), std::nullopt) << "what is placed is what is best";
+  while (state.readiness() == PlanState::Readiness::placed) {
+    state.record_callers(8);
+  }
+  EXPECT_TRUE(state.is_placed()) << "calls go on";
+  EXPECT_EQ(state.begin_replan(), state.changes());
+  EXPECT_EQ(state.begin_replan(), std::nullopt) << "somebody is at it";
+  EXPECT_EQ(state.readiness(), PlanState::Readiness::placed);
 }
 
 TEST(PlanState, RefusesWhatFitsInNoWayUntilTheBudgetIsLarger) {

@@ -123,6 +123,7 @@ void OwnSession::choose_budget(const Options& options) {
 c10::IValue OwnSession::call(const Request& request) {
   std::uint64_t exhausted_room = 0; // all the room for calls there was when it was stopped; 0 while it was not
   while (true) {
+    replan_beside_calls();
     if (auto output = call_in_turn(request, exhausted_room)) {
       return std::move(*output);
     }
@@ -146,10 +147,10 @@ std::optional<c10::IValue> OwnSession::call_in_turn(const Request& request, std:
                         PriorityGuard::current());
     state_.record_turn(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - came).count());
     const std::uint64_t room = gate().room();
-    if (state_.readiness() == Readiness::placed && has_lost_places()) {
+    if (state_.is_placed() && has_lost_places()) {
       state_.set_readiness(Readiness::measured); // a call ran out of host memory: weights have to be placed anew
     }
-    if (state_.readiness() != Readiness::placed || room <= exhausted_room) {
+    if (!state_.is_placed() || room <= exhausted_room) {
       return std::nullopt;
     }
     Made made = make_call(held.lane(), request, Lanes::Overflow::stop, nullptr);
@@ -186,7 +187,7 @@ std::optional<c10::IValue> OwnSession::call_exclusive(const Request& request, st
     // Here, since before its turn came somebody might release what has just been placed, over and over.
     return make_call(0, request, Lanes::Overflow::stop, nullptr).output;
   }
-  if (readiness == Readiness::placed && gate().room() > exhausted_room) {
+  if (state_.is_placed() && gate().room() > exhausted_room) {
     return std::nullopt;
   }
   engine().check_file(); // what is placed for other calls stays, then

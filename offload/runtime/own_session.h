@@ -46,7 +46,8 @@ class OwnSession final : public Session {
   void choose_budget(const Options& options);
   void record_by_sizes(const ExampleCall& example);
   std::uint64_t outside() const;
-  void replan();
+  void replan(std::optional<Plan> made = std::nullopt);
+  void replan_beside_calls();
 
   Promise device_promise_;
 };

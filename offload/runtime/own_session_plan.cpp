@@ -1,6 +1,7 @@
 // How a module finds out what its calls need, and is planned and placed; see own_session.h.
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include <offload/error.h>
@@ -68,14 +69,15 @@ c10::IValue OwnSession::measure(const Request& request) {
   throw Error("a call was neither made nor refused"); // not reached: the last ring does one or the other
 }
 
-/// Plans, and places accordingly if there is an engine. Callers hold all lanes, or are alone. Where it throws, nothing
-/// is placed, and the next call tries again; but where it is since the file has changed, all is as it was.
-void OwnSession::replan() {
+/// Plans, if that has not been `made`, and places accordingly if there is an engine. Callers hold all lanes, or are
+/// alone. Where it throws, nothing is placed, and the next call tries again; but where it is since the file has
+/// changed, all is as it was.
+void OwnSession::replan(std::optional<Plan> made) {
   if (adopted_) {
     engine().check_file();
   }
   state_.set_readiness(Readiness::measured);
-  Plan best = state_.make_plan();
+  Plan best = made ? std::move(*made) : state_.make_plan();
   const std::uint64_t promised = state_.promised_bytes(best.residency, best.callers.lanes);
   device_promise_.raise_to(promised);
   if (adopted_) {
@@ -87,6 +89,27 @@ void OwnSession::replan() {
   device_promise_.set(promised);
   state_.set_outside(outside());
   state_.set_plan(std::move(best), adopted_ ? Readiness::placed : Readiness::measured);
+}
+
+/// If another plan would be better than what is placed. It is simulated while others call.
+void OwnSession::replan_beside_calls() {
+  const auto changes = state_.begin_replan();
+  if (!changes) {
+    return;
+  }
+  Plan best = state_.make_plan();
+  const ExclusiveLaneLock alone(gate());
+  if (state_.readiness() != Readiness::placed) {
+    return; // others have begun anew
+  }
+  if (state_.changes() != *changes) {
+    state_.set_readiness(Readiness::outdated); // it is out of date itself
+    return;
+  }
+  try {
+    replan(std::move(best));
+  } catch (const std::exception&) { // of the file, or no memory: the call comes to it, and reports
+  }
 }
 
 void OwnSession::record_peak() {
@@ -103,7 +126,7 @@ void OwnSession::release() {
   clear();
   lanes().release();
   device_promise_.set(model_.device.is_cuda() ? model_.fixed + lanes().held() : 0);
-  if (state_.readiness() == Readiness::placed) {
+  if (state_.is_placed()) {
     state_.set_readiness(Readiness::measured);
   }
 }

@@ -140,7 +140,7 @@ void PlanState::record_memory(std::size_t shape, const CallMemory& memory, bool 
   }
   const bool much_less = observed_.activations.largest() < planned_call_ / 4 * 3;
   if (readiness_ == Readiness::placed && much_less && plan_.residency.ring_bytes > 0) {
-    readiness_ = Readiness::measured; // what was kept for larger calls becomes room for weights
+    readiness_ = Readiness::outdated; // what was kept for larger calls becomes room for weights
   }
 }
 

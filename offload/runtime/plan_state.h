@@ -32,6 +32,7 @@ class PlanState {
   enum class Readiness {
     unknown,  ///< the next call is a measuring call
     measured, ///< and planned anew with the next one
+    outdated, ///< placed, and another plan would be better: whoever begin_replan() tells makes it beside calls
     placed,
   };
 
@@ -66,6 +67,23 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     return readiness_;
   }
+  bool is_placed() const { return readiness() >= Readiness::outdated; }
+
+  /// True for one caller where what is placed is outdated: it is to make a plan, by what is known at `changes`, and has
+  /// to say so where that came to nothing. None where nothing is to be done.
+  std::optional<std::uint64_t> begin_replan() {
+    const std::lock_guard lock(mutex_);
+    if (readiness_ != Readiness::outdated) {
+      return std::nullopt;
+    }
+    readiness_ = Readiness::placed;
+    return changes_;
+  }
+  std::uint64_t changes() const {
+    const std::lock_guard lock(mutex_);
+    return changes_;
+  }
+
   void set_readiness(Readiness readiness) {
     const std::lock_guard lock(mutex_);
     readiness_ = readiness;
@@ -149,7 +167,7 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     if (observed_.demand.record(std::min(callers, model_.lanes)) && readiness_ == Readiness::placed &&
         plan_.residency.ring_bytes > 0) {
-      readiness_ = Readiness::measured; // planned anew for them
+      readiness_ = Readiness::outdated; // planned anew for them
     }
   }
   void record_peak(std::uint64_t bytes_on_device) {
