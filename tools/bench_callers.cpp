@@ -69,21 +69,24 @@ void measure_callers_row(Module& model, const at::Tensor& input, const at::Tenso
 }
 
 /// Has calls arrive at random, as often as `load` says of what the row reached, each made at once by one of many
-/// threads. If all of those are busy it waits for one, which counts.
+/// threads. If all of those are busy it waits for one, which counts. As many as come in a few seconds, but no fewer
+/// than a 99th percentile can be told from.
 OpenLoop measure_open_loop(Module& model, const at::Tensor& input, const at::Tensor& expected, double load,
                            const CallersRow& row) {
-  constexpr int kCalls = 300;
+  constexpr double kSeconds = 5;
+  const double rate = load * row.callers / row.round_us;
+  const int calls = std::clamp(static_cast<int>(rate * kSeconds * 1e6), 100, 300);
   using Steady = std::chrono::steady_clock;
   const c10::Device device = model.device();
   std::mt19937 dice(1); // the same arrivals in each run
-  std::exponential_distribution<double> pause(load * row.callers / row.round_us);
+  std::exponential_distribution<double> pause(rate);
   std::vector<std::chrono::duration<double, std::micro>> arrivals;
-  for (double at_us = 0; arrivals.size() < kCalls;) {
+  for (double at_us = 0; arrivals.size() < static_cast<std::size_t>(calls);) {
     arrivals.emplace_back(at_us += pause(dice));
   }
   OpenLoop open;
   open.load = load;
-  open.waited_us.resize(kCalls);
+  open.waited_us.resize(calls);
   std::atomic<bool> identical = true;
   std::atomic<int> next = 0;
   std::vector<std::thread> threads;
@@ -104,7 +107,7 @@ OpenLoop measure_open_loop(Module& model, const at::Tensor& input, const at::Ten
         begin = Steady::now();
       }
       together.arrive_and_wait();
-      for (int call = next++; call < kCalls; call = next++) {
+      for (int call = next++; call < calls; call = next++) {
         std::this_thread::sleep_until(begin + std::chrono::duration_cast<Steady::duration>(arrivals[call]));
         identical = model.forward({input}).toTensor().equal(expected) && identical;
         const std::chrono::duration<double, std::micro> took = Steady::now() - begin - arrivals[call];
