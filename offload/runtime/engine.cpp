@@ -247,6 +247,10 @@ void Engine::exchange(const std::function<void()>& change, const Placeholders& k
     change();
     attach(known);
   } catch (...) {
+    try {
+      transport_.lanes().synchronize(); // calls that returned may still read what goes now
+    } catch (const std::exception&) {   // the device is gone
+    }
     clear();
     throw;
   }

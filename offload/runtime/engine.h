@@ -99,8 +99,8 @@ class Engine {
   /// can not be read.
   void copy_to_host(WeightId weight, std::byte* to) const;
 
-  /// The same from where it is resident. False when it is not, or lies in host memory as well. Not while place() or
-  /// clear() are at work.
+  /// The same from where it is resident. False when it is not, or lies in host memory as well. Not while what is placed
+  /// is altered.
   bool copy_resident(WeightId weight, std::byte* to) const;
 
   /// What resident weights and the ring take, in the units that the device gives out. On the host, resident weights

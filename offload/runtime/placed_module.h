@@ -33,7 +33,7 @@ class PlacedModule {
   /// the file has changed.
   void install(const Residency& residency, Leased leased);
 
-  /// Has `change` alter what is placed, and makes the program fit. Nothing is placed when that throws.
+  /// Has `change` alter what is placed, and makes the program fit. Where that throws, nothing is placed.
   void alter(const std::function<void(Engine& engine, const Placeholders& known)>& change, Leased leased);
 
   /// True when calls lease all that they read.

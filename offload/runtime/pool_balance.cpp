@@ -1,5 +1,7 @@
 // The thread of a pool, which moves resident bytes to where they save most; see pool_manager.h.
 
+#include <c10/util/ScopeExit.h>
+
 #include <algorithm>
 #include <cmath>
 #include <exception>
@@ -15,10 +17,10 @@ namespace offload {
 
 namespace {
 
-constexpr std::chrono::seconds kRests(1); // a module that has lost a part, before it gets one
-constexpr std::uint64_t kPart = 64_MiB;   // what gives way by itself, or an eighth of the module
-constexpr std::uint64_t kLeast = 16;      // less than this part of a module is not worth a move
-constexpr double kPays = 0.03;            // of the time that all calls take, that a move has to save
+constexpr std::chrono::milliseconds kRests(1000); // a module that has lost a part, before it gets one
+constexpr std::uint64_t kPart = 64_MiB;           // of a module, by which it grows and shrinks; or an eighth of it
+constexpr std::uint64_t kLeast = 16;              // less than this part of a module is not worth a move
+constexpr double kPays = 0.03;                    // of the time that all calls take, that a move has to save
 constexpr double kIdle = 10; // a module that is called so many times less than another gives way to it in any case
 
 /// Ends what is being brought: somebody wants the turn.
@@ -40,6 +42,9 @@ double PoolManager::Tenant::rate(Clock::time_point now) const {
 std::vector<Claimant> PoolManager::claimants() {
   std::vector<Claimant> all;
   for (Tenant& tenant : tenants_) { // of who has the turn
+    if (turn_.waiting > 0) {
+      throw Interrupted();
+    }
     std::shared_ptr<const ResidentCurve> curve;
     for (std::uint64_t changes = 0; !curve;) { // what is found out while more becomes known is out of date
       {
@@ -87,7 +92,7 @@ double PoolManager::Division::saved() const {
   return load_of(claimants, has) - load_of(claimants, given);
 }
 
-/// What gives way by itself.
+/// By what a module grows and shrinks.
 std::uint64_t PoolManager::part_of(const Tenant& tenant) const {
   return align_up(std::max(kPart, tenant.session->weight_bytes() / 8), granularity(device_));
 }
@@ -114,6 +119,9 @@ PoolManager::Division PoolManager::divide(std::uint64_t capacity) {
   }
   for (std::size_t i = 0; i < lost.size(); ++i) {
     division.given[i] = (division.given[i] + lost[i]) / unit * unit;
+    if (const Tenant& tenant = *division.tenants[i]; tenant.most < tenant.session->weight_bytes()) {
+      division.given[i] = std::min(division.given[i], align_up(tenant.most, unit));
+    }
   }
   return division;
 }
@@ -123,9 +131,13 @@ PoolManager::Move PoolManager::rebalance() {
   for (Tenant& tenant : tenants_) {
     if (tenant.session->may_lease_less()) {
       const ExclusiveLaneLock closed(transport_->gate(), tenant.session);
-      tenant.session->lease_less(ring_.bytes);
+      change(tenant, [&](PooledSession& session) { session.lease_less(ring_.bytes); });
+    }
+    if (!tenant.session->is_predicted()) {
+      tenant.session->predict(ring_.bytes);
     }
   }
+  find_usual_call();
   const DeviceBudget budget = needs();
   if (const std::uint64_t ring = ring_for(budget); ring > ring_.bytes || 2 * ring < ring_.bytes) {
     const ExclusiveLaneLock alone(transport_->gate());
@@ -160,7 +172,11 @@ PoolManager::Move PoolManager::rebalance() {
     const bool pays = saved_us > std::max(kPays * load_us, tenant.session->link_us(more));
     const bool may = division.fits(i, all) ||
                      (victim != division.tenants.size() && (pays || kIdle * division.claimants[victim].rate < rate));
-    if (!is_much || given <= tenant.growth.in_vain || !may) {
+    const bool is_vain = [&] {
+      const Lock lock(mutex_); // what is known of it may change
+      return given <= tenant.growth.in_vain;
+    }();
+    if (!is_much || is_vain || !may) {
       continue;
     }
     if (now < tenant.growth.rests_until) {
@@ -181,6 +197,10 @@ PoolManager::Move PoolManager::rebalance() {
 PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
   LaneGate& gate = transport_->gate();
   const std::uint64_t unit = granularity(device_);
+  const std::uint64_t changes = [&] {
+    const Lock lock(mutex_);
+    return signals_.changes;
+  }();
   std::vector<Residency> parts = tenant.session->more(bytes - tenant.placed, part_of(tenant), ring_.bytes);
   const auto units_of = [&] {
     std::uint64_t units = 0;
@@ -190,19 +210,25 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
     return units;
   };
   while (parts.size() > 1 && tenant.placed + units_of() > bytes) { // by what parts leave of their last units
-    std::transform(parts.back().bytes.begin(), parts.back().bytes.end(), parts.front().bytes.begin(),
-                   parts.front().bytes.begin(), std::plus<>());
+    const Residency last = std::move(parts.back());
     parts.pop_back();
+    std::transform(last.bytes.begin(), last.bytes.end(), parts.back().bytes.begin(), parts.back().bytes.begin(),
+                   std::plus<>());
   }
   const std::uint64_t taken = units_of();
   if (taken == 0 || tenant.placed + taken > bytes) {
-    tenant.growth.in_vain = bytes;
-    return Move::made; // others may grow
+    const Lock lock(mutex_);
+    tenant.growth.in_vain = changes == signals_.changes ? bytes : 0; // others may grow
+    return Move::made;
   }
+  const auto end = c10::make_scope_exit([this] {
+    peak_.coming = 0;
+    set_room();
+  });
   if (device_.is_cuda()) {
     const std::uint64_t room = gate.room();
     if (taken > room || !gate.lower_room(room - taken) || !transport_->lanes().trim_to_room()) {
-      set_room();
+      tenant.growth.rests_until = Clock::now() + kRests / 5; // others may find room
       return Move::later;
     }
   }
@@ -222,15 +248,13 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
   if (!brought.empty()) {
     try {
       const ExclusiveLaneLock closed(gate, tenant.session);
-      tenant.session->add(std::move(brought), ring_.bytes);
+      peak_.coming = 0; // what was coming is counted as placed
+      change(tenant, [&](PooledSession& session) { session.add(std::move(brought), ring_.bytes); });
     } catch (const std::exception& error) {
       problem = error.what();
     }
-    record_placed(tenant);
   }
-  peak_.coming = 0;
-  set_room();
-  if (interrupted) {
+  if (interrupted && problem.empty()) {
     throw Interrupted();
   }
   const Lock lock(mutex_);
@@ -240,6 +264,7 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
     tenant.growth.rests_until = Clock::now() + 5 * kRests;
     return Move::later;
   }
+  tenant.growth.most = ~std::uint64_t{0};
   if (tenant.wake.since) {
     tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
     tenant.wake.since.reset();

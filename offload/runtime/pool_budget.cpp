@@ -1,6 +1,7 @@
 // How the budget of a pool is divided between what stays, the ring, resident weights and calls; see pool_manager.h.
 
 #include <algorithm>
+#include <bit>
 
 #include <offload/bytes.h>
 #include <offload/error.h>
@@ -13,8 +14,6 @@ namespace offload {
 DeviceBudget PoolManager::needs(const PooledSession* more) const {
   DeviceBudget sum;
   std::uint64_t held = 0; // until calls end, of all modules at the same time
-  double taken = 0;       // by calls of late, and how many these were
-  double calls = 0;
   const Lock lock(mutex_);
   const auto add = [&](const PooledSession& session) {
     const DeviceBudget needs = session.needs();
@@ -25,25 +24,43 @@ DeviceBudget PoolManager::needs(const PooledSession* more) const {
     sum.unit = needs.unit;
     held += session.held_bytes();
   };
-  const auto now = Clock::now();
   for (const Tenant& tenant : tenants_) {
     add(*tenant.session);
-    const double rate = tenant.rate(now);
-    taken += rate * static_cast<double>(tenant.session->needs().call);
-    calls += rate;
   }
   if (more) {
     add(*more);
   }
-  if (calls > 0) { // in coarse steps, since what calls leave is moved
-    constexpr std::uint64_t kSteps = 8;
-    const auto step = align_up(std::max<std::uint64_t>(sum.call / kSteps, 1), sum.unit);
-    sum.usual_call = align_up(static_cast<std::uint64_t>(taken / calls), step);
-  }
+  sum.usual_call = budgets_.usual_call;
   sum.least_ring = std::max(sum.least_ring, held);
   sum.vram = budgets_.vram;
   sum.lanes = std::min(signals_.demand.callers(), transport_->gate().lanes());
   return sum;
+}
+
+/// What calls beside the largest take, by those of late: in coarse steps, and lowered only where it is less by two of
+/// them, since what is kept for calls is taken from weights.
+void PoolManager::find_usual_call() {
+  constexpr double kEnough = 16; // calls
+  const auto now = Clock::now();
+  const Lock lock(mutex_);
+  double bytes = 0;
+  double calls = 0;
+  std::uint64_t largest = 0;
+  for (const Tenant& tenant : tenants_) {
+    const std::uint64_t call = tenant.session->largest_call();
+    const double score = call > 0 ? tenant.score_at(now) : 0;
+    bytes += score * static_cast<double>(call);
+    calls += score;
+    largest = std::max(largest, call);
+  }
+  if (calls < kEnough || device_.is_cpu()) {
+    return;
+  }
+  const std::uint64_t step = std::bit_ceil(std::max(largest / 8, kDeviceGranularity));
+  const std::uint64_t usual = align_up(static_cast<std::uint64_t>(bytes / calls), step);
+  if (budgets_.usual_call == 0 || usual > budgets_.usual_call || usual + 2 * step <= budgets_.usual_call) {
+    budgets_.usual_call = usual;
+  }
 }
 
 /// What no call has shown yet is no reason to refuse.

@@ -4,6 +4,7 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include <offload/bytes.h>
@@ -153,26 +154,39 @@ void PoolManager::start_ring_of(std::uint64_t bytes) {
   transport_->start(ring_);
 }
 
+/// Has `alter` change what is resident of it; nothing of it is where that throws. The caller has its calls exclusively.
+void PoolManager::change(Tenant& tenant, const std::function<void(PooledSession& session)>& alter) {
+  std::exception_ptr failure;
+  try {
+    alter(*tenant.session);
+  } catch (...) {
+    failure = std::current_exception();
+    try {
+      tenant.session->drop_all(ring_.bytes);
+    } catch (const std::exception&) { // not even that: its next call places it
+    }
+  }
+  {
+    const Lock lock(mutex_);
+    tenant.placed = tenant.session->placed_bytes();
+    tenant.growth.in_vain = 0;
+  }
+  set_room();
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+}
+
 /// Nothing of it is resident any more. The caller has its calls exclusively.
 void PoolManager::evict(Tenant& tenant) {
   transport_->lanes().synchronize();
-  tenant.session->drop_all(ring_.bytes);
-  record_placed(tenant);
-  set_room();
+  change(tenant, [&](PooledSession& session) { session.drop_all(ring_.bytes); });
 }
 
 /// To at most `bytes`, by parts, those that came last first. The caller has its calls exclusively.
 void PoolManager::shrink(Tenant& tenant, std::uint64_t bytes) {
   transport_->lanes().synchronize();
-  tenant.session->drop_down_to(bytes, ring_.bytes);
-  record_placed(tenant);
-  set_room();
-}
-
-void PoolManager::record_placed(Tenant& tenant) {
-  const Lock lock(mutex_);
-  tenant.placed = tenant.session->placed_bytes();
-  tenant.growth.in_vain = 0;
+  change(tenant, [&](PooledSession& session) { session.drop_down_to(bytes, ring_.bytes); });
 }
 
 /// The caller has all calls exclusively.
@@ -322,9 +336,9 @@ void PoolManager::set_most(const PooledSession& session, std::uint64_t bytes) {
     tenant->most = bytes;
     tenant->growth = {};
   }
-  if (tenant->placed > align_up(bytes, granularity(device_))) {
+  if (const std::uint64_t most = align_up(bytes, granularity(device_)); tenant->placed > most) {
     const ExclusiveLaneLock closed(transport_->gate(), &session);
-    evict(*tenant);
+    shrink(*tenant, most);
   }
   signal();
 }

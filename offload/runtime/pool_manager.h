@@ -144,6 +144,7 @@ class PoolManager {
     std::uint64_t vram = 0;
     std::optional<std::uint64_t> host;
     std::optional<std::uint64_t> pinned;
+    std::uint64_t usual_call = 0; // see DeviceBudget
   };
 
   Tenant* find(const PooledSession& session) OFFLOAD_REQUIRES(mutex_);
@@ -153,12 +154,13 @@ class PoolManager {
   std::uint64_t capacity(const DeviceBudget& budget) const;
   std::uint64_t placed() const;
   std::uint64_t room(const DeviceBudget& budget) const;
+  void find_usual_call();
   void set_room();
   void start_ring(std::uint64_t bytes);
   void start_ring_of(std::uint64_t bytes);
   void evict(Tenant& tenant);
   void shrink(Tenant& tenant, std::uint64_t bytes);
-  void record_placed(Tenant& tenant);
+  void change(Tenant& tenant, const std::function<void(PooledSession& session)>& alter);
   void evict_down_to(std::uint64_t bytes);
   std::vector<Claimant> claimants();
   /// How resident bytes would be divided now.

@@ -1,7 +1,5 @@
 // What a pool says of itself; see pool_manager.h.
 
-#include <algorithm>
-
 #include <offload/runtime/outside_bytes.h>
 #include <offload/runtime/pool_manager.h>
 #include <offload/runtime/pooled_session.h>
@@ -13,8 +11,7 @@ std::vector<PoolEntry> PoolManager::entries() const {
   const auto now = Clock::now();
   const Lock lock(mutex_);
   for (const Tenant& tenant : tenants_) {
-    const std::uint64_t weights = tenant.session->weight_bytes();
-    entries.push_back({tenant.name, weights, std::min(weights, tenant.placed), tenant.calls,
+    entries.push_back({tenant.name, tenant.session->weight_bytes(), tenant.session->resident_bytes(), tenant.calls,
                        std::chrono::duration<double>(now - tenant.last_call).count(), tenant.wake.seconds,
                        tenant.growth.problem});
   }

@@ -36,7 +36,9 @@ PooledSession::PooledSession(const torch::jit::Module& module, const Options& op
 PooledSession::PooledSession(const torch::jit::Module& module, const Options& options, Owner owner,
                              const std::string& file, std::shared_ptr<PoolManager> manager,
                              std::unique_lock<std::mutex> loading)
-    : Session(module, manager->options_for(options), std::nullopt), manager_(std::move(manager)) {
+    : Session(module, manager->options_for(options), std::nullopt),
+      manager_(std::move(manager)),
+      held_bytes_(state_.held_bytes()) {
   const std::string name = file.empty() ? class_name(module) : file;
   if (model_.program.writes_state) {
     throw InputError(name + " writes its own state, and such a model can not live in a pool: give it a vram_budget");
@@ -143,9 +145,12 @@ void PooledSession::alter(const std::function<void(Engine& engine, const Placeho
                           std::uint64_t ring_bytes) {
   try {
     adopted_->placed->alter(change, state_.has_steps() ? PlacedModule::Leased::streamed : PlacedModule::Leased::all);
-    Plan now = plan(resident(), 0, ring_bytes);
-    record_placed(now.residency);
-    state_.set_plan(std::move(now), Readiness::placed);
+    Residency now = resident();
+    record_placed(now);
+    now.ring_bytes = ring_bytes;
+    is_predicted_ = false;
+    state_.set_residency(std::move(now));
+    state_.set_readiness(Readiness::placed);
   } catch (...) {
     adopted_->placed->clear();
     throw;
@@ -168,6 +173,11 @@ void PooledSession::drop_all(std::uint64_t ring_bytes) {
         engine.add({engine.prepare(nothing, nullptr)}, known);
       },
       ring_bytes);
+}
+
+void PooledSession::predict(std::uint64_t ring_bytes) {
+  is_predicted_ = true;
+  state_.set_plan(plan(resident(), 0, ring_bytes), Readiness::placed);
 }
 
 bool PooledSession::may_lease_less() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -31,7 +32,7 @@ class PooledSession final : public Session {
   std::uint64_t largest_call() const { return state_.largest_call(); }
   std::uint64_t weight_bytes() const { return bytes_of(all_resident(*model_.weights)); }
   std::uint64_t host_bytes() const { return bytes_taken_on_host(all_resident(*model_.weights), *model_.weights); }
-  std::uint64_t held_bytes() const { return state_.held_bytes(); }
+  std::uint64_t held_bytes() const { return held_bytes_; }
   const HostLayout& host() const { return model_.host; }
 
   /// What it takes to bring so many of its bytes, alone on the link.
@@ -46,12 +47,16 @@ class PooledSession final : public Session {
   /// Brings a part, beside calls of the module.
   Engine::Slab prepare(const Residency& residency, const std::function<void(std::uint64_t bytes)>& on_part) const;
 
-  /// These alter what is resident, while no call of the module is in flight: to more of it; without the parts that came
-  /// last, so that the others take at most `bytes`, or to nothing, when the device is done with its calls as well.
-  /// Where they throw, nothing is placed, and the next call sees to that.
+  /// These alter what is resident, while no call of the module is in flight. Where they throw, nothing is placed. What
+  /// drops parts comes when the device is done with its calls as well: those that came last, so that the others take at
+  /// most `bytes`; or all.
   void add(std::vector<Engine::Slab> parts, std::uint64_t ring_bytes);
   void drop_down_to(std::uint64_t bytes, std::uint64_t ring_bytes);
   void drop_all(std::uint64_t ring_bytes);
+
+  /// Beside calls: what the last of these changes does to calls, for who asks for the placement.
+  bool is_predicted() const { return is_predicted_; }
+  void predict(std::uint64_t ring_bytes);
 
   /// True when calls lease more than they have to, to show what they do, and have shown it: lease_less() ends that,
   /// while no call is in flight.
@@ -86,6 +91,8 @@ class PooledSession final : public Session {
   c10::IValue call_alone(const Request& request);
 
   const std::shared_ptr<PoolManager> manager_;
+  const std::uint64_t held_bytes_;         // others ask for it until the end
+  std::atomic<bool> is_predicted_ = false; // of what is resident
 };
 
 } // namespace offload
