@@ -140,11 +140,19 @@ Engine::Slab PooledSession::prepare(const Residency& residency,
   return engine().prepare(residency, on_part);
 }
 
-/// Calls lease all until one of them has shown what they lease.
+/// Whether calls, of all methods that are in use, have shown what they lease.
+bool PooledSession::has_shown_steps() const {
+  constexpr std::uint64_t kSome = 8; // calls
+  Stats stats;
+  state_.report(stats);
+  return state_.has_steps() && stats.calls >= kSome;
+}
+
+/// Calls lease all until they have shown what that is.
 void PooledSession::alter(const std::function<void(Engine& engine, const Placeholders& known)>& change,
                           std::uint64_t ring_bytes) {
   try {
-    adopted_->placed->alter(change, state_.has_steps() ? PlacedModule::Leased::streamed : PlacedModule::Leased::all);
+    adopted_->placed->alter(change, has_shown_steps() ? PlacedModule::Leased::streamed : PlacedModule::Leased::all);
     Residency now = resident();
     record_placed(now);
     now.ring_bytes = ring_bytes;
@@ -181,7 +189,7 @@ void PooledSession::predict(std::uint64_t ring_bytes) {
 }
 
 bool PooledSession::may_lease_less() const {
-  return engine().placed() && adopted_->placed->leases_all() && engine().placed_bytes() > 0 && state_.has_steps();
+  return engine().placed() && adopted_->placed->leases_all() && engine().placed_bytes() > 0 && has_shown_steps();
 }
 
 void PooledSession::lease_less(std::uint64_t ring_bytes) {

@@ -81,6 +81,7 @@ class PooledSession final : public Session {
   PooledSession(const torch::jit::Module& module, const Options& options, Owner owner, const std::string& file,
                 std::shared_ptr<PoolManager> manager, std::unique_lock<std::mutex> loading);
   void leave() noexcept;
+  bool has_shown_steps() const;
   Residency resident() const;
   Plan plan(const Residency& kept, std::uint64_t bytes, std::uint64_t ring_bytes) const;
   void alter(const std::function<void(Engine& engine, const Placeholders& known)>& change, std::uint64_t ring_bytes);
