@@ -53,8 +53,8 @@ struct OFFLOAD_API Report {
   double link_share = 0; ///< of that time, in which the link was in use, by what copies cost on this machine
   Prediction predicted;
   Bound bound = Bound::neither; ///< as predicted; where the run deviates from that, as far as stalls tell
-  Deviation deviation;          ///< of the run from what was predicted, with its reason
-  std::vector<Advice> advice;   ///< what would help, the most first; none before a call, and in a pool, as deviation
+  Deviation deviation;          ///< of the run from what was predicted, with its reason; none in a pool
+  std::vector<Advice> advice;   ///< what would help most first; none in a pool, and where `bound` is not as predicted
 
   /// That a call was under way, on average. On a GPU it returns before the device has done it: one that streams waits
   /// for the device nevertheless, one that is wholly resident does not.

@@ -100,7 +100,8 @@ TEST(Advice, OfACallThatTheLinkBindsIsSortedByGain) {
     EXPECT_NEAR(advice[other].gain, 2, 1e-6) << describe(advice[other]);
     EXPECT_TRUE(advice[other].change == Change::link || advice[other].change == Change::rows);
   }
-  EXPECT_EQ(describe(advice[0]).find("With vram_budget 1 GiB (1073741824 bytes), where nothing streams, calls are "),
+  EXPECT_EQ(describe(advice[0]).find(
+                "With vram_budget 1 GiB (1073741824 bytes), where nothing streams, calls are predicted "),
             0U);
 }
 

@@ -122,11 +122,12 @@ std::string to_svg(const std::vector<Sweep>& machines) {
   const PlotAxes axes(machines);
   std::ostringstream out;
   axes.begin(out, "Time of a call against vram_budget");
-  double x = PlotAxes::kLeft;
   for (std::size_t i = 0; i < machines.size(); ++i) {
-    out << "<rect x='" << svg::number(x) << "' y='46' width='14' height='4' fill='" << color_of(i) << "'/>\n";
-    svg::text(out, x + 20, 52, "start", 12, machines[i].machine);
-    x += 44 + 7 * static_cast<double>(machines[i].machine.size());
+    const double y = PlotAxes::kTop + 14 + 17 * static_cast<double>(i); // at the right, where curves have fallen
+    const double right = PlotAxes::kLeft + PlotAxes::kPlotWidth;
+    out << "<rect x='" << svg::number(right - 18) << "' y='" << svg::number(y - 6) << "' width='14' height='4' fill='"
+        << color_of(i) << "'/>\n";
+    svg::text(out, right - 26, y, "end", 12, machines[i].machine);
     axes.draw_curve(out, machines[i], color_of(i));
     for (const SweepPoint& point : machines[i].points) {
       out << "<circle cx='" << svg::number(axes.x_of(point.vram)) << "' cy='" << svg::number(axes.y_of(point.time_us))

@@ -157,7 +157,8 @@ std::string describe(Bound bound) {
 }
 
 std::string describe(const Advice& advice) {
-  const std::string effect = figure(advice.gain) + " times as fast: " + ms(advice.then.time_us);
+  const std::string effect =
+      "calls are predicted to be " + figure(advice.gain) + " times as fast, at " + ms(advice.then.time_us) + ".";
   switch (advice.change) {
     case Change::budget:
       return "With vram_budget " + format_bytes(advice.then.vram) + " (" + std::to_string(advice.then.vram) +
@@ -165,14 +166,14 @@ std::string describe(const Advice& advice) {
              (advice.then.streamed_bytes == 0
                   ? "where nothing streams"
                   : "where " + format_bytes(advice.then.streamed_bytes) + " a call stream") +
-             ", calls are " + effect + ".";
+             ", " + effect;
     case Change::link:
-      return "With a link twice as fast, calls are " + effect + ".";
+      return "With a link twice as fast, " + effect;
     case Change::disk:
-      return "With a disk twice as fast, calls are " + effect + ".";
+      return "With a disk twice as fast, " + effect;
     case Change::rows:
-      return "With twice the rows in a call, it takes " + ms(advice.then.time_us) + ": " + figure(advice.gain) +
-             " times as many rows in the same time.";
+      return "With twice the rows in a call, rows are predicted to come " + figure(advice.gain) +
+             " times as fast, at " + ms(advice.then.time_us) + " a call.";
   }
   return "";
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <ostream>
+#include <sstream>
 
 #include <offload/bytes.h>
 #include <offload/plan/advice.h>
@@ -82,7 +83,9 @@ void OwnSession::judge(Report& report, const Plan& plan, const Observations& obs
   const Expected expected{plan.round, observed.binding(plan.residency), plan.callers.count};
   report.deviation = deviation_of(run, expected);
   report.bound = bound_of(run, expected, report.deviation);
-  report.advice = advise(plan, observed);
+  if (report.bound == bound_of(plan.round, expected.binding)) {
+    report.advice = advise(plan, observed);
+  } // else what is predicted for other plans is off, too
 }
 
 /// A budget beyond what the device has is of no use.
@@ -116,7 +119,9 @@ std::ostream& operator<<(std::ostream& out, const Stats& stats) {
              << '\n';
 }
 
-std::ostream& operator<<(std::ostream& out, const Report& report) {
+std::ostream& operator<<(std::ostream& to, const Report& report) {
+  std::ostringstream out;
+  out.precision(4);
   const Stats& since = report.since;
   const PredictedRound& round = report.predicted.round;
   const auto call_ms = [&](double us) { return per(us / 1e3, since.calls); };
@@ -134,16 +139,19 @@ std::ostream& operator<<(std::ostream& out, const Report& report) {
       << report.link_share * 100 << "% of the time. The peak was " << format_bytes(since.peak_device_bytes)
       << " on the device (predicted " << format_bytes(report.predicted.peak_device_bytes) << ").\n";
   if (since.calls == 0 || round.time_us <= 0) {
-    return out;
+    return to << out.str();
   }
   if (report.deviation.factor != 1) {
     out << describe(report.deviation) << '\n';
   }
   out << describe(report.bound) << '\n';
+  if (report.deviation.factor != 1 && report.advice.empty()) {
+    out << "What would help can not be told from costs that are off: `bench --profile` measures them.\n";
+  }
   for (const Advice& advice : report.advice) {
     out << describe(advice) << '\n';
   }
-  return out;
+  return to << out.str();
 }
 
 } // namespace offload
