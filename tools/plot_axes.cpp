@@ -35,8 +35,7 @@ double time_at(const Sweep& sweep, double bytes) {
 
 std::string exact_ms(double us) { return number("%.3f ms", us / 1e3); }
 
-PlotAxes::PlotAxes(const std::vector<Sweep>& sweeps)
-    : first_(sweeps.front().points.front().vram), last_(first_ + 1), most_us_(1e-3) {
+PlotAxes::PlotAxes(const std::vector<Sweep>& sweeps) : first_(sweeps.front().points.front().vram), last_(first_ + 1) {
   for (const Sweep& sweep : sweeps) {
     first_ = std::min(first_, sweep.points.front().vram);
     last_ = std::max(last_, sweep.points.back().vram);

@@ -46,7 +46,7 @@ class PlotAxes {
  private:
   std::uint64_t first_;
   std::uint64_t last_;
-  double most_us_;
+  double most_us_ = 1e-3;
 };
 
 /// A plot in plain characters.

@@ -65,7 +65,7 @@ std::string figure(double value) {
   return out.str();
 }
 
-std::string describe_copies(Bound cost) {
+const char* describe_copies(Bound cost) {
   return cost == Bound::disk ? "weights come from the disk" : "weights cross the link";
 }
 
@@ -190,7 +190,8 @@ std::string describe(const Deviation& deviation) {
   switch (deviation.cost) {
     case Bound::link:
     case Bound::disk:
-      text += describe_copies(deviation.cost) + (is_slower ? " more slowly" : " faster") + " than by the profile";
+      text += std::string(describe_copies(deviation.cost)) + (is_slower ? " more slowly" : " faster") +
+              " than by the profile";
       if (deviation.bytes_per_us > 0) {
         text += ", at " + figure(deviation.bytes_per_us / 1e3) + " GB/s at the " + (is_slower ? "most" : "least") +
                 " instead of " + figure(deviation.profile_bytes_per_us / 1e3);
