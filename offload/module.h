@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include <offload/advice.h>
 #include <offload/error.h>
 #include <offload/export.h>
 #include <offload/options.h>
@@ -31,6 +32,7 @@ struct Stats {
   std::uint64_t misses = 0;          ///< weights that a node wanted and that no prefetch had under way
   std::uint64_t bytes_in_place = 0;  ///< of rows that were looked up where they lie in host memory
   std::uint64_t bytes_in_cache = 0;  ///< of streamed weights that calls read where the page cache has them, on the host
+  double call_us = 0;                ///< that calls which returned took, once it was their turn, waits below included
   double stall_us = 0;               ///< that compute waited for copies; on a GPU estimated from one wait in sixteen
   double wait_turn_us = 0;           ///< that threads of calls waited for a lane, and for memory of their own
   double wait_door_us = 0;           ///< that they waited for the passes before theirs
@@ -43,14 +45,20 @@ struct Stats {
 
 OFFLOAD_API std::ostream& operator<<(std::ostream& out, const Stats& stats);
 
-/// What calls have taken since weights were last placed (by a first call, a new budget, or what calls have shown), and
-/// what was planned for them.
+/// What calls have taken since weights were last placed (by a first call, a new budget, or what calls have shown), what
+/// was planned for them, what bounds them and what would help.
 struct OFFLOAD_API Report {
   double seconds = 0;    ///< since then
   Stats since;           ///< what was counted since then; bytes_resident, outside_bytes, peak_device_bytes: as in Stats
   double link_share = 0; ///< of that time, in which the link was in use, by what copies cost on this machine
   Prediction predicted;
+  Bound bound = Bound::neither; ///< as predicted; where the run deviates from that, as far as stalls tell
+  Deviation deviation;          ///< of the run from what was predicted, with its reason; none in a pool
+  std::vector<Advice> advice;   ///< what would help most first; none in a pool, and where `bound` is not as predicted
 
+  /// That a call was under way, on average. On a GPU it returns before the device has done it: one that streams waits
+  /// for the device nevertheless, one that is wholly resident does not.
+  double call_us() const;
   double calls_in_pass() const;         ///< on average; 0 when nothing streams
   std::uint64_t bytes_per_call() const; ///< over the link, without what is ahead; on average
 };
@@ -106,6 +114,9 @@ class OFFLOAD_API Module {
   c10::Device device() const;
   Placement placement() const;
   Stats stats() const;
+
+  /// Simulates what would help, on what calls have shown until now: a dozen plans, which take milliseconds, of a large
+  /// model for several callers seconds. Calls are not held up.
   Report report() const;
 
   /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait. Throws BudgetError when

@@ -12,9 +12,11 @@ namespace offload {
 
 /// What bounds the time of a call.
 enum class Bound : std::uint8_t {
-  compute, ///< the device computes for at least 95% of the time
-  link,    ///< it does not, and the link copies for as long
-  neither, ///< each waits for the other, as where the ring is short, or both for callers
+  compute,  ///< the device computes for at least 95% of the time
+  launches, ///< the same, but more than half of that is the least time between two nodes: launch and interpreter
+  link,     ///< the device does not, and copies are at work for as long
+  disk,     ///< the same, but more than half of that is for weights of a file, which is slower than the link
+  neither,  ///< each waits for the other, as where the ring is short, or both for callers
 };
 
 OFFLOAD_API const char* to_string(Bound bound);

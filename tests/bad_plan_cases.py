@@ -19,6 +19,17 @@ PLANS = [
     ("--fit 0.0001us", "--fit", "the best that was found is", "bytes"),
     ("--sweep --vram {below}", "--vram", "the smallest that works is {smallest} bytes"),
     ("--format pdf", "--format", "pdf", "svg", "trace"),
+    ("--compare rtx3060", "--compare rtx3060", "two machines"),
+    ("--compare ''", "--compare", "empty"),
+    ("--compare rtx3060,", "--compare rtx3060,", "two machines"),
+    ("--compare rtx3060,,rtx4090", "--compare", "no such file"),
+    ("--compare rtx3060,rtx9999", "--compare rtx9999", "rtx4090"),
+    ("--compare rtx3060,good.json,rtx3060", "rtx3060 is named twice"),
+    ("--compare rtx3060,rtx4090 --machine l4", "--compare and --machine", "contradict"),
+    ("--compare rtx3060,rtx4090 --fit 20ms", "--compare and --fit", "contradict"),
+    ("--compare rtx3060,rtx4090 --format trace", "--compare and --format trace", "contradict"),
+    ("--compare rtx3060,rtx4090 --plot --format svg", "--plot and --format svg", "contradict"),
+    ("--compare rtx3060,good.json --vram 5", "--compare rtx3060", "the smallest that works is"),
     ("--callers 0", "--callers", "1", "64"),
 ]
 
@@ -31,4 +42,9 @@ GOOD_PLANS = [
     "--fit 1000s --machine good.json",
     "--vram {smallest} --format svg",
     "--vram {smallest} --format trace",
+    "--compare rtx3060,rtx4090",
+    "--compare rtx3060,good.json --format json",
+    "--compare rtx3060,rtx4090 --sweep --plot",
+    "--compare rtx3060,rtx4090 --sweep --format svg",
+    "--compare rtx3060,rtx4090 --format svg",
 ]

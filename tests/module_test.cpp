@@ -4,7 +4,9 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 
+#include <algorithm>
 #include <atomic>
+#include <sstream>
 #include <thread>
 
 #include "modules.h"
@@ -289,12 +291,54 @@ TEST(Module, ReportsWhatCallsTookBesideWhatWasPlanned) {
   EXPECT_GT(report.link_share, 0);
   EXPECT_EQ(report.since.wait_door_us, 0);
   EXPECT_EQ(report.since.wait_calls_us, 0);
+  EXPECT_GT(report.call_us(), 0);
+  EXPECT_LE(report.call_us(), report.seconds * 1e6 / kCalls) << "one call after the other";
+  if (kDevice.is_cpu()) { // on a GPU it is an estimate
+    EXPECT_LE(report.since.stall_us / kCalls, report.call_us());
+  }
 
   Options all = options_for(budget(8));
   Module resident = wrap(module.deepcopy(), all);
   resident.forward({rows()});
   resident.forward({rows()});
   EXPECT_EQ(resident.report().calls_in_pass(), 0) << "nothing streams";
+}
+
+TEST(Module, ReportsWhatWouldHelp) {
+  const int count = kDevice.is_cuda() ? 64 : 6; // what a GPU reserves until a call was measured holds six
+  Pair pair(make(count, chain(count)), options_for(budget(3)));
+  EXPECT_TRUE(pair.offloaded.report().advice.empty()) << "no call has shown anything";
+  for (int call = 0; call < 4; ++call) {
+    pair.expect_same({rows()});
+  }
+  const Report report = pair.offloaded.report();
+  ASSERT_GT(report.predicted.round.streamed_bytes, 0U);
+  std::ostringstream text;
+  text << report;
+  EXPECT_NE(text.str().find("Calls are bound by "), std::string::npos) << text.str();
+  if (report.deviation.factor != 1) { // as where a sanitizer slows down what is computed
+    EXPECT_NE(text.str().find(" times as long as predicted"), std::string::npos) << text.str();
+    return;
+  }
+  const auto all = std::find_if(report.advice.begin(), report.advice.end(), [](const Advice& advice) {
+    return advice.change == Change::budget && advice.then.streamed_bytes == 0;
+  });
+  ASSERT_NE(all, report.advice.end()) << text.str();
+  EXPECT_GT(all->gain, 1);
+  EXPECT_NE(text.str().find(std::to_string(all->then.vram) + " bytes), where nothing streams"), std::string::npos);
+  for (std::size_t i = 1; i < report.advice.size(); ++i) {
+    EXPECT_GE(report.advice[i - 1].gain, report.advice[i].gain) << text.str();
+  }
+
+  pair.offloaded.set_vram_budget(all->then.vram);
+  for (int call = 0; call < 4; ++call) {
+    pair.expect_same({rows()});
+  }
+  const Report resident = pair.offloaded.report();
+  EXPECT_EQ(resident.since.bytes_streamed, 0U) << "the budget that was advised holds all";
+  EXPECT_DOUBLE_EQ(resident.predicted.round.time_us, all->then.time_us);
+  EXPECT_TRUE(std::none_of(resident.advice.begin(), resident.advice.end(),
+                           [](const Advice& advice) { return advice.change != Change::rows; }));
 }
 
 TEST(Module, MayBeReleasedWhileOthersCall) {

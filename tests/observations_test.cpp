@@ -86,5 +86,20 @@ TEST(Observations, PlanForOneCallerUntilThereAreMore) {
   EXPECT_EQ(observed.plan(14 * 16_MiB).callers.lanes, 8);
 }
 
+TEST(Observations, AnswerForOtherMachinesAndLargerCallsOnCopies) {
+  const Model model = model_of({16_MiB, 16_MiB, 16_MiB}, c10::Device(c10::kCUDA, 0));
+  const Observations observed = observed_of(model, 1e6);
+  const std::uint64_t vram = observed.divide(0).minimum();
+  const SweepPoint now = observed.point(vram);
+  EXPECT_LT(observed.with_faster_copies(Bound::link).point(vram).time_us, now.time_us);
+  EXPECT_DOUBLE_EQ(observed.with_faster_copies(Bound::disk).point(vram).time_us, now.time_us) << "nothing is on a file";
+  const auto larger = observed.with_twice_the_rows();
+  ASSERT_TRUE(larger);
+  EXPECT_EQ(larger->divide(0).call, 32_MiB);
+  EXPECT_EQ(observed.divide(0).call, 16_MiB);
+  EXPECT_DOUBLE_EQ(observed.point(vram).time_us, now.time_us);
+  EXPECT_FALSE(observed_of(model, 0).with_twice_the_rows()) << "no call was seen to multiply";
+}
+
 } // namespace
 } // namespace offload::test

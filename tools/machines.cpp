@@ -54,7 +54,7 @@ void print_json() {
 
 } // namespace
 
-MachineProfile find_machine(const std::string& name_or_file) {
+MachineProfile find_machine(const std::string& name_or_file, const std::string& option) {
   if (is_shipped(name_or_file)) {
     return shipped_profile(name_or_file);
   }
@@ -63,7 +63,7 @@ MachineProfile find_machine(const std::string& name_or_file) {
     try {
       return shipped_profile(name_or_file);
     } catch (const InputError& error) {
-      throw InputError("--machine " + name_or_file + ": there is no such file, and " + error.what());
+      throw InputError(option + " " + name_or_file + ": there is no such file, and " + error.what());
     }
   }
   std::stringstream text;
@@ -71,7 +71,7 @@ MachineProfile find_machine(const std::string& name_or_file) {
   try {
     return profile_from_json(text.str());
   } catch (const InputError& error) {
-    throw InputError("--machine " + name_or_file + ": " + error.what());
+    throw InputError(option + " " + name_or_file + ": " + error.what());
   }
 }
 

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <tools/calls.h>
 #include <tools/machines.h>
+#include <tools/plan_compare.h>
 #include <tools/plan_sweep.h>
 #include <tools/plan_timeline.h>
 #include <unistd.h>
@@ -32,7 +33,11 @@ struct Wanted {
   }
 
   /// Throws InputError for what can not be printed together.
-  void require_consistent(const std::string& format) const {
+  void require_consistent(const std::string& format, bool compares) const {
+    if (compares && (fit || format == "trace")) {
+      throw offload::InputError(std::string("--compare and ") + (fit ? "--fit" : "--format trace") +
+                                " contradict each other: give one of them");
+    }
     if (fit && (sweep || plot)) {
       throw offload::InputError(std::string("--fit and ") + (sweep ? "--sweep" : "--plot") +
                                 " contradict each other: give one of them");
@@ -55,8 +60,10 @@ std::size_t columns_of_terminal() {
   return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? std::min<std::size_t>(size.ws_col, 160) : 80;
 }
 
-void print_sweep(const offload::Sweep& sweep, const Wanted& wanted, const std::string& format) {
-  if (wanted.sweep) {
+/// Of one machine, or of several.
+template <typename Sweeps>
+void print_sweep(const Sweeps& sweep, const Wanted& wanted, const std::string& format) {
+  if (!wanted.plot || wanted.sweep) {
     std::cout << (format == "json"  ? offload::tools::to_json(sweep)
                   : format == "svg" ? offload::tools::to_svg(sweep)
                                     : offload::tools::to_table(sweep));
@@ -64,6 +71,26 @@ void print_sweep(const offload::Sweep& sweep, const Wanted& wanted, const std::s
   if (wanted.plot) {
     std::cout << offload::tools::to_plot(sweep, columns_of_terminal());
   }
+}
+
+/// What is predicted for each machine: under each of some forty budgets, or under the one that is given; where none is,
+/// under what the machine has.
+std::vector<offload::Sweep> sweep_machines(const torch::jit::Module& module, const offload::Options& options,
+                                           const std::vector<offload::MachineProfile>& machines, bool all_budgets) {
+  std::vector<offload::Sweep> sweeps;
+  for (const offload::MachineProfile& machine : machines) {
+    try {
+      std::vector<std::uint64_t> budgets;
+      if (!all_budgets) {
+        budgets.push_back(options.vram_budget ? *options.vram_budget
+                                              : offload::preview(module, options, machine).budget.vram);
+      }
+      sweeps.push_back(offload::sweep(module, options, budgets, machine));
+    } catch (const offload::BudgetError& error) {
+      throw offload::InputError("--compare " + machine.name + ": " + error.what());
+    }
+  }
+  return sweeps;
 }
 
 } // namespace
@@ -74,6 +101,8 @@ int main(int argc, char** argv) {
   arguments.add_calls_to(app, {"table", "json", "svg", "trace"});
   Wanted wanted;
   wanted.add_to(app);
+  offload::tools::Comparison comparison;
+  comparison.add_to(app);
   std::string machine;
   int callers = 1;
   app.add_option("--callers", callers, "callers at the same time, each of which makes one call after the other")
@@ -82,7 +111,11 @@ int main(int argc, char** argv) {
                  "another machine: a name that --machines lists, or a file as `bench --profile` prints it");
   offload::tools::add_machines_flag(app, arguments.format);
   return offload::tools::run_command(app, argc, argv, [&] {
-    wanted.require_consistent(arguments.format);
+    wanted.require_consistent(arguments.format, comparison.is_asked_for());
+    if (comparison.is_asked_for() && !machine.empty()) {
+      throw offload::InputError("--compare and --machine contradict each other: give one of them");
+    }
+    const auto machines = comparison.is_asked_for() ? comparison.machines() : std::vector<offload::MachineProfile>();
     const double fit_us = wanted.fit ? offload::tools::parse_time_us("--fit", *wanted.fit) : 0;
     offload::Options options = arguments.options();
     options.concurrency = callers;
@@ -95,7 +128,9 @@ int main(int argc, char** argv) {
     if (arguments.give_calls()) { // they show shapes, branches and activations, on the device at hand
       options.example_calls = arguments.examples_of(arguments.make_calls(module, offload::device_of(options)));
     }
-    if (wanted.fit) {
+    if (!machines.empty()) {
+      print_sweep(sweep_machines(module, options, machines, wanted.sweep || wanted.plot), wanted, arguments.format);
+    } else if (wanted.fit) {
       const offload::Fit fit = offload::fit(std::move(module), options, fit_us, profile);
       std::cout << (arguments.format == "json" ? offload::tools::to_json(fit, fit_us)
                                                : offload::tools::to_table(fit, fit_us));

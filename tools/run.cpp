@@ -253,8 +253,20 @@ void save(const std::string& path, const std::vector<Call>& calls, const std::ve
   }
 }
 
+nlohmann::ordered_json json_of(const std::vector<offload::Advice>& advice) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (const offload::Advice& each : advice) {
+    list.push_back({{"change", offload::to_string(each.change)},
+                    {"vram", each.then.vram},
+                    {"time_us", each.then.time_us},
+                    {"streamed_bytes", each.then.streamed_bytes},
+                    {"gain", each.gain}});
+  }
+  return list;
+}
+
 void report(const Arguments& arguments, const offload::Placement& placement, const Outcome& outcome,
-            std::ostream& out) {
+            const offload::Report& report, std::ostream& out) {
   std::vector<double> times = outcome.times_us;
   std::sort(times.begin(), times.end());
   const double median_us = times[times.size() / 2];
@@ -287,6 +299,8 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
                         {"calls_in_pass", in_pass},
                         {"wait_us", wait_us},
                         {"calls", times.size()}};
+    json["bound"] = offload::to_string(report.bound);
+    json["advice"] = json_of(report.advice);
     json["check"] = check;
     out << json.dump(2) << '\n';
     return;
@@ -322,7 +336,8 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
     out << "  calls in a pass over what is streamed: " << in_pass << "; each waited " << wait_us / 1e3
         << " ms for others\n";
   }
-  out << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << '\n';
+  out << "  misses " << misses << " and stall " << stall_us / 1e3 << " ms a call\n  check: " << check << "\n\n"
+      << report;
 }
 
 } // namespace
@@ -367,7 +382,7 @@ int main(int argc, char** argv) {
     if (!arguments.save.empty()) {
       save(arguments.save, calls, outcome.outputs);
     }
-    report(arguments, module.placement(), outcome, std::cout);
+    report(arguments, module.placement(), outcome, module.report(), std::cout);
     if (!outcome.difference.empty()) {
       std::cerr << "error: not the output of the reference: " << outcome.difference << '\n';
       return offload::tools::kWrongResult;

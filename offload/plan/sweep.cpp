@@ -10,30 +10,56 @@ const char* to_string(Bound bound) {
   switch (bound) {
     case Bound::compute:
       return "compute";
+    case Bound::launches:
+      return "launches";
     case Bound::link:
       return "link";
+    case Bound::disk:
+      return "disk";
     case Bound::neither:
       return "neither";
   }
   return "unknown";
 }
 
-Bound bound_of(const Simulated& round) {
+Binding binding_of(const Pass& pass, const Residency& residency, const MachineProfile& machine) {
+  double work_us = 0;
+  double device_us = 0; // with the least time between nodes
+  double bytes = 0;     // that stream
+  double bytes_of_files = 0;
+  for (const PlanStep& step : pass.steps) {
+    work_us += step.compute_us;
+    device_us += std::max(step.compute_us, machine.node_overhead_us);
+    for (const WeightId weight : step.weights) {
+      if (!residency.stays(weight)) {
+        const auto each = static_cast<double>(pass.bytes(weight));
+        bytes += each;
+        bytes_of_files += (*pass.weights)[weight].source.kind == Source::Kind::file ? each : 0;
+      }
+    }
+  }
+  const double files_us = bytes_of_files / std::max(machine.file_bytes_per_us, 1e-9);
+  const double others_us = (bytes - bytes_of_files) / std::max(machine.link_bytes_per_us, 1e-9);
+  const bool is_disk = machine.file_bytes_per_us < machine.link_bytes_per_us && files_us > others_us;
+  return {is_disk ? Bound::disk : Bound::link, 2 * work_us < device_us ? Bound::launches : Bound::compute};
+}
+
+Bound bound_of(const Simulated& round, Binding binding) {
   constexpr double kBinds = 0.95;
-  return round.compute_us >= kBinds * round.time_us ? Bound::compute
-         : round.link_us >= kBinds * round.time_us  ? Bound::link
+  return round.compute_us >= kBinds * round.time_us ? binding.device
+         : round.link_us >= kBinds * round.time_us  ? binding.copies
                                                     : Bound::neither;
 }
 
-std::vector<SweepPoint> sweep_between(std::uint64_t least, std::uint64_t most, const PointAt& point_at) {
-  constexpr std::size_t kPoints = 40;
+std::vector<SweepPoint> sweep_between(std::uint64_t least, std::uint64_t most, const PointAt& point_at,
+                                      std::size_t count) {
   std::vector<SweepPoint> points = {point_at(least)};
   if (most <= least) {
     return points;
   }
   points.push_back(point_at(most));
   const std::uint64_t unit = std::bit_floor(std::max<std::uint64_t>((most - least) / 1024, 1)); // for round numbers
-  while (points.size() < kPoints) {
+  while (points.size() < count) {
     // Halves the longest line of the plot.
     const auto [fastest, slowest] = std::minmax_element(
         points.begin(), points.end(), [](const SweepPoint& a, const SweepPoint& b) { return a.time_us < b.time_us; });

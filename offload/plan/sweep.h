@@ -12,10 +12,19 @@ namespace offload {
 /// What is predicted under a budget.
 using PointAt = std::function<SweepPoint(std::uint64_t vram)>;
 
-Bound bound_of(const Simulated& round);
+/// What copies and the device mostly do, whichever of the two binds.
+struct Binding {
+  Bound copies = Bound::link;    ///< or disk
+  Bound device = Bound::compute; ///< or launches
+};
 
-/// Points at `least`, at `most`, and between them, 40 at the most: closer where the time changes more.
-std::vector<SweepPoint> sweep_between(std::uint64_t least, std::uint64_t most, const PointAt& point_at);
+Binding binding_of(const Pass& pass, const Residency& residency, const MachineProfile& machine);
+
+Bound bound_of(const Simulated& round, Binding binding = {});
+
+/// Points at `least`, at `most`, and between them, `count` at the most: closer where the time changes more.
+std::vector<SweepPoint> sweep_between(std::uint64_t least, std::uint64_t most, const PointAt& point_at,
+                                      std::size_t count = 40);
 
 /// See Sweep::knee.
 std::optional<std::size_t> knee_of(const std::vector<SweepPoint>& points);

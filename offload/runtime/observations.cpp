@@ -38,7 +38,7 @@ DeviceBudget Observations::divide(std::uint64_t vram, int lanes) const {
   budget.lanes = lanes;
   budget.unit = granularity(*model_);
   if (model_->is_for_gpu()) {
-    budget.call = activations.empty() ? kAssumed : activations.largest();
+    budget.call = activations.empty() ? kAssumed : times_rows_ * activations.largest();
     budget.state = state_;
     budget.calls_differ = activations.differ();
   }
@@ -93,7 +93,7 @@ std::uint64_t Observations::held_bytes() const {
 
 Plan Observations::plan(const Pass& pass, std::uint64_t vram, Callers callers) const {
   const std::uint64_t capacity = divide(vram, callers.lanes).capacity();
-  Plan best = offload::plan(pass, capacity, model_->machine, callers);
+  Plan best = offload::plan(pass, capacity, machine_, callers);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
     std::uint64_t taken = bytes_of(best.residency);
     for (WeightId id = 0; id < model_->count(); ++id) {
@@ -136,7 +136,26 @@ std::uint64_t Observations::resident_vram() const {
 
 SweepPoint Observations::point(std::uint64_t vram) const {
   const Plan best = plan(vram);
-  return {vram, best.round.time_us, best.round.streamed_bytes, bound_of(best.round)};
+  return {vram, best.round.time_us, best.round.streamed_bytes, bound_of(best.round, binding(best.residency))};
+}
+
+Observations Observations::with_faster_copies(Bound copies) const {
+  Observations other = *this;
+  (copies == Bound::disk ? other.machine_.file_bytes_per_us : other.machine_.link_bytes_per_us) *= 2;
+  return other;
+}
+
+std::optional<Observations> Observations::with_twice_the_rows() const {
+  Observations other = *this;
+  other.times_rows_ *= 2;
+  bool multiplies = false;
+  for (auto& [method, steps] : other.measured_) {
+    for (LeasedStep& step : steps) {
+      step.flops *= 2;
+      multiplies = multiplies || step.flops > 0;
+    }
+  }
+  return multiplies ? std::optional(std::move(other)) : std::nullopt;
 }
 
 } // namespace offload

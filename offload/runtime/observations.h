@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,7 @@ class Observations {
   Observations(const Model& model, std::string planned_method)
       : demand(model.callers),
         model_(&model),
+        machine_(model.machine),
         planned_method_(std::move(planned_method)),
         least_ring_(minimum_capacity(pass())) {}
 
@@ -73,6 +75,14 @@ class Observations {
   /// What such a plan predicts.
   SweepPoint point(std::uint64_t vram) const;
 
+  Binding binding(const Residency& residency) const { return binding_of(pass(), residency, machine_); }
+
+  /// The same for other plans: with a link, or with `disk` a disk, that is twice as fast; with twice the rows in a
+  /// call, each of which multiplies as much, and takes as much memory.
+  Observations with_faster_copies(Bound copies) const;
+  /// None while no call has shown that it multiplies.
+  std::optional<Observations> with_twice_the_rows() const;
+
   /// A call, where this is placed.
   Timeline timeline(const Residency& residency) const { return timeline_of(pass(), residency, model_->machine); }
 
@@ -81,10 +91,12 @@ class Observations {
   Plan plan(const Pass& pass, std::uint64_t vram, Callers callers) const;
 
   const Model* model_;
+  MachineProfile machine_; // what copies cost
   std::string planned_method_;
   std::map<std::string, std::vector<LeasedStep>> measured_;
   std::uint64_t least_ring_; // by the pass that is planned for
   std::uint64_t state_ = 0;
+  std::uint64_t times_rows_ = 1; // of those that calls had
   Evidence evidence_ = Evidence::none;
   std::vector<std::string> unsized_;
 };

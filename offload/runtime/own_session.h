@@ -35,6 +35,8 @@ class OwnSession final : public Session {
  private:
   c10::IValue call(const Request& request) override;
   void report_streamed(Stats& stats) const override { transport_->report(stats); }
+  void judge(Report& report, const Plan& plan, const Observations& observed) const override;
+  std::vector<Advice> advise(const Plan& now, const Observations& observed) const;
   void record_peak() override;
   std::optional<c10::IValue> call_in_turn(const Request& request, std::uint64_t& exhausted_room);
   std::optional<c10::IValue> call_exclusive(const Request& request, std::uint64_t exhausted_room);

@@ -216,6 +216,7 @@ void PlanState::report(Stats& stats) const {
   stats.calls = counts_.calls;
   stats.calls_repeated = counts_.repeated;
   stats.peak_device_bytes = counts_.peak;
+  stats.call_us = counts_.call_us;
   stats.wait_turn_us = counts_.wait_turn_us;
 }
 

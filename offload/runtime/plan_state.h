@@ -91,6 +91,10 @@ class PlanState {
 
   /// The best use of the budget by what is known now. It takes milliseconds; nobody waits for it.
   Plan make_plan() const { return observations().plan(given().vram); }
+  Plan plan() const {
+    const std::lock_guard lock(mutex_);
+    return plan_;
+  }
   void set_plan(Plan plan, Readiness readiness) {
     const std::lock_guard lock(mutex_);
     plan_ = std::move(plan);
@@ -152,9 +156,10 @@ class PlanState {
     return observed_.measured().count(method) > 0;
   }
 
-  void record_call(const StreamerCounts& streamed) {
+  void record_call(const StreamerCounts& streamed, double took_us) {
     const std::lock_guard lock(mutex_);
     ++counts_.calls;
+    counts_.call_us += took_us;
     counts_.streamed.add(streamed);
   }
   void record_turn(double waited_us) {
@@ -229,6 +234,7 @@ class PlanState {
     std::uint64_t calls = 0;
     std::uint64_t repeated = 0;
     std::uint64_t peak = 0;  // bytes on the device, since the budget was set
+    double call_us = 0;      // of calls that returned, once it was their turn
     double wait_turn_us = 0; // of calls
     StreamerCounts streamed; // of calls that returned
   };

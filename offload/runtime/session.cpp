@@ -62,6 +62,7 @@ c10::IValue Session::run_method(const std::string& name, std::vector<c10::IValue
 }
 
 Made Session::make_call(int lane, const Request& request, Lanes::Overflow overflow, std::vector<LeasedStep>* trace) {
+  const auto began = std::chrono::steady_clock::now();
   const auto expected_by_plan = [&] {
     return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), state_.residency(),
                              engine().first_in_ring());
@@ -85,7 +86,8 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
                                ? how.expected
                                : std::make_shared<const Sequence>(std::move(made.streamed.steps));
   sequences_.record(request.method, request.shape, next);
-  state_.record_call(made.streamed.counts);
+  state_.record_call(made.streamed.counts,
+                     std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count());
   if (!trace) {
     transport_->streamer()->expect(lane, next, engine().first_in_ring());
   }

@@ -56,6 +56,9 @@ class Session {
   /// Adds what is counted of what this module streams.
   virtual void report_streamed(Stats& stats) const = 0;
 
+  /// Adds how the run compares with what was predicted, and what would help. In a pool it depends on the others.
+  virtual void judge(Report& /*report*/, const Plan& /*plan*/, const Observations& /*observed*/) const {}
+
   /// What is on the device now may be more than ever before.
   virtual void record_peak() = 0;
 
