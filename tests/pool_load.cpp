@@ -37,6 +37,7 @@
 #include <tools/cli.h>
 #include <tools/inputs.h>
 
+#include "plain_on_demand.h"
 #include "print.h"
 #include "temporary_file.h"
 #include "threads.h"
@@ -216,56 +217,14 @@ class PoolLoad {
               << median(first) / time_of(idle, forward) << " of one that streams" << std::endl;
   }
 
-  /// Loaded where it is not there, for which those that were called longest ago are dropped.
   void on_demand() {
     for (std::size_t i = 0; i < models_.size(); ++i) {
       if (!models_[i].runs_plainly) {
         std::cout << "  model " << i << " does not run plainly on " << device_ << ", and is not called\n";
       }
     }
-    const auto wait = [this] { // for work of this thread: others use what it moves, or drop what it used
-      if (device_.is_cuda()) {
-        c10::cuda::getCurrentCUDAStream(device_.index()).synchronize();
-      }
-    };
-    struct Loaded {
-      std::size_t model;
-      torch::jit::Module module;
-      std::uint64_t bytes;
-    };
-    std::mutex mutex;
-    std::list<std::shared_ptr<Loaded>> loaded; // the last one that was called first
-    std::uint64_t taken = 0;
-    serve(
-        [&](std::size_t i, const Inputs& x) {
-          std::shared_ptr<Loaded> found;
-          {
-            const std::lock_guard lock(mutex);
-            auto place = std::find_if(loaded.begin(), loaded.end(), [&](const auto& one) { return one->model == i; });
-            if (place == loaded.end()) {
-              auto fresh = std::make_shared<Loaded>(Loaded{i, torch::jit::load(models_[i].path, c10::kCPU), 0});
-              for (const at::Tensor& parameter : fresh->module.parameters()) {
-                fresh->bytes += parameter.nbytes();
-              }
-              while (!loaded.empty() && taken + fresh->bytes > budget_) {
-                taken -= loaded.back()->bytes;
-                loaded.pop_back();
-              }
-              fresh->module.to(device_);
-              wait();
-              taken += fresh->bytes;
-              loaded.push_front(std::move(fresh));
-              place = loaded.begin();
-            }
-            loaded.splice(loaded.begin(), loaded, place);
-            found = loaded.front();
-          }
-          const at::NoGradGuard no_grad;
-          c10::IValue output = found->module.forward(x);
-          wait();
-          return output;
-        },
-        /*plainly=*/true);
+    PlainOnDemand plain(device_, budget_);
+    serve([&](std::size_t i, const Inputs& x) { return plain.forward(models_[i].path, x); }, /*plainly=*/true);
   }
 
   /// The median of a few calls, in seconds.
