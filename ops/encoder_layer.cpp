@@ -29,7 +29,7 @@ at::Tensor by_rows(const at::Tensor& x, F f) {
 
 at::Tensor norm(const at::Tensor& x, std::int64_t width, const at::Tensor& weight, const at::Tensor& bias, double eps) {
   std::vector<at::Tensor> leased = {weight, bias};
-  lease_all(leased, 0);
+  lease_all(leased, {});
   return by_rows(x, [&](const at::Tensor& rows) {
     return rows.is_meta() ? at::empty_like(rows) // where sizes are enough: PyTorch has no kernel for it
                           : at::layer_norm(rows, {width}, leased[0], leased[1], eps, /*cudnn_enable=*/true);
@@ -40,7 +40,7 @@ at::Tensor norm(const at::Tensor& x, std::int64_t width, const at::Tensor& weigh
 template <class F>
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, F addmm) {
   std::vector<at::Tensor> leased = {weight, bias};
-  lease_all(leased, flops(x, weight.size(0)));
+  lease_all(leased, product_size(x, weight.size(0)));
   const bool flat = x.dim() == 2;
   const at::Tensor rows = addmm(leased[1], flat ? x : x.view({x.size(0) * x.size(1), x.size(2)}), leased[0].t());
   return flat ? rows : rows.view({x.size(0), x.size(1), -1});
@@ -65,7 +65,7 @@ at::Tensor transformer_encoder_layer(const at::Tensor& src, std::int64_t embed_d
   {
     std::vector<at::Tensor> leased = {qkv_weight,    qkv_bias,    proj_weight, proj_bias,
                                       norm_weight_1, norm_bias_1, src,         mask.value_or(at::Tensor())};
-    lease_all(leased, flops(src, qkv_weight.size(0) + proj_weight.size(0)));
+    lease_all(leased, product_size(src, qkv_weight.size(0) + proj_weight.size(0)));
     const at::Tensor input = leased[6];
     x = norm_first ? norm(input, embed_dim, leased[4], leased[5], eps) : input;
     x = x.is_meta() ? at::empty_like(x)

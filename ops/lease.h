@@ -27,27 +27,34 @@ struct LeasedWeight {
   c10::SmallVector<Part, 1> parts;
 };
 
+/// What a reader computes with the weights that it leases.
+struct ProductSize {
+  double flops = 0; ///< multiplications and additions, 0 when unknown
+  double rows = 0;  ///< that are multiplied with the weights
+  double bytes = 0; ///< that it reads and writes beside the weights
+};
+
 /// Lends the bytes of weights to operators: what the operators need to know of whoever owns them.
 class Lender {
  public:
   virtual ~Lender() = default;
 
   /// The weight of each placeholder of this lender, all or none, with the sizes, strides and dtype of the placeholder.
-  /// Their storages share one lease, which ends with the last reference to any. `flops` is what the reader
-  /// will compute with them, 0 when unknown. On the thread of a call only; throws Error otherwise, and when the bytes
+  /// Their storages share one lease, which ends with the last reference to any. `size` is what the reader
+  /// will compute with them. On the thread of a call only; throws Error otherwise, and when the bytes
   /// cannot come.
-  virtual std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) = 0;
+  virtual std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, const ProductSize& size) = 0;
 
   /// The same for a reader that looks up `rows` rows: the tensor may lie in host memory that the device reads by
   /// itself.
   virtual at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t rows) = 0;
 };
 
-/// Each placeholder in `tensors` is replaced by a lease; other tensors stay. `flops` as in Lender::lease().
-void lease_all(std::vector<at::Tensor>& tensors, double flops);
+/// Each placeholder in `tensors` is replaced by a lease; other tensors stay. `size` as in Lender::lease().
+void lease_all(std::vector<at::Tensor>& tensors, const ProductSize& size);
 
-/// Multiplications and additions of [*, n] by [n, m]: each element of the first with m of the second.
-inline double flops(const at::Tensor& a, std::int64_t m) { return 2.0 * static_cast<double>(a.numel() * m); }
+/// [*, n] by [n, m]: each element of the first with m of the second.
+ProductSize product_size(const at::Tensor& a, std::int64_t m);
 
 /// Which weight a placeholder stands for.
 struct PlaceholderRecord {

@@ -21,7 +21,17 @@ const at::Tensor& LeasedWeight::whole() const {
   return parts.front().tensor;
 }
 
-void lease_all(std::vector<at::Tensor>& tensors, double flops) {
+ProductSize product_size(const at::Tensor& a, std::int64_t m) {
+  const auto elements = static_cast<double>(a.numel());
+  const auto columns = static_cast<double>(m);
+  if (a.is_nested()) {
+    return {2 * elements * columns, 0, 0};
+  }
+  const double rows = a.dim() == 0 || a.numel() == 0 ? 1 : elements / static_cast<double>(a.size(-1));
+  return {2 * elements * columns, rows, (elements + rows * columns) * static_cast<double>(a.element_size())};
+}
+
+void lease_all(std::vector<at::Tensor>& tensors, const ProductSize& size) {
   Lender* lender = nullptr;
   std::vector<at::Tensor> placeholders;
   std::vector<at::Tensor*> places;
@@ -36,7 +46,7 @@ void lease_all(std::vector<at::Tensor>& tensors, double flops) {
   if (!lender) {
     return;
   }
-  const std::vector<LeasedWeight> leased = lender->lease(placeholders, flops);
+  const std::vector<LeasedWeight> leased = lender->lease(placeholders, size);
   for (std::size_t i = 0; i < places.size(); ++i) {
     *places[i] = leased[i].whole();
   }
@@ -48,7 +58,7 @@ void delete_record(void* record) { delete static_cast<PlaceholderRecord*>(record
 void end_lease(void* lease) { delete static_cast<std::shared_ptr<Lease>*>(lease); }
 
 std::vector<at::Tensor> acquire(std::vector<at::Tensor> weights) {
-  lease_all(weights, 0);
+  lease_all(weights, {});
   return weights;
 }
 
@@ -59,7 +69,7 @@ std::optional<at::Tensor> acquire_optional(const std::optional<at::Tensor>& weig
 c10::List<std::optional<at::Tensor>> acquire_optionals(const c10::List<std::optional<at::Tensor>>& weights) {
   const std::vector<std::optional<at::Tensor>> given = weights.vec();
   std::vector<at::Tensor> tensors = c10::fmap(given, [](const auto& weight) { return weight.value_or(at::Tensor()); });
-  lease_all(tensors, 0);
+  lease_all(tensors, {});
   c10::List<std::optional<at::Tensor>> acquired;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     acquired.push_back(given[i] ? std::optional(tensors[i]) : std::nullopt);
@@ -74,7 +84,7 @@ at::Tensor rows(const at::Tensor& weight, const at::Tensor& indices) {
 
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   std::vector<at::Tensor> tensors = {input, weight, bias.value_or(at::Tensor())};
-  lease_all(tensors, flops(input, weight.dim() == 2 ? weight.size(0) : 1));
+  lease_all(tensors, product_size(input, weight.dim() == 2 ? weight.size(0) : 1));
   return at::linear(tensors[0], tensors[1], tensors[2].defined() ? std::optional(tensors[2]) : std::nullopt);
 }
 
@@ -82,14 +92,14 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::
 template <at::Tensor (*Multiply)(const at::Tensor&, const at::Tensor&)>
 at::Tensor leased_product(const at::Tensor& a, const at::Tensor& b) {
   std::vector<at::Tensor> tensors = {a, b};
-  lease_all(tensors, flops(a, b.dim() > 1 ? b.size(-1) : 1));
+  lease_all(tensors, product_size(a, b.dim() > 1 ? b.size(-1) : 1));
   return Multiply(tensors[0], tensors[1]);
 }
 
 at::Tensor addmm(const at::Tensor& self, const at::Tensor& mat1, const at::Tensor& mat2, const at::Scalar& beta,
                  const at::Scalar& alpha) {
   std::vector<at::Tensor> tensors = {self, mat1, mat2};
-  lease_all(tensors, flops(mat1, mat2.dim() > 1 ? mat2.size(-1) : 1));
+  lease_all(tensors, product_size(mat1, mat2.dim() > 1 ? mat2.size(-1) : 1));
   return at::addmm(tensors[0], tensors[1], tensors[2], beta, alpha);
 }
 

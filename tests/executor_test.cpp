@@ -73,6 +73,8 @@ TEST(Executor, MakesACallAndTellsWhatItLeased) {
   ASSERT_EQ(trace.size(), 3U);
   EXPECT_EQ(trace[1].weights, Step({1}));
   EXPECT_EQ(trace[1].flops, 2.0 * 3 * kWidth * kWidth);
+  EXPECT_EQ(trace[1].rows, 3);
+  EXPECT_EQ(trace[1].bytes, 2.0 * 3 * kWidth * 4);
 }
 
 TEST(Executor, GivesWeightsBackWhenTheModelRaises) {

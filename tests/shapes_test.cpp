@@ -63,6 +63,32 @@ TEST(Shapes, TellStepsWorkAndMemoryOfAChain) {
   EXPECT_EQ(call.peak_bytes, 3 * kActivation) << "x, its product, and their sum";
 }
 
+/// Between the products there are a view, dropout that does nothing, and an addition; after them, an operator for which
+/// a weight is leased.
+TEST(Shapes, AddWhatOtherOperatorsDoToTheStepBeforeThem) {
+  constexpr std::int64_t kRows = 100;
+  constexpr double kActivation = 4. * kRows * kWidth;
+  const ShapedCall call = trace(make(3, R"(
+def forward(self, x):
+  y = torch.linear(torch.relu(x), self.w0)
+  y = torch.dropout(y.view(-1, y.size(1)), 0.5, False) + x
+  y = torch.linear(y, self.w1)
+  return torch.mul(torch.cat([y, self.w2]), 2)
+)"),
+                                {rows(kRows)});
+  ASSERT_EQ(call.steps.size(), 3U);
+  EXPECT_EQ(call.steps[0].rows, kRows);
+  EXPECT_EQ(call.steps[0].bytes, 2 * kActivation);
+  EXPECT_EQ(call.steps[0].others.launches, 2) << "what comes before the first step, and the addition";
+  EXPECT_EQ(call.steps[0].others.bytes, 5 * kActivation);
+  EXPECT_EQ(call.steps[1].others.launches, 0);
+  EXPECT_EQ(call.steps[2].flops, 0);
+  EXPECT_EQ(call.steps[2].others.launches, 1) << "one of two is the step itself";
+  constexpr double kWeight = 4. * kWidth * kWidth;
+  EXPECT_EQ(call.steps[2].others.bytes, (2 * kActivation + kWeight) + 2 * (kActivation + kWeight))
+      << "the weight is read with its step";
+}
+
 /// What operators make of `x` [2, 8, 16, 16], integers `i` [2, 5] below 8, and a mask `m` [2, 8].
 TEST(Shapes, AreThoseOfARun) {
   const char* const expressions[] = {

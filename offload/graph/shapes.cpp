@@ -115,6 +115,32 @@ std::shared_ptr<torch::jit::Graph> sized_graph(torch::jit::Graph& lowered, c10::
   return graph;
 }
 
+/// What operators do that lease nothing is work of the step before them. One that reads weights which were leased for
+/// it reads them with the step, not again.
+void add_to_steps(ShapedCall& call, const Program& program) {
+  if (call.steps.empty()) {
+    return;
+  }
+  std::vector<double> leased(call.steps.size()); // bytes that no operator has read
+  for (std::size_t i = 0; i < leased.size(); ++i) {
+    for (const WeightId weight : call.steps[i].weights) {
+      leased[i] += call.steps[i].flops > 0 ? 0 : static_cast<double>(program.weights.weights[weight].bytes());
+    }
+  }
+  for (const ShapedOp& op : call.ops) {
+    if (!op.computes || op.leases) {
+      continue;
+    }
+    const std::size_t step = std::max<std::size_t>(op.steps, 1) - 1;
+    const double read = std::min(leased[step], op.bytes);
+    leased[step] -= read;
+    OtherOps& others = call.steps[step].others;
+    others.flops += op.flops;
+    others.bytes += op.bytes - read;
+    others.launches += read > 0 ? 0 : 1; // else it is the step's own
+  }
+}
+
 } // namespace
 
 ShapedCall trace_shapes(const Program& program, const std::string& method, std::vector<c10::IValue> stack,
@@ -158,6 +184,7 @@ ShapedCall trace_shapes(const Program& program, const std::string& method, std::
   }
   SizesOfCall::current = outer;
   call->call.peak_bytes = call->live.peak();
+  add_to_steps(call->call, program);
   return std::move(call->call);
 }
 

@@ -15,6 +15,7 @@ namespace offload {
 struct ShapedOp {
   std::string name;      ///< "aten::conv2d"
   std::size_t steps = 0; ///< that have leased weights by then: those of its own among them
+  bool leases = false;   ///< by itself: what it computes is in its steps
   double flops = 0;      ///< multiplications and additions of products
   double bytes = 0;      ///< that it reads and writes
   bool computes = true;  ///< false for views, and what the host knows without the device
@@ -22,7 +23,7 @@ struct ShapedOp {
 
 /// What a call does, as far as sizes tell.
 struct ShapedCall {
-  std::vector<LeasedStep> steps;
+  std::vector<LeasedStep> steps; ///< with what `ops` do until the next one; before the first one, in that
   std::vector<ShapedOp> ops;
   std::uint64_t peak_bytes = 0; ///< of tensors that it makes, at the same time
   c10::IValue output;           ///< with tensors on the device meta, which have sizes and no values

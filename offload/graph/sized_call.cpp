@@ -150,9 +150,18 @@ std::vector<c10::IValue> outputs_of(const Sized& sized, std::vector<c10::IValue>
   return run_itself(sized, arguments, c10::kMeta);
 }
 
-void record(const Sized& sized, const std::vector<c10::IValue>& arguments, const std::vector<c10::IValue>& outputs) {
+/// Dropout where nothing is trained.
+bool does_nothing(const std::string& name, const std::vector<c10::IValue>& arguments) {
+  return name.find("dropout") != std::string::npos && arguments.size() == 3 && arguments[2].isBool() &&
+         !arguments[2].toBool();
+}
+
+/// An operator before which there were `steps_before`.
+void record(const Sized& sized, const std::vector<c10::IValue>& arguments, const std::vector<c10::IValue>& outputs,
+            std::size_t steps_before) {
   ShapedCall& call = SizesOfCall::current->call;
   ShapedOp op;
+  op.leases = call.steps.size() > steps_before;
   op.name = sized.schema().name();
   op.steps = call.steps.size();
   op.flops = flops_of(op.name, arguments, outputs);
@@ -177,7 +186,7 @@ void record(const Sized& sized, const std::vector<c10::IValue>& arguments, const
       }
     });
   }
-  op.computes = makes_tensors || sized.schema().is_mutable();
+  op.computes = (makes_tensors || sized.schema().is_mutable()) && !does_nothing(op.name, arguments);
   call.ops.push_back(std::move(op));
 }
 
@@ -209,9 +218,10 @@ std::string reason(const std::exception& error, const Sized& sized) {
 void run_sized(const Sized& sized, Stack& stack) {
   std::vector<c10::IValue> arguments = torch::jit::pop(stack, sized.schema().arguments().size());
   std::vector<c10::IValue> outputs;
+  const std::size_t steps_before = SizesOfCall::current->call.steps.size();
   try {
     outputs = outputs_of(sized, arguments);
-    record(sized, arguments, outputs);
+    record(sized, arguments, outputs, steps_before);
   } catch (const std::exception& error) {
     SizesOfCall* call = SizesOfCall::current;
     try {

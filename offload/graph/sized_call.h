@@ -77,8 +77,8 @@ class LiveBytes {
 /// One call on sizes.
 class SizesOfCall final : public Lender {
  public:
-  std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override {
-    LeasedStep step{{}, flops};
+  std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, const ProductSize& size) override {
+    LeasedStep step{{}, size.flops, /*rows_only=*/false, size.rows, size.bytes};
     std::vector<LeasedWeight> leased;
     for (const at::Tensor& placeholder : placeholders) {
       const WeightId weight = placeholder_record(placeholder)->weight;
@@ -92,7 +92,7 @@ class SizesOfCall final : public Lender {
   }
 
   at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t) override {
-    call.steps.push_back({{placeholder_record(placeholder)->weight}, 0, /*rows_only=*/true});
+    call.steps.push_back({.weights = {placeholder_record(placeholder)->weight}, .rows_only = true});
     return without_values(placeholder);
   }
 

@@ -9,17 +9,28 @@
 
 namespace offload {
 
+/// What a device does for operators that lease nothing.
+struct OtherOps {
+  double flops = 0;
+  double bytes = 0; ///< that they read and write
+  int launches = 0;
+};
+
 /// A node that reads weights, as the graph has it or as a call has shown it.
 struct LeasedStep {
   Step weights;           ///< resident and streamed, each once
   double flops = 0;       ///< 0 when unknown
   bool rows_only = false; ///< looks up rows
+  double rows = 0;        ///< that a product multiplies with the weights; 0 when unknown
+  double bytes = 0;       ///< that it reads and writes beside the weights
+  OtherOps others = {};   ///< until the next node that leases, as far as sizes tell
 };
 
-/// What such a node costs.
+/// What such a node costs, with all that follows until the next one.
 struct PlanStep {
   Step weights;          ///< that it needs on the device, each once
   double compute_us = 0; ///< on the device, when all its weights are there
+  int launches = 1;      ///< by the host, which is ahead of the device where it can be
 };
 
 /// A node whose weights the run picks: any of `weights`, each there once, but no more than `at_once` of them. See Note
@@ -40,7 +51,8 @@ struct Pass {
   std::uint64_t bytes(WeightId weight) const { return (*weights)[weight].bytes; }
 };
 
-/// The steps with what they cost on `machine`. Rows that the device looks up where they lie on the host need no place.
+/// The steps with what they cost on `machine`: see Note [Costs of a step] in pass.cpp. Rows that the device looks up
+/// where they lie on the host need no place.
 Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, const MachineProfile& machine);
 
 /// The steps without the weights that are resident, and without the steps that are then empty; with ids that begin at

@@ -22,14 +22,15 @@ Simulation::Simulation(const Pass& pass, const Residency& residency, const Machi
       device_(callers.lanes, recording ? &recording->activities : nullptr),
       callers_(static_cast<std::size_t>(callers.count)),
       recording_(recording) {
-  const double host_us = callers.count > 1 ? machine.node_overhead_us : 0;
   for (std::size_t i = 0; i < pass.steps.size(); ++i) {
     const PlanStep& step = pass.steps[i];
     const bool is_streamed = streams(step, residency);
     if (is_streamed || steps_.empty() || steps_.back().streams) {
       steps_.push_back({i, 0, 0, is_streamed});
     }
-    steps_.back().compute_us += std::max(step.compute_us, machine.node_overhead_us - host_us);
+    const double launch_us = step.launches * machine.node_overhead_us;
+    const double host_us = callers.count > 1 ? launch_us : 0;
+    steps_.back().compute_us += std::max(step.compute_us, launch_us - host_us);
     steps_.back().host_us += host_us;
   }
   for (int lane = callers.lanes; lane > 0; --lane) {

@@ -101,7 +101,7 @@ Timeline cut_timeline(const Recording& recording, const Pass& pass, const Reside
     // Steps that do not stream are simulated as one.
     std::size_t step = activity.number;
     do {
-      const double us = std::max(pass.steps[step].compute_us, machine.node_overhead_us);
+      const double us = std::max(pass.steps[step].compute_us, pass.steps[step].launches * machine.node_overhead_us);
       writer.write(Timeline::Lane::compute, computed_us, us, pass.steps[step].weights);
       computed_us += us;
       ++step;

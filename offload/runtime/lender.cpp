@@ -94,10 +94,10 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   const WeightId weight = placeholder_record(placeholder)->weight;
   const Scope& scope = current_scope(placeholder);
   if (!(*weights_)[weight].source.direct) {
-    return lease({placeholder}, 0)[0].whole();
+    return lease({placeholder}, {})[0].whole();
   }
   if (scope.trace_) {
-    scope.trace_->push_back({{weight}, 0, /*rows_only=*/true});
+    scope.trace_->push_back({.weights = {weight}, .rows_only = true});
   }
   if (placing_.resident[weight]) {
     return resident_tensor(weight, placeholder);
@@ -116,10 +116,10 @@ at::Tensor WeightLender::lease_rows(const at::Tensor& placeholder, std::uint64_t
   return tensor_on(storage_of(weight, std::move(bytes)), placeholder);
 }
 
-std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, double flops) {
+std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placeholders, const ProductSize& size) {
   const Scope& scope = current_scope(placeholders[0]);
   std::vector<WeightId> weights; // by placeholder
-  LeasedStep traced{{}, flops};
+  LeasedStep traced{{}, size.flops, /*rows_only=*/false, size.rows, size.bytes};
   Step step; // of them, those that stream, as they are in the ring
   const auto add_once = [](Step& to, WeightId weight) {
     if (std::find(to.begin(), to.end(), weight) == to.end()) {

@@ -42,7 +42,7 @@ class WeightLender final : public Lender {
   void attach(Placing placing, const Placeholders& known);
   void detach();
 
-  std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, double flops) override;
+  std::vector<LeasedWeight> lease(c10::ArrayRef<at::Tensor> placeholders, const ProductSize& size) override;
   at::Tensor lease_rows(const at::Tensor& placeholder, std::uint64_t rows) override;
 
   /// Bytes of rows that were read where they lie in host memory.

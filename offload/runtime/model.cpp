@@ -139,7 +139,7 @@ std::vector<LeasedStep> Model::static_steps(const std::string& method) const {
   const auto lowered = program.methods.find(method);
   if (lowered != program.methods.end()) {
     for (const LoweredStep* step : expected_order(lowered->second.steps)) {
-      steps.push_back({step->weights, 0, step->taken == Taken::rows});
+      steps.push_back({.weights = step->weights, .rows_only = step->taken == Taken::rows});
     }
   }
   return steps;

@@ -152,6 +152,10 @@ std::optional<Observations> Observations::with_twice_the_rows() const {
   for (auto& [method, steps] : other.measured_) {
     for (LeasedStep& step : steps) {
       step.flops *= 2;
+      step.rows *= 2;
+      step.bytes *= 2;
+      step.others.flops *= 2;
+      step.others.bytes *= 2;
       multiplies = multiplies || step.flops > 0;
     }
   }
