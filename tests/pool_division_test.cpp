@@ -11,7 +11,7 @@
 namespace offload::test {
 namespace {
 
-constexpr std::uint64_t kUnit = 1 << 20;
+constexpr std::uint64_t kPoolUnit = 1 << 20;
 
 MachineProfile pool_machine() {
   MachineProfile machine;
@@ -31,7 +31,7 @@ MachineProfile pool_machine() {
 /// A weight of 32 units in each step.
 Pass uniform_pass(std::size_t steps, double compute_us) {
   Pass pass;
-  pass.weights = shared_table(std::vector<std::uint64_t>(steps, 32 * kUnit));
+  pass.weights = shared_table(std::vector<std::uint64_t>(steps, 32 * kPoolUnit));
   for (WeightId weight = 0; weight < steps; ++weight) {
     pass.steps.push_back({{weight}, compute_us});
   }
@@ -42,14 +42,14 @@ using CurvePtr = std::shared_ptr<const ResidentCurve>;
 
 CurvePtr curve_of(std::size_t steps, double compute_us) {
   return std::make_shared<const ResidentCurve>(
-      resident_curve(uniform_pass(steps, compute_us), 96 * kUnit, pool_machine()));
+      resident_curve(uniform_pass(steps, compute_us), 96 * kPoolUnit, pool_machine()));
 }
 
 TEST(PoolDivision, ACurveFallsFromStreamingAllToStreamingNothing) {
   const CurvePtr curve = curve_of(16, 10);
   ASSERT_GE(curve->points.size(), 2U);
   EXPECT_EQ(curve->points.front().bytes, 0U);
-  EXPECT_EQ(curve->points.back().bytes, std::uint64_t{16} * 32 * kUnit);
+  EXPECT_EQ(curve->points.back().bytes, std::uint64_t{16} * 32 * kPoolUnit);
   EXPECT_NEAR(curve->points.back().time_us, 160, 20);
   for (std::size_t i = 1; i < curve->points.size(); ++i) {
     EXPECT_LT(curve->points[i].time_us, curve->points[i - 1].time_us);
