@@ -81,6 +81,7 @@ TEST_F(PoolTest, WhatIsResidentBeforeItsFirstCallIsPlannedLikeTheRest) {
   EXPECT_TRUE(comes_true([&] { return resident(*pool) >= kModuleBytes; }));
   call(module, 2);
   EXPECT_EQ(module.offloaded.stats().bytes_streamed, 0U);
+  EXPECT_EQ(module.offloaded.placement().budget.reserve_by, Evidence::calls);
   pool->set_vram_budget(room_for(3));
   call(module, 1);
   const std::uint64_t before = module.offloaded.stats().bytes_streamed;
