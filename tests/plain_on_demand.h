@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/Device.h>
 #include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
@@ -25,6 +26,7 @@ class PlainOnDemand {
   c10::IValue forward(const std::string& path, const std::vector<c10::IValue>& inputs) {
     const std::shared_ptr<Loaded> loaded = find(path);
     const at::NoGradGuard no_grad;
+    const torch::jit::GraphOptimizerEnabledGuard as_it_is(false); // fused operators round in other places
     c10::IValue output = loaded->module.forward(inputs);
     wait();
     return output;

@@ -75,29 +75,6 @@ bool DeviceMemory::contains(const void* address) const {
   return data_ && byte >= data() && byte < data() + bytes();
 }
 
-void DeviceMemory::upload(std::uint64_t offset, const void* src, std::uint64_t bytes) {
-  if (bytes == 0) {
-    return;
-  }
-  if (on_host()) {
-    std::memcpy(data() + offset, src, bytes);
-  } else {
-    check_cuda(cudaMemcpy(data() + offset, src, bytes, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
-    // From memory that is not page-locked the last bytes may still be under way, and lanes do not wait for this stream.
-    check_cuda(cudaStreamSynchronize(cudaStreamLegacy), "cudaMemcpy to the device");
-  }
-}
-
-void DeviceMemory::upload_beside_calls(std::uint64_t offset, const void* src, std::uint64_t bytes) {
-  if (on_host()) {
-    upload(offset, src, bytes);
-    return;
-  }
-  const OwnStream stream; // on which no call computes
-  check_cuda(cudaMemcpyAsync(data() + offset, src, bytes, cudaMemcpyHostToDevice, stream.get()), "cudaMemcpyAsync");
-  check_cuda(cudaStreamSynchronize(stream.get()), "cudaMemcpyAsync to the device");
-}
-
 void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes) const {
   if (on_host()) {
     std::memcpy(dst, data() + offset, bytes);
@@ -106,6 +83,34 @@ void DeviceMemory::download(std::uint64_t offset, void* dst, std::uint64_t bytes
   const OwnStream stream; // on which no call computes
   check_cuda(cudaMemcpyAsync(dst, data() + offset, bytes, cudaMemcpyDeviceToHost, stream.get()), "cudaMemcpyAsync");
   check_cuda(cudaStreamSynchronize(stream.get()), "cudaMemcpyAsync from the device");
+}
+
+Uploads::Uploads(DeviceMemory& memory)
+    : memory_(memory), stream_(memory.on_host() ? nullptr : std::make_unique<OwnStream>()) {}
+
+Uploads::~Uploads() {
+  if (under_way_ > 0) { // what is copied, and where to, may go now
+    static_cast<void>(cudaStreamSynchronize(stream_->get()));
+  }
+}
+
+void Uploads::add(std::uint64_t offset, const void* src, std::uint64_t bytes) {
+  if (bytes == 0) {
+    return;
+  }
+  if (!stream_) {
+    std::memcpy(memory_.data() + offset, src, bytes);
+    return;
+  }
+  under_way_ += bytes;
+  check_cuda(cudaMemcpyAsync(memory_.data() + offset, src, bytes, cudaMemcpyHostToDevice, stream_->get()),
+             "cudaMemcpyAsync to the device");
+}
+
+void Uploads::wait() {
+  if (std::exchange(under_way_, 0) > 0) {
+    check_cuda(cudaStreamSynchronize(stream_->get()), "cudaMemcpyAsync to the device");
+  }
 }
 
 HostMemory::HostMemory(std::uint64_t bytes)

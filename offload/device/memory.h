@@ -25,12 +25,6 @@ class DeviceMemory {
   std::uint64_t bytes() const { return data_.get_deleter().bytes; }
   bool contains(const void* address) const;
 
-  /// Copies host bytes here and waits until they are.
-  void upload(std::uint64_t offset, const void* src, std::uint64_t bytes);
-
-  /// The same, where nobody reads them yet: waits for nothing else, and nothing waits for it.
-  void upload_beside_calls(std::uint64_t offset, const void* src, std::uint64_t bytes);
-
   /// Copies bytes from here to the host, where nobody writes them meanwhile, and waits for nothing else.
   void download(std::uint64_t offset, void* dst, std::uint64_t bytes) const;
 
@@ -42,7 +36,36 @@ class DeviceMemory {
   };
   bool on_host() const { return data_.get_deleter().device < 0; }
 
+  friend class Uploads;
+
   std::unique_ptr<std::byte, Free> data_;
+};
+
+class OwnStream;
+
+/// Copies of host bytes to memory on a device that nobody reads yet. They wait for nothing else, and nothing waits for
+/// them. All begin in the order in which they are added, on the device that is current.
+class Uploads {
+ public:
+  /// To `memory`, which stays as long as this.
+  explicit Uploads(DeviceMemory& memory);
+  ~Uploads();
+  Uploads(const Uploads&) = delete;
+  Uploads& operator=(const Uploads&) = delete;
+
+  /// Begins to copy. Nobody writes `src` until wait() has returned.
+  void add(std::uint64_t offset, const void* src, std::uint64_t bytes);
+
+  /// Since the last wait().
+  std::uint64_t under_way() const { return under_way_; }
+
+  /// Until all have come.
+  void wait();
+
+ private:
+  DeviceMemory& memory_;
+  const std::unique_ptr<OwnStream> stream_; // null for a host
+  std::uint64_t under_way_ = 0;
 };
 
 /// Host memory of an exact size, of which the first bytes may be page-locked.

@@ -142,13 +142,15 @@ bool Engine::stays(WeightId weight) const {
   return std::any_of(slabs_.begin(), slabs_.end(), [&](const Slab& slab) { return slab.residency.stays(weight); });
 }
 
-void Engine::upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset, const OnPart& on_part) const {
+/// What goes on at the same time, beside calls, delays copies of theirs by no more than its own time on the link.
+void Engine::upload(WeightId weight, Uploads& uploads, std::byte* to, std::uint64_t offset,
+                    const OnPart& on_part) const {
+  constexpr std::uint64_t kAtOnce = 64_MiB; // less has a small share of a busy link: each wait is for its turn
   const Source& src = source(weight);
-  const std::uint64_t part = in_file(weight) || on_part ? 16_MiB : src.bytes;
-  HostMemory read(in_file(weight) && model_.device.is_cuda() ? std::min(part, src.bytes) : 0);
-  const auto copy = [&](std::uint64_t at, const std::byte* from, std::uint64_t bytes) {
-    on_part ? memory.upload_beside_calls(offset + at, from, bytes) : memory.upload(offset + at, from, bytes);
-  };
+  const bool on_host = model_.device.is_cpu();
+  const bool by_reading = in_file(weight) && !on_host;
+  const std::uint64_t part = in_file(weight) ? 16_MiB : kAtOnce;
+  HostMemory read(by_reading ? std::min(part, src.bytes) : 0);
   for (std::uint64_t done = 0; done < src.bytes;) {
     std::uint64_t count = std::min(part, src.bytes - done);
     if (!in_file(weight)) {
@@ -156,16 +158,20 @@ void Engine::upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset,
       const std::uint64_t begin = src.offset + done;
       const std::uint64_t pinned = std::clamp(model_.host.pinned_weights, begin, begin + count) - begin;
       count = pinned > 0 ? pinned : count;
-      copy(done, await_host_bytes(weight) + done, count);
-    } else if (model_.device.is_cpu()) {
-      reader_->read_all(memory.data() + offset + done, src.offset + done, count);
+      uploads.add(offset + done, await_host_bytes(weight) + done, count);
     } else {
-      reader_->read_all(read.data(), src.offset + done, count);
-      copy(done, read.data(), count);
+      std::byte* const there = on_host ? to + offset + done : read.data();
+      reader_->read_all(there, src.offset + done, count);
+      if (!on_host) {
+        uploads.add(offset + done, there, count);
+      }
     }
     done += count;
-    if (on_part) {
-      on_part(count);
+    if (const std::uint64_t came = on_host ? count : uploads.under_way(); on_host || by_reading || came >= kAtOnce) {
+      uploads.wait();
+      if (on_part) {
+        on_part(came);
+      }
     }
   }
 }
@@ -230,12 +236,14 @@ Engine::Slab Engine::prepare(const Residency& residency, const OnPart& on_part) 
   Slab slab{residency, nullptr, places_of(residency)};
   slab.memory = std::make_shared<DeviceMemory>(model_.device.index(), slab_bytes(residency), "weights");
   slab.ring = slab.memory->data();
+  Uploads uploads(*slab.memory);
   for (WeightId weight = 0; weight < model_.count(); ++weight) {
     if (slab.places[weight] != kNowhere) {
-      upload(weight, *slab.memory, slab.places[weight], on_part);
+      upload(weight, uploads, slab.memory->data(), slab.places[weight], on_part);
       slab.ring = slab.memory->data() + slab.places[weight] + bytes(weight);
     }
   }
+  uploads.wait();
   return slab;
 }
 
@@ -287,12 +295,14 @@ void Engine::place(const Residency& residency, const Placeholders& known) {
     const std::vector<std::uint64_t> places = places_of(residency);
     move_within(slab, places);
     slab.ring = slab.memory->data();
+    Uploads uploads(*slab.memory);
     for (WeightId weight = 0; weight < model_.count(); ++weight) {
       if (places[weight] != kNowhere && slab.places[weight] == kNowhere) {
-        upload(weight, *slab.memory, places[weight], nullptr);
+        upload(weight, uploads, slab.memory->data(), places[weight], nullptr);
       }
       slab.ring = places[weight] == kNowhere ? slab.ring : slab.memory->data() + places[weight] + bytes(weight);
     }
+    uploads.wait();
     slab.places = places;
     slab.residency = residency;
   };

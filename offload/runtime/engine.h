@@ -123,7 +123,7 @@ class Engine {
   const std::byte* host_bytes(WeightId weight) const; ///< of one that does not lie in the file
   const std::byte* await_host_bytes(WeightId weight) const;
   using OnPart = std::function<void(std::uint64_t bytes)>;
-  void upload(WeightId weight, DeviceMemory& memory, std::uint64_t offset, const OnPart& on_part) const;
+  void upload(WeightId weight, Uploads& uploads, std::byte* to, std::uint64_t offset, const OnPart& on_part) const;
   std::uint64_t slab_bytes(const Residency& residency) const;
   std::uint64_t counted_bytes() const;
   void attach(const Placeholders& known);

@@ -265,10 +265,6 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
     return Move::later;
   }
   tenant.growth.most = ~std::uint64_t{0};
-  if (tenant.wake.since) {
-    tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
-    tenant.wake.since.reset();
-  }
   return Move::made;
 }
 

@@ -62,6 +62,10 @@ void PoolManager::change(Tenant& tenant, const std::function<void(PooledSession&
     const Lock lock(mutex_);
     tenant.placed = tenant.session->placed_bytes();
     tenant.growth.in_vain = 0;
+    if (tenant.placed > 0 && tenant.wake.since) {
+      tenant.wake.seconds = std::chrono::duration<double>(Clock::now() - *tenant.wake.since).count();
+      tenant.wake.since.reset();
+    }
   }
   set_room();
   if (failure) {
