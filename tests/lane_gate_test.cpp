@@ -240,6 +240,20 @@ TEST(LaneGate, RaisesAClaimAsFarAsOthersLeaveRoom) {
   gate.release(b);
 }
 
+TEST(LaneGate, HoldsThoseThatComeToALowerRoomWhileCallsTakeMore) {
+  LaneGate gate(3);
+  gate.set_room(100);
+  std::optional<LaneLock> first(std::in_place, gate, nullptr, 60);
+  EXPECT_FALSE(gate.lower_room(50));
+  EXPECT_EQ(gate.room(), 50U);
+  BlockedThread second([&] { const LaneLock lane(gate, nullptr, 30); });
+  second.await_blocked();
+  EXPECT_FALSE(gate.lower_room(50));
+  first.reset();
+  second.join();
+  EXPECT_TRUE(gate.lower_room(50));
+}
+
 TEST(LaneGate, GivesTheExclusiveCallerAllTheMemory) {
   LaneGate gate(2);
   gate.set_room(100);

@@ -68,7 +68,7 @@ TEST_F(PoolTest, WhatIsCalledBecomesResidentInThePlaceOfWhatIsNot) {
   EXPECT_TRUE(comes_true([&] {
     call(second, 5);
     return is_resident(1);
-  }));
+  })) << told(*pool);
   EXPECT_FALSE(is_resident(0));
   call(first, 1);
   call(second, 1);

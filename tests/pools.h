@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #include <offload/pool.h>
@@ -71,6 +73,17 @@ class PoolTest : public testing::Test {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     return false;
+  }
+
+  /// What a test that fails says of it.
+  static std::string told(const Pool& pool) {
+    std::ostringstream text;
+    for (const PoolEntry& entry : pool.entries()) {
+      text << entry.calls << " calls, " << entry.resident_bytes << " of " << entry.weight_bytes << " resident, "
+           << entry.problem << "\n";
+    }
+    text << pool.stats();
+    return text.str();
   }
 
   static std::uint64_t resident(const Pool& pool) {

@@ -163,11 +163,8 @@ void LaneGate::set_room(std::uint64_t bytes) {
 
 bool LaneGate::lower_room(std::uint64_t bytes) {
   const Lock lock(mutex_);
-  if (claimed() > bytes) {
-    return false;
-  }
   room_ = bytes;
-  return true;
+  return claimed() <= bytes;
 }
 
 std::uint64_t LaneGate::room() const {

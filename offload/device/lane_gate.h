@@ -49,7 +49,7 @@ class LaneGate {
   void set_room(std::uint64_t bytes);
   std::uint64_t room() const;
 
-  /// The same beside calls: false, with the room as it was, while more than `bytes` are claimed.
+  /// The same beside calls. Those that come keep to it at once; false while those in flight claim more.
   bool lower_room(std::uint64_t bytes);
 
   /// The usual lanes are the first so many; all until it is set.

@@ -192,6 +192,27 @@ PoolManager::Move PoolManager::rebalance() {
   return then <= all ? grow(*division.tenants[best], division.given[best]) : give_way(then - all);
 }
 
+/// Takes `bytes` from the room for calls: those that come keep to what is left, and those in flight end soon. False
+/// when they do not. The caller sets the room again.
+bool PoolManager::take_from_calls(std::uint64_t bytes) {
+  LaneGate& gate = transport_->gate();
+  const std::uint64_t room = gate.room();
+  if (bytes > room) {
+    return false;
+  }
+  const auto until = Clock::now() + kRests / 10;
+  while (!gate.lower_room(room - bytes) || !transport_->lanes().trim_to_room()) {
+    if (turn_.waiting > 0) {
+      throw Interrupted();
+    }
+    if (Clock::now() > until) {
+      return false;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
 /// Brings more of its weights beside calls, so that these take `bytes`, and has them used. Later, when calls need the
 /// room.
 PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
@@ -225,12 +246,11 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
     peak_.coming = 0;
     set_room();
   });
-  if (device_.is_cuda()) {
-    const std::uint64_t room = gate.room();
-    if (taken > room || !gate.lower_room(room - taken) || !transport_->lanes().trim_to_room()) {
-      tenant.growth.rests_until = Clock::now() + kRests / 5; // others may find room
-      return Move::later;
-    }
+  if (device_.is_cuda() && !take_from_calls(taken)) {
+    tenant.growth.rests_until = Clock::now() + kRests / 5; // others may find room
+    const Lock lock(mutex_);
+    tenant.growth.problem = "calls in flight take the room of " + format_bytes(taken) + " that it would get";
+    return Move::later;
   }
   peak_.coming = taken;
   std::vector<Engine::Slab> brought;

@@ -180,6 +180,7 @@ class PoolManager {
   enum class Move { none, made, later };
   Move rebalance();
   Move grow(Tenant& tenant, std::uint64_t bytes);
+  bool take_from_calls(std::uint64_t bytes);
   std::function<void(std::uint64_t bytes)> beside_calls(const PooledSession& session);
   void tell_tenants();
   void signal();
