@@ -133,7 +133,7 @@ TEST(Advice, TellsDiskFromLinkAndLaunchesFromWork) {
   EXPECT_EQ(binding_of(pass, none, machine).copies, Bound::disk);
   EXPECT_EQ(binding_of(pass, {{0, 32_MiB}, 32_MiB}, machine).copies, Bound::link);
   EXPECT_EQ(binding_of(pass, none, machine).device, Bound::compute);
-  pass.steps = {{{0}, 1}, {{1}, 1}};
+  pass.steps = {{{0}, 1, 10}, {{1}, 1, 10}};
   EXPECT_EQ(binding_of(pass, none, machine).device, Bound::launches);
   EXPECT_EQ(bound_of({100, 0, 0, 1, 99, 50}, {Bound::disk, Bound::launches}), Bound::disk);
   EXPECT_EQ(bound_of({100, 0, 0, 1, 99, 99}, {Bound::disk, Bound::launches}), Bound::launches);

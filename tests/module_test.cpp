@@ -257,14 +257,15 @@ TEST(Module, WhatIsReleasedIsTakenAgainByTheNextCall) {
     pair.expect_same({rows()});
     pair.expect_same({rows()});
     const Stats placed = pair.offloaded.stats();
-    EXPECT_GE(placed.bytes_resident, fixed + (weights == 12 ? 6 * kWeightBytes : 0));
+    const std::uint64_t resident = fixed + (weights == 12 ? 6 * kWeightBytes : 0); // or more, by what calls have shown
+    EXPECT_GE(placed.bytes_resident, resident);
     for (int round = 0; round < 2; ++round) {
       pair.offloaded.release();
       EXPECT_EQ(pair.offloaded.stats().bytes_resident, fixed);
       EXPECT_EQ(pair.offloaded.stats().calls, placed.calls + static_cast<std::uint64_t>(round));
       EXPECT_TRUE(pair.offloaded.attr("w2").isTensor());
       pair.expect_same({rows()});
-      EXPECT_EQ(pair.offloaded.stats().bytes_resident, placed.bytes_resident);
+      EXPECT_GE(pair.offloaded.stats().bytes_resident, resident);
     }
     pair.offloaded.release();
     pair.offloaded.release();
@@ -305,8 +306,12 @@ TEST(Module, ReportsWhatCallsTookBesideWhatWasPlanned) {
 }
 
 TEST(Module, ReportsWhatWouldHelp) {
-  const int count = kDevice.is_cuda() ? 64 : 6; // what a GPU reserves until a call was measured holds six
-  Pair pair(make(count, chain(count)), options_for(budget(3)));
+  const int count = kDevice.is_cuda() ? 64 : 6;   // what a GPU reserves until a call was measured holds six
+  std::string source = "def forward(self, x):\n"; // which takes less than weights take to come, on any device
+  for (int i = 0; i < count; ++i) {
+    source += "  x = x + self.w" + std::to_string(i) + "[0]\n";
+  }
+  Pair pair(make(count, source + "  return x\n"), options_for(budget(3)));
   EXPECT_TRUE(pair.offloaded.report().advice.empty()) << "no call has shown anything";
   for (int call = 0; call < 4; ++call) {
     pair.expect_same({rows()});

@@ -29,9 +29,9 @@ TEST(Observations, OfAHostCountNothingForCalls) {
 TEST(Observations, PlanForTheFirstMethodThatWasSeen) {
   const Model model = model_of({4_MiB, 4_MiB, 4_MiB}, c10::kCPU);
   Observations observed(model, "forward");
-  observed.record_steps("other", {{{0}}, {{1}}});
+  observed.record_steps("other", 0, {{{0}}, {{1}}});
   EXPECT_EQ(observed.plan(4_MiB).predicted.streamed_bytes, 8_MiB);
-  observed.record_steps("forward", {{{2}}});
+  observed.record_steps("forward", 0, {{{2}}});
   EXPECT_EQ(observed.plan(4_MiB).predicted.streamed_bytes, 8_MiB);
 }
 
@@ -39,10 +39,10 @@ TEST(Observations, PlanForTheFirstMethodThatWasSeen) {
 TEST(Observations, KeepRoomForWhatOtherMethodsRead) {
   const Model model = model_of({4_MiB, 4_MiB, 4_MiB}, c10::kCPU);
   Observations observed(model, "forward");
-  observed.record_steps("forward", {{{0}}});
+  observed.record_steps("forward", 0, {{{0}}});
   EXPECT_EQ(observed.divide(1_GiB).least_ring, 4_MiB);
   const Observations before = observed;
-  observed.record_steps("other", {{{0, 1, 2}}});
+  observed.record_steps("other", 0, {{{0, 1, 2}}});
   EXPECT_EQ(observed.divide(1_GiB).least_ring, 12_MiB);
   EXPECT_EQ(before.divide(1_GiB).least_ring, 4_MiB);
 }
@@ -54,7 +54,7 @@ Observations observed_of(const Model& model, double flops) {
   for (WeightId weight = 0; weight < model.count(); ++weight) {
     steps.push_back({{weight}, flops});
   }
-  observed.record_steps("forward", std::move(steps));
+  observed.record_steps("forward", 0, std::move(steps));
   observed.activations.record(1, 16_MiB);
   return observed;
 }

@@ -37,7 +37,7 @@ TEST(PlanState, AnswersWithThePlanThatWasMadeForTheBudget) {
   const Model model = named_model(3, c10::kCPU);
   PlanState state(model, "forward");
   state.give({8_MiB, std::nullopt});
-  state.record_steps("forward", {{{0}}, {{1}}, {{2}}});
+  state.record_steps("forward", 0, {{{0}}, {{1}}, {{2}}});
   EXPECT_EQ(state.placement().budget.ring, 0U) << "nothing has been planned yet";
   state.set_plan(state.make_plan(), PlanState::Readiness::placed);
   const Placement placement = state.placement();
@@ -68,7 +68,7 @@ TEST(PlanState, HasOneCallerPlanAnewBesideTheOthers) {
   model.lanes = 8;
   PlanState state(model, "forward");
   state.give({8_MiB, std::nullopt});
-  state.record_steps("forward", {{{0}}, {{1}}, {{2}}});
+  state.record_steps("forward", 0, {{{0}}, {{1}}, {{2}}});
   state.set_plan(state.make_plan(), PlanState::Readiness::placed);
   EXPECT_EQ(state.begin_replan(), std::nullopt) << "what is placed is what is best";
   while (state.readiness() == PlanState::Readiness::placed) {
@@ -120,7 +120,7 @@ TEST(PlanState, ForgetsACallThatFailed) {
   PlanState state(model, "forward");
   state.give({1_GiB, std::nullopt});
   const Observations before = state.observations();
-  state.record_steps("forward", {{{0}}, {{1}}});
+  state.record_steps("forward", 0, {{{0}}, {{1}}});
   state.record_memory(1, took(100_MiB), true, 3_MiB, 1_GiB);
   state.restore(before, 1);
   EXPECT_EQ(state.readiness(), PlanState::Readiness::unknown);

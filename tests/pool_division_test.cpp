@@ -60,9 +60,17 @@ TEST(PoolDivision, BytesThatSaveNoTimeComeLast) {
   const CurvePtr compute = curve_of(16, 5000); // the device is the limit
   const CurvePtr link = curve_of(16, 10);
   const std::uint64_t all = link->points.back().bytes;
-  EXPECT_LT(divide_resident({{compute, 100, all}, {link, 1, all}}, all + all / 2)[0], all / 2 + 1);
-  EXPECT_EQ(divide_resident({{compute, 100, all}, {link, 1, all}}, all + all / 2)[1], all);
+  EXPECT_LT(divide_resident({{compute, 10, all}, {link, 1, all}}, all + all / 2)[0], all / 2 + 1);
+  EXPECT_EQ(divide_resident({{compute, 10, all}, {link, 1, all}}, all + all / 2)[1], all);
   EXPECT_EQ(divide_resident({{compute, 1, all}}, 2 * all)[0], all) << "but there is room for them";
+}
+
+/// Others would use the link.
+TEST(PoolDivision, WhoIsCalledMuchMoreComesFirstThoughItWaitsForNothing) {
+  const CurvePtr compute = curve_of(16, 5000);
+  const CurvePtr link = curve_of(16, 10);
+  const std::uint64_t all = link->points.back().bytes;
+  EXPECT_EQ(divide_resident({{compute, 1000, all}, {link, 1, all}}, all)[0], all);
 }
 
 TEST(PoolDivision, WhoIsCalledMostComesFirst) {

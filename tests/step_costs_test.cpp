@@ -103,7 +103,7 @@ TEST(StepCosts, HaveLaunchesBesideThemOnAGpuAndBetweenThemOnAHost) {
   step.others = {0, 0, 3};
   MachineProfile machine = h200();
   const double gpu_us = make_pass(weights, {step}, machine).steps[0].compute_us;
-  EXPECT_EQ(make_pass(weights, {step}, machine).steps[0].launches, 4);
+  EXPECT_EQ(make_pass(weights, {step}, machine).steps[0].launch_us, 4 * machine.node_overhead_us);
   step.others.launches = 9;
   EXPECT_EQ(make_pass(weights, {step}, machine).steps[0].compute_us, gpu_us);
   EXPECT_NEAR(simulate(make_pass(weights, {step}, machine), all_resident(*weights), machine, {}).time_us,

@@ -97,10 +97,12 @@ class CudaCalls {
   void synchronize() const;
 
   const std::shared_ptr<EventPool>& events() const { return events_; }
+  const std::shared_ptr<EventPool>& timed_events() const { return timed_events_; }
 
  private:
   const int lanes_;
   const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>(cudaEventDisableTiming);
+  const std::shared_ptr<EventPool> timed_events_ = std::make_shared<EventPool>(cudaEventDefault);
   mutable std::mutex mutex_;
   std::vector<CudaCallPtr> last_;
 };

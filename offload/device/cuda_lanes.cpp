@@ -16,6 +16,7 @@
 #include <offload/device/call_thread.h>
 #include <offload/device/cuda_allocator.h>
 #include <offload/device/cuda_calls.h>
+#include <offload/device/cuda_clock.h>
 #include <offload/device/cuda_workspaces.h>
 #include <offload/device/lanes.h>
 #include <offload/device/memory.h>
@@ -116,6 +117,10 @@ class CudaLane {
       std::vector<at::Tensor> outer = c10::fmap(inner, empty_as);
       scope_.emplace(lane_.memory_, caller_.device(), caller_.stream());
       return copy(inner, std::move(outer));
+    }
+
+    std::unique_ptr<LaneClock> make_clock() override {
+      return make_cuda_clock(caller_.stream(), lane_.calls_.timed_events());
     }
 
     bool overflowed() const override { return lane_.memory_->overflowed() || state_->overflowed(); }

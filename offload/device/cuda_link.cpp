@@ -91,7 +91,7 @@ class CudaLink final : public Link {
       check_cuda(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
       return;
     }
-    const Stall stall{timing_->take(), timing_->take()};
+    const Stall stall{calls_->timed_events()->take(), calls_->timed_events()->take()};
     check_cuda(cudaEventRecord(stall.begin.get(), stream), "cudaEventRecord");
     check_cuda(cudaStreamWaitEvent(stream, event), "cudaStreamWaitEvent");
     check_cuda(cudaEventRecord(stall.end.get(), stream), "cudaEventRecord");
@@ -156,7 +156,6 @@ class CudaLink final : public Link {
   const std::shared_ptr<const CudaCalls> calls_;
   std::optional<OwnStream> copies_;
   CudaCallPtr all_copies_; // no call, but it never ends
-  std::shared_ptr<EventPool> timing_ = std::make_shared<EventPool>(cudaEventDefault);
   std::atomic<unsigned> waits_ = 0;
   std::mutex stalls_mutex_;
   std::deque<Stall> stalls_;

@@ -2,9 +2,24 @@
 
 #include <ATen/core/functional.h>
 
+#include <chrono>
+
 namespace offload {
 
 namespace {
+
+class HostClock final : public LaneClock {
+ public:
+  void begin_lap() override { began_ = std::chrono::steady_clock::now(); }
+  void end_lap() override {
+    laps_.push_back({std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began_).count(), 0});
+  }
+  std::optional<std::vector<Lap>> read() override { return laps_; }
+
+ private:
+  std::chrono::steady_clock::time_point began_;
+  std::vector<Lap> laps_;
+};
 
 class HostLanes final : public Lanes {
  public:
@@ -28,6 +43,7 @@ class HostLanes final : public Lanes {
     std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
       return c10::fmap(inner, [](const at::Tensor& tensor) { return tensor.clone(); });
     }
+    std::unique_ptr<LaneClock> make_clock() override { return std::make_unique<HostClock>(); }
     bool overflowed() const override { return false; }
     bool must_stop() const override { return false; }
     CallMemory end() override { return {}; }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include <offload/core/lane_clock.h>
 #include <offload/device/lane_gate.h>
 #include <offload/device/lane_memory.h>
 
@@ -37,6 +38,9 @@ class Lanes {
     /// Outputs detached from the call: tensors with the values of `inner` in the caller's memory, on the caller's
     /// stream. To be called at the end, with no outputs as well.
     virtual std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) = 0;
+
+    /// For laps of the call.
+    virtual std::unique_ptr<LaneClock> make_clock() = 0;
 
     /// True when the call wanted more memory than it could have.
     virtual bool overflowed() const = 0;

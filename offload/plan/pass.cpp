@@ -12,6 +12,10 @@
 // The host launches ahead, so a step takes the larger of what the device computes and what the host needs to launch it.
 // A host that is its own device does one after the other.
 //
+// Once calls have shown what a lap takes, from one lease to the next, its steps share that: as they would by the above.
+// What streams is leased, so a lap is all that follows of what is resident. What a call does before its first lease is
+// a step of its own then, of no weights.
+//
 // The constants are fitted to stacks of products on H100 and H200 (tests/step_costs_test.cpp). 64 rows of fp32 by
 // 4096 x 4096 take 69 us there: work is 43 of them, traffic 27. 16 rows take 53: work would be 11, and is 21 with 32.
 // 1024 rows by 1024 x 1024 take 60, of which work is 43 and traffic 5.
@@ -55,11 +59,40 @@ PlanStep cost_of(const WeightTable& weights, const LeasedStep& step, const Machi
     weight_bytes += static_cast<double>(weights[weight].bytes);
   }
   const double others_us = step.others.flops / rate + step.others.bytes / machine.memory_bytes_per_us;
-  PlanStep cost{step.weights, product_us(step, weight_bytes, rate, machine) + others_us, 1 + step.others.launches};
-  if (machine.device_memory_bytes == 0) {
-    cost.compute_us += cost.launches * machine.node_overhead_us;
+  const double launch_us = (1 + step.others.launches) * machine.node_overhead_us;
+  const bool is_host = machine.device_memory_bytes == 0;
+  return {step.weights, product_us(step, weight_bytes, rate, machine) + others_us + (is_host ? launch_us : 0),
+          launch_us};
+}
+
+PlanStep known_cost_of(const WeightTable& weights, const LeasedStep& step, const MachineProfile& machine) {
+  return step.took ? PlanStep{step.weights, step.took->device_us, step.took->host_us} : cost_of(weights, step, machine);
+}
+
+/// What it takes more for twice as much.
+double ratio(double once, double twice) { return once > 0 ? twice / once : 1; }
+
+/// What a lap has taken, for the steps from `begin` to `end`: as they shared what it took before, and no more than
+/// that; of the first, as they would by the costs that nothing has shown.
+void share_lap(std::vector<LeasedStep>& steps, std::size_t begin, std::size_t end, Lap lap, const Pass& by_costs) {
+  Lap sum;
+  const bool is_known =
+      std::all_of(steps.begin() + static_cast<std::ptrdiff_t>(begin), steps.begin() + static_cast<std::ptrdiff_t>(end),
+                  [](const LeasedStep& step) { return step.took.has_value(); });
+  for (std::size_t i = begin; i < end; ++i) {
+    steps[i].took = is_known ? steps[i].took : Lap{by_costs.steps[i].compute_us, by_costs.steps[i].launch_us};
+    sum.device_us += steps[i].took->device_us;
+    sum.host_us += steps[i].took->host_us;
   }
-  return cost;
+  if (is_known) {
+    lap = {std::min(lap.device_us, sum.device_us), std::min(lap.host_us, sum.host_us)};
+  }
+  const auto count = static_cast<double>(end - begin);
+  for (std::size_t i = begin; i < end; ++i) {
+    Lap& its = *steps[i].took;
+    its.device_us = sum.device_us > 0 ? lap.device_us * its.device_us / sum.device_us : lap.device_us / count;
+    its.host_us = sum.host_us > 0 ? lap.host_us * its.host_us / sum.host_us : lap.host_us / count;
+  }
 }
 
 } // namespace
@@ -74,12 +107,55 @@ Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, con
     if (in_place) {
       LeasedStep lookup = step;
       lookup.weights.clear();
-      pass.steps.push_back(cost_of(*pass.weights, lookup, machine));
+      pass.steps.push_back(known_cost_of(*pass.weights, lookup, machine));
     } else {
-      pass.steps.push_back(cost_of(*pass.weights, step, machine));
+      pass.steps.push_back(known_cost_of(*pass.weights, step, machine));
     }
   }
   return pass;
+}
+
+std::vector<LeasedStep> with_twice_the_rows(const WeightTable& weights, std::vector<LeasedStep> steps,
+                                            const MachineProfile& machine) {
+  for (LeasedStep& step : steps) {
+    const PlanStep once = cost_of(weights, step, machine);
+    step.flops *= 2;
+    step.rows *= 2;
+    step.bytes *= 2;
+    step.others.flops *= 2;
+    step.others.bytes *= 2;
+    if (step.took) {
+      step.took->device_us *= ratio(once.compute_us, cost_of(weights, step, machine).compute_us);
+    }
+  }
+  return steps;
+}
+
+bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, const Residency& residency,
+                 const std::vector<Lap>& laps, const MachineProfile& machine) {
+  std::vector<LeasedStep> known = steps;
+  if (known.empty() || !known.front().weights.empty()) {
+    known.insert(known.begin(), LeasedStep{});
+  }
+  std::vector<LeasedStep> before = known;
+  std::for_each(before.begin(), before.end(), [](LeasedStep& step) { step.took.reset(); });
+  const Pass by_costs = make_pass(weights, before, machine);
+  std::vector<std::size_t> begins = {0};
+  for (std::size_t i = 0; i < known.size(); ++i) {
+    const Step& leased = by_costs.steps[i].weights;
+    if (std::any_of(leased.begin(), leased.end(), [&](WeightId weight) { return !residency.stays(weight); })) {
+      begins.push_back(i);
+    }
+  }
+  if (begins.size() != laps.size()) {
+    return false;
+  }
+  begins.push_back(known.size());
+  for (std::size_t lap = 0; lap < laps.size(); ++lap) {
+    share_lap(known, begins[lap], begins[lap + 1], laps[lap], by_costs);
+  }
+  steps = std::move(known);
+  return true;
 }
 
 Sequence streamed_sequence(const Pass& pass, const Residency& residency, WeightId first) {

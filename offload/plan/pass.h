@@ -2,8 +2,10 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include <offload/core/lane_clock.h>
 #include <offload/core/weight_table.h>
 #include <offload/profile.h>
 
@@ -18,19 +20,20 @@ struct OtherOps {
 
 /// A node that reads weights, as the graph has it or as a call has shown it.
 struct LeasedStep {
-  Step weights;           ///< resident and streamed, each once
-  double flops = 0;       ///< 0 when unknown
-  bool rows_only = false; ///< looks up rows
-  double rows = 0;        ///< that a product multiplies with the weights; 0 when unknown
-  double bytes = 0;       ///< that it reads and writes beside the weights
-  OtherOps others = {};   ///< until the next node that leases, as far as sizes tell
+  Step weights;                           ///< resident and streamed, each once
+  double flops = 0;                       ///< 0 when unknown
+  bool rows_only = false;                 ///< looks up rows
+  double rows = 0;                        ///< that a product multiplies with the weights; 0 when unknown
+  double bytes = 0;                       ///< that it reads and writes beside the weights
+  OtherOps others = {};                   ///< until the next node that leases, as far as sizes tell
+  std::optional<Lap> took = std::nullopt; ///< with those: that calls have shown; see Note [Costs of a step] in pass.cpp
 };
 
 /// What such a node costs, with all that follows until the next one.
 struct PlanStep {
   Step weights;          ///< that it needs on the device, each once
   double compute_us = 0; ///< on the device, when all its weights are there
-  int launches = 1;      ///< by the host, which is ahead of the device where it can be
+  double launch_us = 0;  ///< of the host, which is ahead of the device where it can be
 };
 
 /// A node whose weights the run picks: any of `weights`, each there once, but no more than `at_once` of them. See Note
@@ -54,6 +57,16 @@ struct Pass {
 /// The steps with what they cost on `machine`: see Note [Costs of a step] in pass.cpp. Rows that the device looks up
 /// where they lie on the host need no place.
 Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, const MachineProfile& machine);
+
+/// The steps of a call that is given twice the rows.
+std::vector<LeasedStep> with_twice_the_rows(const WeightTable& weights, std::vector<LeasedStep> steps,
+                                            const MachineProfile& machine);
+
+/// Has `steps` cost what a call took that leased what streams with `residency`: `laps` are what came before its first
+/// lease, and what came from each of them to the next. Of several calls, each lap is the shortest. False, and nothing
+/// is changed, when the call has leased something else.
+bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, const Residency& residency,
+                 const std::vector<Lap>& laps, const MachineProfile& machine);
 
 /// The steps without the weights that are resident, and without the steps that are then empty; with ids that begin at
 /// `first`.

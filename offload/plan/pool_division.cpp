@@ -47,6 +47,7 @@ double time_at(const ResidentCurve& curve, std::uint64_t bytes) {
 
 ResidentCurve resident_curve(const Pass& pass, std::uint64_t ring_bytes, const MachineProfile& machine) {
   constexpr std::uint64_t kParts = 8;
+  constexpr double kOthers = 0.01; // of the time that it has the link: others have to wait for that
   std::uint64_t all = 0;
   for (WeightId weight = 0; weight < pass.weights->size(); ++weight) {
     all += pass.bytes(weight);
@@ -57,7 +58,7 @@ ResidentCurve resident_curve(const Pass& pass, std::uint64_t ring_bytes, const M
         plan_beside_ring(pass, all / kParts * part + (part == kParts ? all % kParts : 0), ring_bytes, machine);
     const std::uint64_t bytes = bytes_of(plan.residency) - plan.residency.ring_bytes;
     if (points.empty() || bytes > points.back().bytes) {
-      points.push_back({bytes, plan.predicted.time_us});
+      points.push_back({bytes, plan.predicted.time_us + kOthers * plan.predicted.link_us});
     }
     if (plan.predicted.streamed_bytes == 0) {
       break;

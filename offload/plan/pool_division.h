@@ -8,7 +8,7 @@
 
 namespace offload {
 
-/// What a call of one module takes, by how much of it is resident.
+/// What a call of one module takes, its own time and a little of what others lose by it, by how much of it is resident.
 struct ResidentCurve {
   struct Point {
     std::uint64_t bytes = 0;

@@ -103,7 +103,7 @@ Timeline timeline_of(const Pass& pass, const Residency& residency, const Machine
   for (std::size_t end = nearest; end > totals.size() - 1 - rounds.period; --end) {
     nearest = off_us(end) < off_us(nearest) ? end : nearest;
   }
-  return cut_timeline(recording, pass, residency, machine, totals[nearest - 1].time_us, totals[nearest].time_us);
+  return cut_timeline(recording, pass, residency, totals[nearest - 1].time_us, totals[nearest].time_us);
 }
 
 } // namespace offload

@@ -28,10 +28,12 @@ Simulation::Simulation(const Pass& pass, const Residency& residency, const Machi
     if (is_streamed || steps_.empty() || steps_.back().streams) {
       steps_.push_back({i, 0, 0, is_streamed});
     }
-    const double launch_us = step.launches * machine.node_overhead_us;
-    const double host_us = callers.count > 1 ? launch_us : 0;
-    steps_.back().compute_us += std::max(step.compute_us, launch_us - host_us);
-    steps_.back().host_us += host_us;
+    steps_.back().compute_us += step.compute_us;
+    steps_.back().host_us += std::max(step.launch_us, callers.count > 1 ? machine.node_overhead_us : 0);
+  }
+  for (TimedStep& step : steps_) { // one caller is ahead: see simulate()
+    step.compute_us = callers.count > 1 ? step.compute_us : std::max(step.compute_us, step.host_us);
+    step.host_us = callers.count > 1 ? step.host_us : 0;
   }
   for (int lane = callers.lanes; lane > 0; --lane) {
     free_lanes_.push_back(lane - 1);

@@ -34,8 +34,8 @@ struct CopyCosts {
 bool streams(const PlanStep& step, const Residency& residency);
 
 /// What happened from `begin_us` to `end_us` of a simulation of one caller, which computed all the time but for stalls.
-Timeline cut_timeline(const Recording& recording, const Pass& pass, const Residency& residency,
-                      const MachineProfile& machine, double begin_us, double end_us);
+Timeline cut_timeline(const Recording& recording, const Pass& pass, const Residency& residency, double begin_us,
+                      double end_us);
 
 /// Callers of one method, on a device that keeps time. See simulate().
 class Simulation {

@@ -29,7 +29,7 @@ Binding binding_of(const Pass& pass, const Residency& residency, const MachinePr
   double bytes_of_files = 0;
   for (const PlanStep& step : pass.steps) {
     work_us += step.compute_us;
-    device_us += std::max(step.compute_us, machine.node_overhead_us);
+    device_us += std::max(step.compute_us, step.launch_us);
     for (const WeightId weight : step.weights) {
       if (!residency.stays(weight)) {
         const auto each = static_cast<double>(pass.bytes(weight));

@@ -73,8 +73,8 @@ class TimelineWriter {
 
 } // namespace
 
-Timeline cut_timeline(const Recording& recording, const Pass& pass, const Residency& residency,
-                      const MachineProfile& machine, double begin_us, double end_us) {
+Timeline cut_timeline(const Recording& recording, const Pass& pass, const Residency& residency, double begin_us,
+                      double end_us) {
   TimelineWriter writer(*pass.weights, begin_us, end_us);
   double computed_us = 0; // until when
   for (const ClockDevice::Activity& activity : recording.activities) {
@@ -99,14 +99,23 @@ Timeline cut_timeline(const Recording& recording, const Pass& pass, const Reside
     writer.write(Timeline::Lane::stall, computed_us, activity.begin_us - computed_us, awaited);
     computed_us = activity.begin_us;
     // Steps that do not stream are simulated as one.
-    std::size_t step = activity.number;
-    do {
-      const double us = std::max(pass.steps[step].compute_us, pass.steps[step].launches * machine.node_overhead_us);
+    std::size_t last = activity.number;
+    while (!streams(pass.steps[last], residency) && last + 1 < pass.steps.size() &&
+           !streams(pass.steps[last + 1], residency)) {
+      ++last;
+    }
+    const auto us_of = [&](std::size_t step) {
+      return std::max(pass.steps[step].compute_us, pass.steps[step].launch_us);
+    };
+    double each_us = 0; // the host launches ahead of all of them together
+    for (std::size_t step = activity.number; step <= last; ++step) {
+      each_us += us_of(step);
+    }
+    for (std::size_t step = activity.number; step <= last; ++step) {
+      const double us = each_us > 0 ? us_of(step) * activity.us / each_us : 0;
       writer.write(Timeline::Lane::compute, computed_us, us, pass.steps[step].weights);
       computed_us += us;
-      ++step;
-    } while (step < pass.steps.size() && !streams(pass.steps[step - 1], residency) &&
-             !streams(pass.steps[step], residency));
+    }
     computed_us = activity.begin_us + activity.us;
   }
   return std::move(writer).timeline();

@@ -139,10 +139,18 @@ Made Executor::run_here(int lane, const Request& request, const How& how) {
       }
       restart.emplace(arguments, std::move(state), generators_);
     }
-    const WeightLender::Scope scope(engine_.lender(), streamer, lane, how.trace, [&] { return call->must_stop(); });
+    made.clock = how.is_timed ? call->make_clock() : nullptr;
+    const WeightLender::Scope scope(engine_.lender(), streamer, lane, how.trace, made.clock.get(),
+                                    [&] { return call->must_stop(); });
     streamer->begin(lane, how.expected, engine_.first_in_ring(), how.priority);
     try {
+      if (made.clock) {
+        made.clock->begin_lap();
+      }
       made.output = detach_outputs(*call, lowered.run(request.stack, gradients), arguments, boundary);
+      if (made.clock) {
+        made.clock->end_lap();
+      }
     } catch (...) {
       streamer->end(lane);
       if (scope.failure() && !call->overflowed()) {

@@ -24,9 +24,10 @@ namespace offload {
 struct Made {
   std::optional<c10::IValue> output;
   CallMemory memory;
-  bool ended = false;      ///< what it takes is known to its end
-  ExecutedCall streamed;   ///< what it leased from the ring
-  std::exception_ptr lost; ///< why what it wrote could not be put back; null when it could
+  bool ended = false;               ///< what it takes is known to its end
+  ExecutedCall streamed;            ///< what it leased from the ring
+  std::unique_ptr<LaneClock> clock; ///< null when it was not timed: else the laps between what it leased
+  std::exception_ptr lost;          ///< why what it wrote could not be put back; null when it could
 };
 
 /// What leaves a call that ran with gradients. A tensor that was computed holds the graph that computed it, and with it
@@ -77,6 +78,7 @@ class Executor {
     Lanes::Overflow overflow = Lanes::Overflow::stop; ///< when it wants more memory than it may have
     bool is_known_to_fit = false;             ///< calls like it have been made: what it may write need not be put back
     std::vector<LeasedStep>* trace = nullptr; ///< for a call that is measured: gets its steps
+    bool is_timed = false;
     Priority priority = PriorityGuard::current();
   };
 

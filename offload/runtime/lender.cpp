@@ -144,7 +144,13 @@ std::vector<LeasedWeight> WeightLender::lease(c10::ArrayRef<at::Tensor> placehol
     const auto bytes_of = [&](WeightId in_ring) { return (*weights_)[in_ring - placing_.first_in_ring].bytes; };
     bool any_mapped = false;
     try {
+      if (scope.clock_) {
+        scope.clock_->end_lap();
+      }
       lease->acquire();
+      if (scope.clock_) {
+        scope.clock_->begin_lap();
+      }
       for (const WeightId weight : step) {
         const bool is_mapped = !scope.streamer_->is_in_ring(weight);
         bytes_in_cache_ += is_mapped ? bytes_of(weight) : 0;

@@ -56,16 +56,18 @@ class WeightLender final : public Lender {
   at::Tensor resident_tensor(WeightId weight, const at::Tensor& placeholder) const;
 
   /// Marks the current thread as running a call on `lane`, for which `streamer` brings weights. Leases keep it, and
-  /// whatever it owns. With `trace`, the steps of the call are appended to it. The call goes no further than its next
-  /// lease when `must_stop` says so.
+  /// whatever it owns. With `trace`, the steps of the call are appended to it. With `clock`, a lap ends where it wants
+  /// what streams, and another begins when that is there. The call goes no further than its next lease when `must_stop`
+  /// says so.
   class Scope {
    public:
     Scope(WeightLender& lender, std::shared_ptr<Streamer> streamer, int lane, std::vector<LeasedStep>* trace,
-          std::function<bool()> must_stop)
+          LaneClock* clock, std::function<bool()> must_stop)
         : lender_(lender),
           streamer_(std::move(streamer)),
           lane_(lane),
           trace_(trace),
+          clock_(clock),
           must_stop_(std::move(must_stop)) {
       current = this;
     }
@@ -87,6 +89,7 @@ class WeightLender final : public Lender {
     const std::shared_ptr<Streamer> streamer_;
     int lane_;
     std::vector<LeasedStep>* trace_;
+    LaneClock* const clock_;
     const std::function<bool()> must_stop_;
     Scope* outer_ = current;
     mutable std::exception_ptr failure_;

@@ -23,11 +23,29 @@ Choice all_of(const Pass& pass) {
 
 } // namespace
 
-void Observations::record_steps(const std::string& method, std::vector<LeasedStep> steps) {
+void Observations::record_steps(const std::string& method, std::size_t shape, std::vector<LeasedStep> steps) {
   measured_[method] = std::move(steps);
+  timed_[method] = {shape};
   evidence_ = Evidence::calls;
   planned_method_ = measured_.count(planned_method_) > 0 ? planned_method_ : method;
   least_ring_ = minimum_capacity(pass());
+}
+
+bool Observations::wants_laps(const std::string& method, std::size_t shape) const {
+  constexpr int kEnough = 3; // the first ones may be slow for what is done once
+  const auto timed = timed_.find(method);
+  return method == planned_method_ && timed != timed_.end() && timed->second.shape == shape &&
+         timed->second.calls < kEnough;
+}
+
+bool Observations::record_laps(const std::string& method, std::size_t shape, const Residency& residency,
+                               const std::vector<Lap>& laps) {
+  if (!wants_laps(method, shape) ||
+      !offload::record_laps(measured_.at(method), model_->weights, residency, laps, machine_)) {
+    return false;
+  }
+  ++timed_.at(method).calls;
+  return true;
 }
 
 DeviceBudget Observations::divide(std::uint64_t vram, int lanes) const {
@@ -124,6 +142,13 @@ Plan Observations::plan(std::uint64_t vram) const {
   return best;
 }
 
+Plan Observations::predict(Plan plan) const {
+  const Pass pass = this->pass();
+  plan.predicted = simulate(pass, plan.residency, machine_);
+  plan.round = plan.callers.count == 1 ? plan.predicted : simulate(pass, plan.residency, machine_, plan.callers);
+  return plan;
+}
+
 std::uint64_t Observations::resident_vram() const {
   const std::uint64_t needed = resident_capacity(pass());
   const DeviceBudget least = divide(0, callers());
@@ -150,14 +175,9 @@ std::optional<Observations> Observations::with_twice_the_rows() const {
   other.times_rows_ *= 2;
   bool multiplies = false;
   for (auto& [method, steps] : other.measured_) {
-    for (LeasedStep& step : steps) {
-      step.flops *= 2;
-      step.rows *= 2;
-      step.bytes *= 2;
-      step.others.flops *= 2;
-      step.others.bytes *= 2;
-      multiplies = multiplies || step.flops > 0;
-    }
+    steps = offload::with_twice_the_rows(*model_->weights, std::move(steps), machine_);
+    multiplies =
+        multiplies || std::any_of(steps.begin(), steps.end(), [](const LeasedStep& step) { return step.flops > 0; });
   }
   return multiplies ? std::optional(std::move(other)) : std::nullopt;
 }

@@ -29,14 +29,23 @@ class Observations {
         planned_method_(std::move(planned_method)),
         least_ring_(minimum_capacity(pass())) {}
 
-  /// A call of `method` leased `steps`. Plans are made for the first method that was seen, unless another was named.
-  void record_steps(const std::string& method, std::vector<LeasedStep> steps);
+  /// A call of `method`, of this shape, leased `steps`. Plans are made for the first method that was seen, unless
+  /// another was named.
+  void record_steps(const std::string& method, std::size_t shape, std::vector<LeasedStep> steps);
 
   /// The same as `sizes` of a call tell.
-  void record_sizes(const std::string& method, std::vector<LeasedStep> steps) {
-    record_steps(method, std::move(steps));
+  void record_sizes(const std::string& method, std::size_t shape, std::vector<LeasedStep> steps) {
+    record_steps(method, shape, std::move(steps));
     evidence_ = Evidence::sizes;
   }
+
+  /// Whether a call is one that plans are made for, and not enough of those have been timed.
+  bool wants_laps(const std::string& method, std::size_t shape) const;
+
+  /// Such a call, beside which nothing else was done, took this where `residency` was placed. False when it was another
+  /// after all.
+  bool record_laps(const std::string& method, std::size_t shape, const Residency& residency,
+                   const std::vector<Lap>& laps);
 
   /// An example call could not be told from its sizes.
   void record_unsized(const std::string& why) { unsized_.push_back(why); }
@@ -68,6 +77,9 @@ class Observations {
   /// The best use of a budget, by those who call, on as many lanes as pay.
   Plan plan(std::uint64_t vram) const;
 
+  /// The same plan by what is known now.
+  Plan predict(Plan plan) const;
+
   /// The smallest budget in which all that calls may read is resident, with room for all who call. What is read in
   /// place may stay where it is.
   std::uint64_t resident_vram() const;
@@ -90,11 +102,18 @@ class Observations {
   int callers() const { return std::min(demand.callers(), model_->lanes); } ///< that are planned for
   Plan plan(const Pass& pass, std::uint64_t vram, Callers callers) const;
 
+  /// Calls like the one that showed the steps of a method.
+  struct Timed {
+    std::size_t shape = 0;
+    int calls = 0;
+  };
+
   const Model* model_;
   MachineProfile machine_; // what copies cost
   std::string planned_method_;
   std::map<std::string, std::vector<LeasedStep>> measured_;
-  std::uint64_t least_ring_; // by the pass that is planned for
+  std::map<std::string, Timed> timed_; // the same
+  std::uint64_t least_ring_;           // by the pass that is planned for
   std::uint64_t state_ = 0;
   std::uint64_t times_rows_ = 1; // of those that calls had
   Evidence evidence_ = Evidence::none;

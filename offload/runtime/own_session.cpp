@@ -76,7 +76,7 @@ void OwnSession::record_by_sizes(const ExampleCall& example) {
   const bool multiplies =
       std::any_of(call.ops.begin(), call.ops.end(), [](const ShapedOp& op) { return op.flops > 0; }) ||
       std::any_of(call.steps.begin(), call.steps.end(), [](const LeasedStep& step) { return step.flops > 0; });
-  state_.record_sizes(request.method, std::move(call.steps));
+  state_.record_sizes(request.method, request.shape, std::move(call.steps));
   state_.record_memory(request.shape,
                        {.bytes = align_up(call.peak_bytes, granularity(model_)) + (multiplies ? kWorkspaces : 0)},
                        /*ended=*/true, 0, ~std::uint64_t{0});
@@ -120,9 +120,19 @@ void OwnSession::choose_budget(const Options& options) {
   });
 }
 
+Placement OwnSession::placement() {
+  if (transport_ && record_laps()) {
+    state_.predict_again();
+  }
+  return state_.placement();
+}
+
 c10::IValue OwnSession::call(const Request& request) {
   std::uint64_t exhausted_room = 0; // all the room for calls there was when it was stopped; 0 while it was not
   while (true) {
+    if (record_laps()) {
+      state_.predict_again();
+    }
     replan_beside_calls();
     if (auto output = call_in_turn(request, exhausted_room)) {
       return std::move(*output);

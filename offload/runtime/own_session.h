@@ -29,6 +29,7 @@ class OwnSession final : public Session {
   /// Budget and plan, and what follows for others.
   const PlanState& planned() const { return state_; }
 
+  Placement placement() override;
   void set_vram_budget(std::uint64_t bytes) override;
   void release() override;
 

@@ -59,7 +59,7 @@ c10::IValue OwnSession::measure(const Request& request) {
       made = make_call(0, request, overflow, &trace);
     }
     if (made.output) {
-      state_.record_steps(request.method, std::move(trace));
+      state_.record_steps(request.method, request.shape, std::move(trace));
       return std::move(*made.output);
     }
     if (is_last || made.memory.by_device) {

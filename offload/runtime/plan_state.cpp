@@ -184,6 +184,26 @@ void PlanState::restore(Observations before, std::size_t shape) {
   change();
 }
 
+/// Simulated without the mutex.
+void PlanState::predict_again() {
+  constexpr double kPays = 0.97; // of the time: weights that change places are brought again
+  std::unique_lock lock(mutex_);
+  const Observations observed = observed_;
+  const std::uint64_t vram = given_.vram;
+  const std::uint64_t changes = changes_;
+  Plan now = plan_;
+  lock.unlock();
+  now = observed.predict(std::move(now));
+  const double best_us = observed.plan(vram).round.time_us;
+  lock.lock();
+  if (changes != changes_ || readiness_ != Readiness::placed) {
+    return; // another plan has been made
+  }
+  readiness_ = best_us < kPays * now.round.time_us ? Readiness::outdated : readiness_;
+  plan_ = std::move(now);
+  change();
+}
+
 /// Described without the mutex: a reader stops no call.
 Placement PlanState::placement() const {
   std::unique_lock lock(mutex_);

@@ -179,16 +179,30 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     counts_.peak = std::max(counts_.peak, bytes_on_device);
   }
-  void record_steps(const std::string& method, std::vector<LeasedStep> steps) {
+  void record_steps(const std::string& method, std::size_t shape, std::vector<LeasedStep> steps) {
     const std::lock_guard lock(mutex_);
-    observed_.record_steps(method, std::move(steps));
+    observed_.record_steps(method, shape, std::move(steps));
     change();
   }
 
-  /// Of an example call: what its sizes tell, or why they do not.
-  void record_sizes(const std::string& method, std::vector<LeasedStep> steps) {
+  /// See Observations.
+  bool wants_laps(const std::string& method, std::size_t shape) const {
     const std::lock_guard lock(mutex_);
-    observed_.record_sizes(method, std::move(steps));
+    return readiness_ == Readiness::placed && observed_.wants_laps(method, shape);
+  }
+  bool record_laps(const std::string& method, std::size_t shape, const Residency& residency,
+                   const std::vector<Lap>& laps) {
+    const std::lock_guard lock(mutex_);
+    return observed_.record_laps(method, shape, residency, laps);
+  }
+
+  /// What is placed is predicted anew, and outdated where another plan would be better by enough.
+  void predict_again();
+
+  /// Of an example call: what its sizes tell, or why they do not.
+  void record_sizes(const std::string& method, std::size_t shape, std::vector<LeasedStep> steps) {
+    const std::lock_guard lock(mutex_);
+    observed_.record_sizes(method, shape, std::move(steps));
     change();
   }
   void record_unsized(const std::string& why) {

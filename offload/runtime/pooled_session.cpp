@@ -207,7 +207,7 @@ Made PooledSession::attempt(int lane, const Request& request, Lanes::Overflow ov
   const bool is_new = adopted_->placed->leases_all() && !state_.has_steps(request.method);
   Made made = make_call(lane, request, overflow, is_new ? &trace : nullptr);
   if (made.output && is_new) {
-    state_.record_steps(request.method, std::move(trace));
+    state_.record_steps(request.method, request.shape, std::move(trace));
     manager_->note_change(*this);
   }
   return made;
@@ -215,6 +215,10 @@ Made PooledSession::attempt(int lane, const Request& request, Lanes::Overflow ov
 
 c10::IValue PooledSession::call(const Request& request) {
   state_.refuse_again(request.shape);
+  if (record_laps()) {
+    is_predicted_ = false;
+    manager_->note_change(*this);
+  }
   manager_->note_call(*this);
   for (const bool takes_all : {false, true}) {
     const auto came = std::chrono::steady_clock::now();

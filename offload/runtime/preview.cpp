@@ -19,7 +19,7 @@ OwnSession examine_for_plans(const torch::jit::Module& module, const Options& op
 }
 
 Sweep sweep_of(const OwnSession& session, std::vector<SweepPoint> points) {
-  const Placement placement = session.placement();
+  const Placement placement = session.planned().placement();
   const std::optional<std::size_t> knee = knee_of(points);
   return {placement.device, placement.machine, std::move(points), knee};
 }
@@ -36,7 +36,7 @@ std::vector<SweepPoint> sweep_all(const Observations& observed, const Options& o
 // NOLINTBEGIN(performance-unnecessary-value-param): as of wrap(), whose arguments these are given to try them
 
 Placement preview(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {
-  return examine_for_plans(module, options, machine).placement();
+  return examine_for_plans(module, options, machine).planned().placement();
 }
 
 Timeline timeline(torch::jit::Module module, const Options& options, const std::optional<MachineProfile>& machine) {

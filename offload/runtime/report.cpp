@@ -57,7 +57,7 @@ std::uint64_t Report::bytes_per_call() const {
 double Report::call_us() const { return per(since.call_us, since.calls); }
 
 /// What was ahead when weights were placed had been given up by then.
-Report Session::report() const {
+Report Session::report() {
   Report report;
   const auto [stats, when] = [this] {
     const std::lock_guard lock(placed_mutex_);

@@ -67,10 +67,13 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
     return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), state_.residency(),
                              engine().first_in_ring());
   };
+  const auto is_alone = [this] { return gate().callers() == 1; };
+  const bool is_timed = !trace && is_alone() && state_.wants_laps(request.method, request.shape);
   const Executor::How how{.expected = sequences_.expected(request.method, request.shape, expected_by_plan),
                           .overflow = overflow,
                           .is_known_to_fit = state_.knows(request.shape),
-                          .trace = trace};
+                          .trace = trace,
+                          .is_timed = is_timed};
   Made made = adopted_->executor->run(lane, request, how);
   record_peak();
   if (model_.device.is_cuda()) {
@@ -82,6 +85,10 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   if (!made.output) {
     return made;
   }
+  if (made.clock && is_alone()) {
+    const std::lock_guard lock(timed_mutex_);
+    timed_ = {request.method, request.shape, state_.residency(), std::move(made.clock)};
+  }
   const SequencePtr next = made.streamed.steps == *how.expected
                                ? how.expected
                                : std::make_shared<const Sequence>(std::move(made.streamed.steps));
@@ -92,6 +99,19 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
     transport_->streamer()->expect(lane, next, engine().first_in_ring());
   }
   return made;
+}
+
+bool Session::record_laps() {
+  std::optional<TimedCall> call;
+  std::optional<std::vector<Lap>> laps;
+  {
+    const std::lock_guard lock(timed_mutex_);
+    if (!timed_ || !(laps = timed_->clock->read())) {
+      return false;
+    }
+    call.swap(timed_);
+  }
+  return state_.record_laps(call->method, call->shape, call->residency, *laps);
 }
 
 void Session::make_example(const ExampleCall& call, const std::function<void(const Request& request)>& make) {

@@ -34,10 +34,10 @@ class Session {
   c10::IValue run_method(const std::string& name, std::vector<c10::IValue> inputs, const Kwargs& kwargs);
   c10::IValue attr(const std::string& name) const;
   const c10::FunctionSchema& schema(const std::string& method) const;
-  Placement placement() const { return state_.placement(); }
+  virtual Placement placement() { return state_.placement(); }
   Stats stats() const;
   Stats counted() const; ///< the same without asking the driver
-  Report report() const;
+  Report report();
   virtual void set_vram_budget(std::uint64_t bytes) = 0;
   virtual void release() = 0;
   c10::Device device() const { return model_.device; }
@@ -73,6 +73,10 @@ class Session {
   /// From now on calls lease what `residency` leaves out, and reports begin anew.
   void record_placed(const Residency& residency);
 
+  /// Has plans know what the last call has shown that was timed, and has ended on the device. False when there was
+  /// none.
+  bool record_laps();
+
   bool has_lost_places() const {
     return !engine().placed() || !transport_->started() || transport_->streamer()->lost();
   }
@@ -89,6 +93,16 @@ class Session {
   PlanState state_;
 
  private:
+  /// A call that was timed.
+  struct TimedCall {
+    std::string method;
+    std::size_t shape;
+    Residency residency; // that was placed
+    std::unique_ptr<LaneClock> clock;
+  };
+
+  std::mutex timed_mutex_;
+  std::optional<TimedCall> timed_; // of which nobody knows yet
   mutable std::mutex placed_mutex_;
   std::pair<Stats, std::chrono::steady_clock::time_point> placed_{
       {}, std::chrono::steady_clock::now()}; // what was counted when weights were last placed

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <memory>
+
+#include <offload/core/lane_clock.h>
+#include <offload/device/cuda_calls.h>
+
+namespace offload {
+
+/// Of a call that computes on `stream`, whose device is current while laps begin and end. `events` have times.
+std::unique_ptr<LaneClock> make_cuda_clock(cudaStream_t stream, std::shared_ptr<EventPool> events);
+
+} // namespace offload
