@@ -65,7 +65,7 @@ std::array<std::vector<Point>, kSeries> points_of(const TableResult& table) {
   return points;
 }
 
-/// The axis: 1, 2 and 5 times powers of ten, from at or below the smallest to at or above the largest.
+/// Of the axis, for all points.
 std::vector<double> ticks_of(const std::array<std::vector<Point>, kSeries>& points) {
   double least = INFINITY;
   double most = 0;
@@ -75,25 +75,7 @@ std::vector<double> ticks_of(const std::array<std::vector<Point>, kSeries>& poin
       most = std::max(most, point.ms);
     }
   }
-  std::vector<double> ticks;
-  if (least <= 0 || most <= 0) {
-    return ticks;
-  }
-  for (double decade = std::pow(10, std::floor(std::log10(least))); ticks.empty() || ticks.back() < most;
-       decade *= 10) {
-    for (const double step : {1.0, 2.0, 5.0}) {
-      if (ticks.empty() || ticks.back() < most) {
-        ticks.push_back(decade * step);
-      }
-      if (ticks.size() > 1 && ticks[1] <= least) {
-        ticks.erase(ticks.begin());
-      }
-    }
-  }
-  if (ticks.size() == 1) {
-    ticks.push_back(ticks.front() * 10);
-  }
-  return ticks;
+  return svg::log_ticks(least, most);
 }
 
 void mark(std::ostream& out, double x, double y, const Style& style) {
