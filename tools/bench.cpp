@@ -1,4 +1,5 @@
-// bench: repeats the record on the machine at hand, and says how far from its limit every row is.
+// bench: repeats the record on the machine at hand, and says how far from its limit every row is; or how far
+// predictions are from what is measured.
 
 #include <c10/core/Device.h>
 #include <unistd.h>
@@ -12,14 +13,17 @@
 #include <offload/bytes.h>
 #include <offload/core/printable.h>
 #include <offload/error.h>
+#include <offload/load/archive.h>
 #include <offload/measure.h>
 #include <offload/preview.h>
 #include <tools/bench_callers.h>
 #include <tools/bench_cases.h>
+#include <tools/bench_errors.h>
 #include <tools/bench_measure.h>
 #include <tools/bench_models.h>
 #include <tools/bench_report.h>
 #include <tools/cli.h>
+#include <tools/machines.h>
 
 namespace {
 
@@ -41,6 +45,10 @@ struct Arguments {
   std::string device;
   bool profile = false;
   std::string output_dir;
+  bool errors = false;
+  bool monotone = false;
+  std::optional<std::size_t> budgets;
+  std::string machine;
 
   void add_to(CLI::App& app) {
     app.add_option("--table", tables,
@@ -62,7 +70,41 @@ struct Arguments {
     app.add_option("--calls", calls, "timed calls in each row")->check(CLI::Range(1, 1000000))->capture_default_str();
     app.add_option("--device", device, "cuda:0, cpu; default: the first GPU where there is one");
     app.add_flag("--profile", profile, "only measure what things cost here, and print it for `plan --machine`");
+    app.add_flag("--errors", errors,
+                 "of each --model: what is predicted before the first call and after two beside what is measured, for "
+                 "each shape of its inputs and several budgets");
+    app.add_flag("--monotone", monotone,
+                 "--errors, and whether predicted and measured times ever rise with the budget");
+    app.add_option(
+           "--budgets", budgets,
+           "how many budgets, from the smallest to that in which all is resident; default: 11, with --monotone 20")
+        ->check(CLI::Range(2, 1000));
+    app.add_option("--machine", machine,
+                   "what is predicted with before the first call: a name that `plan --machines` lists, or a file as "
+                   "--profile prints it; default: what is measured here");
     app.add_option("--output-dir", output_dir, "write bench.md, bench.json and bench.svg there, too");
+  }
+
+  /// The options that choose something else than models.
+  bool choose_stacks() const {
+    return !tables.empty() || !rows.empty() || staged || !callers.empty() || !loads.empty();
+  }
+  bool predicts() const { return errors || monotone; }
+
+  /// Throws InputError for what says nothing together.
+  void require_consistent() const {
+    const std::string mode = monotone ? "--monotone" : "--errors";
+    if (!predicts() && (budgets || !machine.empty())) {
+      throw offload::InputError(std::string(budgets ? "--budgets" : "--machine") + " goes with --errors or --monotone");
+    }
+    if (predicts() && (choose_stacks() || profile)) {
+      throw offload::InputError(mode +
+                                " is of models: it contradicts --table, --rows, --staged, --callers, --load and "
+                                "--profile");
+    }
+    if (predicts() && models.empty()) {
+      throw offload::InputError(mode + " is of models: give --model");
+    }
   }
 
   MeasureOptions options() const {
@@ -131,6 +173,26 @@ Report measure(const Selection& selection, const std::vector<std::string>& model
   return report;
 }
 
+Report measure_predictions(const Arguments& arguments, const MeasureOptions& options) {
+  constexpr std::size_t kBudgetsOfMonotone = 20;
+  PredictionOptions predict;
+  predict.whole_range = arguments.monotone;
+  predict.budgets = arguments.budgets.value_or(arguments.monotone ? kBudgetsOfMonotone : predict.budgets);
+  predict.machine =
+      arguments.machine.empty() ? offload::machine_profile(options.device) : find_machine(arguments.machine);
+  for (const std::string& model : arguments.models) { // what is missing is said now, not after others are measured
+    example_calls_of(model, offload::read_archive(model, offload::Weights::on_file), options.device);
+  }
+  Report report;
+  report.setup = describe_setup(options.device);
+  for (const std::string& model : arguments.models) {
+    const PredictionErrors errors = measure_errors(model, predict, options);
+    report.errors.insert(report.errors.end(), errors.rows.begin(), errors.rows.end());
+    report.ranges.insert(report.ranges.end(), errors.ranges.begin(), errors.ranges.end());
+  }
+  return report;
+}
+
 void write_file(const std::filesystem::path& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary);
   if (!(file << text) || !file.flush()) {
@@ -145,8 +207,8 @@ int main(int argc, char** argv) {
   Arguments arguments;
   arguments.add_to(app);
   return run_command(app, argc, argv, [&] {
-    const bool only_models = !arguments.models.empty() && arguments.tables.empty() && arguments.rows.empty() &&
-                             !arguments.staged && arguments.callers.empty() && arguments.loads.empty();
+    arguments.require_consistent();
+    const bool only_models = !arguments.models.empty() && !arguments.choose_stacks();
     const Selection selection = only_models ? Selection()
                                             : parse_selection(arguments.tables, arguments.rows, arguments.staged,
                                                               arguments.callers, arguments.loads);
@@ -169,7 +231,8 @@ int main(int argc, char** argv) {
     if (terminal) {
       options.progress = [](const std::string& what) { std::cerr << "\r\033[K" << what << std::flush; };
     }
-    Report report = measure(selection, arguments.models, options);
+    Report report =
+        arguments.predicts() ? measure_predictions(arguments, options) : measure(selection, arguments.models, options);
     if (terminal) {
       std::cerr << "\r\033[K";
     }

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <iterator>
 #include <memory>
 #include <numeric>
@@ -56,26 +55,6 @@ void measure_bounds(const Yardstick& yardstick, Block& block) {
 }
 
 } // namespace
-
-double median(Times times) {
-  if (times.empty()) {
-    return 0;
-  }
-  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
-  std::nth_element(times.begin(), middle, times.end());
-  return *middle;
-}
-
-double percentile(Times times, double part) {
-  if (times.empty()) {
-    return 0;
-  }
-  const double rank = std::ceil(part * static_cast<double>(times.size()));
-  const auto index = std::clamp<std::ptrdiff_t>(static_cast<std::ptrdiff_t>(rank) - 1, 0,
-                                                static_cast<std::ptrdiff_t>(times.size()) - 1);
-  std::nth_element(times.begin(), times.begin() + index, times.end());
-  return times[static_cast<std::size_t>(index)];
-}
 
 double Block::time_us() const {
   const double calls = static_cast<double>(std::max<std::size_t>(1, call_us.size()));
@@ -132,6 +111,28 @@ Times time_in_a_row(int calls, c10::Device device, const std::function<void()>& 
 
 } // namespace
 
+void time_block(const std::function<void()>& call, int calls, c10::Device device, Block& block) {
+  const auto begin = Clock::now();
+  block.call_us = time_in_a_row(calls, device, call);
+  wait_until_idle(device); // what was prefetched for a call that does not come was put under way in the window, too
+  block.window_us = since_us(begin);
+}
+
+namespace {
+
+/// Each of ours is followed by a plain one.
+void time_in_turn(const std::function<void()>& call, int calls, const Yardstick& yardstick, Block& block) {
+  const auto begin = Clock::now();
+  for (int i = 0; i < calls; ++i) {
+    block.call_us.push_back(time_calls(0, 1, yardstick.device, call)[0]);
+    block.plain_us.push_back(time_calls(0, 1, yardstick.device, yardstick.plain)[0]);
+  }
+  wait_until_idle(yardstick.device);
+  block.window_us = since_us(begin) - std::accumulate(block.plain_us.begin(), block.plain_us.end(), 0.0);
+}
+
+} // namespace
+
 Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams, const Yardstick& yardstick) {
   constexpr int kBlocks = 7;
   constexpr double kBlockUs = 300e3; // what begins and ends a block is little of it
@@ -142,21 +143,14 @@ Blocks measure_blocks(const std::function<void()>& call, int calls, bool streams
   const int in_each =
       std::max((calls + kBlocks - 1) / kBlocks, static_cast<int>(kBlockUs / median(measured.waited_us)) + 1);
   for (int number = 0; number < (in_turn ? 1 : kBlocks); ++number) {
-    const int now = in_turn ? std::max(2 * calls, in_each / 2) : in_each;
     Block block;
     block.in_turn = in_turn;
     measure_bounds(yardstick, block);
-    const auto begin = Clock::now();
-    for (int i = 0; in_turn && i < now; ++i) {
-      block.call_us.push_back(time_calls(0, 1, device, call)[0]);
-      block.plain_us.push_back(time_calls(0, 1, device, yardstick.plain)[0]);
+    if (in_turn) {
+      time_in_turn(call, std::max(2 * calls, in_each / 2), yardstick, block);
+    } else {
+      time_block(call, in_each, device, block);
     }
-    if (!in_turn) {
-      block.call_us = time_in_a_row(now, device, call);
-    }
-    wait_until_idle(device); // what was prefetched for a call that does not come was put under way in the window, too
-    block.window_us =
-        since_us(begin) - (in_turn ? std::accumulate(block.plain_us.begin(), block.plain_us.end(), 0.0) : 0);
     measure_bounds(yardstick, block);
     if (block.plain_us.empty()) {
       block.plain_us = yardstick.plain_us;

@@ -6,16 +6,9 @@
 #include <functional>
 #include <vector>
 
+#include <tools/times.h>
+
 namespace offload::tools {
-
-/// Times of single calls, in the order in which they were made.
-using Times = std::vector<double>;
-
-/// The upper one of the two in the middle where their number is even. 0 for none.
-double median(Times times);
-
-/// The smallest that is not below so much of them. 0 for none.
-double percentile(Times times, double part);
 
 /// Some calls, none of which waits for the one before, from an idle link to an idle link, and what bounds them,
 /// measured right before and after: clocks of a device go up and down, and machines share their links and memory.
@@ -60,6 +53,10 @@ struct Yardstick {
   double link_bytes_per_us = 0; ///< of a host, where it is not measured again
   bool staged = false;
 };
+
+/// Makes so many calls, none of which waits for the one before, from an idle device to an idle device: their times and
+/// their window.
+void time_block(const std::function<void()>& call, int calls, c10::Device device, Block& block);
 
 /// Makes at least `calls` calls in a few blocks of a third of a second or more. Where nothing `streams`, in one, in
 /// turn with plain calls if there are any.

@@ -14,9 +14,8 @@
 #include <offload/graph/reference.h>
 #include <offload/load/archive.h>
 #include <offload/module.h>
-#include <tools/cli.h>
+#include <tools/calls.h>
 #include <tools/compare.h>
-#include <tools/inputs.h>
 #include <tools/numbers.h>
 
 namespace offload::tools {
@@ -47,22 +46,25 @@ nlohmann::ordered_json blocks_json(const Blocks& blocks) {
   return json;
 }
 
+std::vector<ExampleCall> example_calls_of(const std::string& path, const torch::jit::Module& module,
+                                          c10::Device device) {
+  CallArguments arguments;
+  arguments.inputs_file = std::filesystem::path(path).replace_extension(".inputs.pt").string();
+  try {
+    return arguments.examples_of(arguments.make_calls(module, device));
+  } catch (const InputError& error) {
+    throw InputError("--model " + path + ": " + error.what());
+  }
+}
+
 ModelResult measure_model(const std::string& path, const MeasureOptions& options) {
   const at::NoGradGuard no_grad;
   const c10::Device device = options.device;
   const c10::OptionalDeviceGuard guard(device);
   ModelResult result;
-  std::filesystem::path inputs(path);
-  result.name = inputs.stem().string();
+  result.name = std::filesystem::path(path).stem().string();
   torch::jit::Module archive = read_archive(path);
-  const auto call = [&] {
-    try {
-      return read_inputs(inputs.replace_extension(".inputs.pt").string(), device, schema_of(archive, "forward"))
-          .front();
-    } catch (const InputError& error) {
-      throw InputError("--model " + path + ": " + error.what());
-    }
-  }();
+  const Call call = example_calls_of(path, archive, device).front().inputs;
   c10::IValue expected;
   std::unique_ptr<Reference> reference;
   Yardstick yardstick{device, {}, {}, options.link_bytes_per_us};

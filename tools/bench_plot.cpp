@@ -6,17 +6,12 @@
 #include <cstdio>
 #include <sstream>
 
+#include <tools/bench_errors_report.h>
 #include <tools/svg.h>
 
 namespace offload::tools {
 
 namespace {
-
-using svg::kGrid;
-using svg::kText;
-using svg::line;
-using svg::number;
-using svg::text;
 
 struct Style {
   const char* name;
@@ -65,7 +60,7 @@ std::array<std::vector<Point>, kSeries> points_of(const TableResult& table) {
   return points;
 }
 
-/// The axis: 1, 2 and 5 times powers of ten, from at or below the smallest to at or above the largest.
+/// Of the axis, for all points.
 std::vector<double> ticks_of(const std::array<std::vector<Point>, kSeries>& points) {
   double least = INFINITY;
   double most = 0;
@@ -75,29 +70,11 @@ std::vector<double> ticks_of(const std::array<std::vector<Point>, kSeries>& poin
       most = std::max(most, point.ms);
     }
   }
-  std::vector<double> ticks;
-  if (least <= 0 || most <= 0) {
-    return ticks;
-  }
-  for (double decade = std::pow(10, std::floor(std::log10(least))); ticks.empty() || ticks.back() < most;
-       decade *= 10) {
-    for (const double step : {1.0, 2.0, 5.0}) {
-      if (ticks.empty() || ticks.back() < most) {
-        ticks.push_back(decade * step);
-      }
-      if (ticks.size() > 1 && ticks[1] <= least) {
-        ticks.erase(ticks.begin());
-      }
-    }
-  }
-  if (ticks.size() == 1) {
-    ticks.push_back(ticks.front() * 10);
-  }
-  return ticks;
+  return svg::log_ticks(least, most);
 }
 
 void mark(std::ostream& out, double x, double y, const Style& style) {
-  out << "<circle cx='" << number(x) << "' cy='" << number(y) << "' r='3' fill='" << style.color << "'/>\n";
+  out << "<circle cx='" << svg::number(x) << "' cy='" << svg::number(y) << "' r='3' fill='" << style.color << "'/>\n";
 }
 
 void legend(std::ostream& out, const std::vector<bool>& shown) {
@@ -107,11 +84,11 @@ void legend(std::ostream& out, const std::vector<bool>& shown) {
       continue;
     }
     const Style& style = kStyles[static_cast<std::size_t>(series)];
-    line(out, x, 52, x + 28, 52, style.color, style.width, style.dashes, style.opacity);
+    svg::line(out, x, 52, x + 28, 52, style.color, style.width, style.dashes, style.opacity);
     if (style.marks) {
       mark(out, x + 14, 52, style);
     }
-    text(out, x + 34, 56, "start", 12, style.name);
+    svg::text(out, x + 34, 56, "start", 12, style.name);
     x += 60 + 7.2 * static_cast<double>(std::string(style.name).size());
   }
 }
@@ -120,10 +97,10 @@ void panel(std::ostream& out, const std::string& title, const std::array<std::ve
   const double bottom = kAbove + kPlotHeight;
   const std::size_t comma = title.size() > 44 ? title.find(": ") : std::string::npos;
   if (comma == std::string::npos) {
-    text(out, kLeft, 22, "start", 12, title, "bold");
+    svg::text(out, kLeft, 22, "start", 12, title, "bold");
   } else { // too long for the panel: in two lines
-    text(out, kLeft, 8, "start", 12, title.substr(0, comma), "bold");
-    text(out, kLeft, 22, "start", 11, title.substr(comma + 2));
+    svg::text(out, kLeft, 8, "start", 12, title.substr(0, comma), "bold");
+    svg::text(out, kLeft, 22, "start", 11, title.substr(comma + 2));
   }
   const std::vector<double> ticks = ticks_of(points);
   if (ticks.empty()) {
@@ -136,22 +113,22 @@ void panel(std::ostream& out, const std::string& title, const std::array<std::ve
   for (const double tick : ticks) {
     char label[32];
     std::snprintf(label, sizeof label, "%g", tick);
-    line(out, kLeft, y_of(tick), kLeft + kPlotWidth, y_of(tick), kGrid, 0.6, "", 0.5);
-    text(out, kLeft - 6, y_of(tick) + 4, "end", 11, label);
+    svg::line(out, kLeft, y_of(tick), kLeft + kPlotWidth, y_of(tick), svg::kGrid, 0.6, "", 0.5);
+    svg::text(out, kLeft - 6, y_of(tick) + 4, "end", 11, label);
   }
   for (const int percent : {0, 25, 50, 75, 100}) {
-    line(out, x_of(percent), bottom, x_of(percent), bottom + 4, kGrid, 1, "", 1);
-    text(out, x_of(percent), bottom + 17, "middle", 11, std::to_string(percent));
+    svg::line(out, x_of(percent), bottom, x_of(percent), bottom + 4, svg::kGrid, 1, "", 1);
+    svg::text(out, x_of(percent), bottom + 17, "middle", 11, std::to_string(percent));
   }
-  text(out, kLeft + kPlotWidth / 2, bottom + 33, "middle", 11, "% of layers on the device");
-  out << "<text transform='translate(14 " << number(kAbove + kPlotHeight / 2)
-      << ") rotate(-90)' text-anchor='middle' font-size='11' fill='" << kText << "'>ms a call</text>\n";
+  svg::text(out, kLeft + kPlotWidth / 2, bottom + 33, "middle", 11, "% of layers on the device");
+  out << "<text transform='translate(14 " << svg::number(kAbove + kPlotHeight / 2)
+      << ") rotate(-90)' text-anchor='middle' font-size='11' fill='" << svg::kText << "'>ms a call</text>\n";
   for (std::size_t series = 0; series < kSeries; ++series) {
     const Style& style = kStyles[series];
     out << "<polyline fill='none' stroke='" << style.color << "' stroke-width='" << style.width << "' stroke-opacity='"
         << style.opacity << "' stroke-dasharray='" << (*style.dashes ? style.dashes : "none") << "' points='";
     for (const Point& point : points[series]) {
-      out << number(x_of(point.percent)) << ',' << number(y_of(point.ms)) << ' ';
+      out << svg::number(x_of(point.percent)) << ',' << svg::number(y_of(point.ms)) << ' ';
     }
     out << "'/>\n";
     for (const Point& point : points[series]) {
@@ -166,15 +143,19 @@ void panel(std::ostream& out, const std::string& title, const std::array<std::ve
 
 std::string to_svg(const Report& report) {
   const Setup& setup = report.setup;
+  if (!report.errors.empty()) {
+    return errors_svg(report.errors, "Predicted and measured times, " + (setup.host_only() ? setup.cpu : setup.gpu));
+  }
   const std::size_t count = report.tables.size();
   const int columns = static_cast<int>(std::clamp<std::size_t>(count, 2, kColumns)); // the heading takes two
   const double width = columns * kPanelWidth;
   const double height = kTop + std::ceil(static_cast<double>(count) / columns) * kPanelHeight;
   std::ostringstream out;
   svg::begin(out, width, height, "Time of a call by share of the layers on the device");
-  text(out, width - 18, 26, "end", 11,
-       setup.host_only() ? "host only: sizes reduced, not comparable with the record"
-                         : setup.gpu + ", link " + number(setup.link_bytes_per_us / 1e3) + " GB/s, " + setup.date);
+  svg::text(out, width - 18, 26, "end", 11,
+            setup.host_only()
+                ? "host only: sizes reduced, not comparable with the record"
+                : setup.gpu + ", link " + svg::number(setup.link_bytes_per_us / 1e3) + " GB/s, " + setup.date);
   std::vector<bool> shown(kSeries, false);
   for (std::size_t i = 0; i < count; ++i) {
     const TableResult& table = report.tables[i];

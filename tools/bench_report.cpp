@@ -1,4 +1,5 @@
 #include <tools/bench_callers.h>
+#include <tools/bench_errors_report.h>
 #include <tools/bench_models.h>
 #include <tools/bench_report.h>
 #include <tools/numbers.h>
@@ -57,15 +58,9 @@ a ring. Auto is the record's way, measured here: each layer that is not on the G
 and dropped.
 )";
 
-void write_setup(const Report& report, std::ostream& out) {
-  const Setup& setup = report.setup;
-  out << "# offload-bench\n\n";
-  if (setup.host_only()) {
-    out << "**Host only: sizes reduced, not comparable with the record.** The host stands in for a device: the budget "
-           "is "
-           "memory beside\nthe host store, the link a copy within the host. What fits a cache is faster than this "
-           "link.\n\n";
-  } else {
+/// What was measured where.
+void write_machine(const Setup& setup, std::ostream& out) {
+  if (!setup.host_only()) {
     out << "- GPU: " << setup.gpu << ", driver " << setup.driver << "\n";
   }
   out << "- CPU: " << setup.cpu << ", " << setup.threads << " threads, " << format_bytes(setup.memory_bytes)
@@ -74,6 +69,23 @@ void write_setup(const Report& report, std::ostream& out) {
       << "`\n- link: " << number("%.2f GB/s", setup.link_bytes_per_us / 1e3)
       << (setup.host_only() ? " (copies within the host)"
                             : " (median of page-locked host-to-device copies of 256 MiB)");
+}
+
+void write_setup(const Report& report, std::ostream& out) {
+  const Setup& setup = report.setup;
+  out << "# offload-bench\n\n";
+  if (!report.errors.empty()) { // models as they are, nothing of the record
+    write_machine(setup, out);
+    out << "\n";
+    return;
+  }
+  if (setup.host_only()) {
+    out << "**Host only: sizes reduced, not comparable with the record.** The host stands in for a device: the budget "
+           "is "
+           "memory beside\nthe host store, the link a copy within the host. What fits a cache is faster than this "
+           "link.\n\n";
+  }
+  write_machine(setup, out);
   out << "\n\n" << kHowToRead;
 }
 
@@ -262,7 +274,8 @@ std::string Report::first_failure() const {
       }
     }
   }
-  return staged && !staged->row.right() ? "staged: " + failure_of(staged->row) : "";
+  const std::string failure = tools::first_failure(errors);
+  return staged && !staged->row.right() ? "staged: " + failure_of(staged->row) : failure;
 }
 
 std::string to_markdown(const Report& report) {
@@ -279,6 +292,12 @@ std::string to_markdown(const Report& report) {
   }
   if (!report.models.empty()) {
     write_models(report.models, out);
+  }
+  if (!report.errors.empty()) {
+    write_errors(report.errors, out);
+  }
+  if (!report.ranges.empty()) {
+    write_monotone(report.ranges, report.errors, out);
   }
   return out.str();
 }
@@ -338,7 +357,11 @@ std::string to_json(const Report& report) {
     json["callers"].push_back(callers_json(result));
   }
   json["models"] = models_json(report.models);
-  return json.dump(1) + "\n";
+  if (!report.errors.empty()) {
+    json["errors"] = errors_json(report.errors);
+    json["monotone"] = monotone_json(report.ranges, report.errors);
+  }
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n"; // names may be any bytes
 }
 
 } // namespace offload::tools

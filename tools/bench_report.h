@@ -10,6 +10,8 @@
 #include <offload/placement.h>
 #include <tools/bench_blocks.h>
 #include <tools/bench_cases.h>
+#include <tools/monotone.h>
+#include <tools/prediction_errors.h>
 
 namespace offload::tools {
 
@@ -131,6 +133,8 @@ struct Report {
   std::optional<StagedResult> staged;
   std::vector<CallersResult> callers;
   std::vector<ModelResult> models;
+  std::vector<ErrorRow> errors;   ///< of predictions; then there is nothing of the above
+  std::vector<WholeRange> ranges; ///< likewise
 
   /// "TABLE, N layers on the GPU: what is wrong", for the first row that is not what it must be; empty when all are.
   std::string first_failure() const;

@@ -35,9 +35,7 @@ std::vector<ExampleCall> CallArguments::examples_of(const std::vector<Call>& cal
   for (const Call& call : calls) {
     std::string shapes;
     for (const c10::IValue& input : call) {
-      shapes += input.isTensor() && input.toTensor().defined()
-                    ? c10::str(input.toTensor().sizes(), input.toTensor().dtype())
-                    : input.tagKind();
+      shapes += describe_size(input) + ' ';
     }
     if (std::find(seen.begin(), seen.end(), shapes) == seen.end()) {
       seen.push_back(shapes);

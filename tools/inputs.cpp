@@ -5,6 +5,7 @@
 #include <ATen/ops/randn.h>
 #include <torch/csrc/jit/serialization/pickle.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <filesystem>
@@ -219,6 +220,21 @@ std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::
 bool needs_no_inputs(const c10::FunctionSchema& schema) {
   return std::all_of(schema.arguments().begin() + 1, schema.arguments().end(),
                      [](const c10::Argument& argument) { return argument.default_value().has_value(); });
+}
+
+std::string describe_size(const c10::IValue& value) {
+  if (!value.isTensor() || !value.toTensor().defined()) {
+    return value.tagKind();
+  }
+  const at::Tensor& tensor = value.toTensor();
+  const auto known = std::find_if(kTypes.begin(), kTypes.end(),
+                                  [&](const NamedType& type) { return type.dtype == tensor.scalar_type(); });
+  std::string text = known != kTypes.end() ? known->name : c10::toString(tensor.scalar_type());
+  text += '[';
+  for (const std::int64_t size : tensor.sizes()) {
+    text += (text.back() == '[' ? "" : ",") + std::to_string(size);
+  }
+  return text + ']';
 }
 
 std::string describe_signature(const c10::FunctionSchema& schema) {

@@ -28,6 +28,9 @@ at::Tensor make_input(const InputSpec& spec, std::uint64_t seed, c10::Device dev
 std::vector<std::vector<c10::IValue>> read_inputs(const std::string& path, c10::Device device,
                                                   const c10::FunctionSchema& schema);
 
+/// What decides how much a call takes: "float32[1024,1024]" of a tensor, the kind of any other value.
+std::string describe_size(const c10::IValue& value);
+
 /// "forward(Tensor x, int n) -> Tensor", and an example of the options that would call it.
 std::string describe_signature(const c10::FunctionSchema& schema);
 

@@ -55,4 +55,26 @@ double tick_step(double axis, int most) {
   return 10 * decade;
 }
 
+std::vector<double> log_ticks(double least, double most) {
+  std::vector<double> ticks;
+  if (least <= 0 || most <= 0) {
+    return ticks;
+  }
+  for (double decade = std::pow(10, std::floor(std::log10(least))); ticks.empty() || ticks.back() < most;
+       decade *= 10) {
+    for (const double step : {1.0, 2.0, 5.0}) {
+      if (ticks.empty() || ticks.back() < most) {
+        ticks.push_back(decade * step);
+      }
+      if (ticks.size() > 1 && ticks[1] <= least) {
+        ticks.erase(ticks.begin());
+      }
+    }
+  }
+  if (ticks.size() == 1) {
+    ticks.push_back(ticks.front() * 10);
+  }
+  return ticks;
+}
+
 } // namespace offload::tools::svg

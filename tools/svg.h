@@ -2,6 +2,7 @@
 
 #include <ostream>
 #include <string>
+#include <vector>
 
 namespace offload::tools::svg {
 
@@ -27,5 +28,9 @@ void line(std::ostream& out, double x1, double y1, double x2, double y2, const c
 
 /// What `axis` is divided by into at most `most` parts: 1, 2 or 5 times a power of ten.
 double tick_step(double axis, int most);
+
+/// 1, 2 and 5 times powers of ten, at least two: the first is at or below `least`, the last at or above `most`. None
+/// where these are not positive.
+std::vector<double> log_ticks(double least, double most);
 
 } // namespace offload::tools::svg

@@ -101,6 +101,7 @@ Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, con
   Pass pass;
   pass.weights = std::move(weights);
   for (const LeasedStep& step : steps) {
+    pass.is_measured = pass.is_measured || step.took;
     const bool in_place = step.rows_only && std::all_of(step.weights.begin(), step.weights.end(), [&](WeightId weight) {
                             return (*pass.weights)[weight].source.direct;
                           });

@@ -50,6 +50,7 @@ struct Pass {
   WeightTablePtr weights = std::make_shared<const WeightTable>();
   std::vector<PlanStep> steps;
   std::vector<Choice> choices; ///< that a call may need too; they cost no time
+  bool is_measured = false;    ///< what steps cost has been
 
   std::uint64_t bytes(WeightId weight) const { return (*weights)[weight].bytes; }
 };

@@ -148,10 +148,13 @@ Order spread(const Order& used) {
 /// A ring longer than eight batches smooths nothing more, however large a single step is.
 std::uint64_t useful_ring(const Plan& p) { return std::min(p.residency.ring_bytes, 8 * kBatchBytes); }
 
-/// The shorter time; among times that no simulation distinguishes, the longer ring, which also absorbs what is not
-/// simulated: then the plan that streams less.
-bool better(const Plan& a, const Plan& b) {
-  const double same = a.callers.count > 1 ? 1e-2 : 2e-3; // of several callers, chance is a part
+/// What part of a time no simulation distinguishes: with several callers, or costs that were measured, chance is a part
+/// of it.
+double same_time(const Pass& pass, Callers callers) { return callers.count > 1 || pass.is_measured ? 1e-2 : 2e-3; }
+
+/// The shorter time; among those that are the same, the longer ring, which also absorbs what is not simulated: then the
+/// plan that streams less.
+bool better(const Plan& a, const Plan& b, double same) {
   if (std::abs(a.round.time_us - b.round.time_us) > same * b.round.time_us) {
     return a.round.time_us < b.round.time_us;
   }
@@ -181,7 +184,7 @@ Pass as_of_one(Pass pass, Callers callers) {
 
 /// Those of `plans`, which have been simulated roughly, that are simulated to the end: the fastest of them and the best
 /// by better(); for several callers, whose rings count for more than this shows, the fastest of each length of ring.
-std::vector<Plan> finalists(std::vector<Plan> plans, Callers callers) {
+std::vector<Plan> finalists(std::vector<Plan> plans, Callers callers, double same) {
   constexpr std::size_t kFinalists = 5;
   const auto faster = [](const Plan& a, const Plan& b) { return a.round.time_us < b.round.time_us; };
   std::vector<Plan> chosen;
@@ -199,7 +202,10 @@ std::vector<Plan> finalists(std::vector<Plan> plans, Callers callers) {
     return chosen;
   }
   while (chosen.size() < kFinalists && !plans.empty()) {
-    auto next = std::min_element(plans.begin(), plans.end(), chosen.empty() ? faster : better);
+    const auto before = [&](const Plan& a, const Plan& b) {
+      return chosen.empty() ? faster(a, b) : better(a, b, same);
+    };
+    const auto next = std::min_element(plans.begin(), plans.end(), before);
     chosen.push_back(std::move(*next));
     plans.erase(next);
   }
@@ -216,10 +222,11 @@ Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candida
     const Simulated rough = simulate(rough_pass, residency, machine, {}, kFewCalls);
     plans.push_back({std::move(residency), rough, {}, rough});
   }
+  const double same = same_time(pass, first.callers);
   Plan best = first;
-  for (Plan& plan : finalists(std::move(plans), first.callers)) {
+  for (Plan& plan : finalists(std::move(plans), first.callers, same)) {
     Plan finalist = evaluate(pass, std::move(plan.residency), machine, first.callers);
-    if (better(finalist, best)) {
+    if (better(finalist, best, same)) {
       best = std::move(finalist);
     }
   }
@@ -292,7 +299,7 @@ Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ri
     }
     residency.ring_bytes = streamed == 0 ? 0 : ring_bytes;
     Plan plan{std::move(residency), simulated, {}, simulated};
-    if (!best || better(plan, *best)) {
+    if (!best || better(plan, *best, same_time(pass, {}))) {
       best = std::move(plan);
     }
     if (best->round.streamed_bytes == 0) {

@@ -1,5 +1,6 @@
 #include <offload/runtime/observations.h>
 
+#include <bit>
 #include <set>
 #include <utility>
 
@@ -31,21 +32,24 @@ void Observations::record_steps(const std::string& method, std::size_t shape, st
   least_ring_ = minimum_capacity(pass());
 }
 
-bool Observations::wants_laps(const std::string& method, std::size_t shape) const {
-  constexpr int kEnough = 3; // the first ones may be slow for what is done once
+/// The first few, which are slow for what is done once, and then fewer and fewer.
+bool Observations::begin_alone(const std::string& method, std::size_t shape) {
+  constexpr int kFew = 3;
+  constexpr int kMost = 1024;
   const auto timed = timed_.find(method);
-  return method == planned_method_ && timed != timed_.end() && timed->second.shape == shape &&
-         timed->second.calls < kEnough;
+  if (method != planned_method_ || timed == timed_.end() || timed->second.shape != shape ||
+      timed->second.calls == kMost) {
+    return false;
+  }
+  const int calls = ++timed->second.calls;
+  return calls <= kFew || std::has_single_bit(static_cast<unsigned>(calls));
 }
 
 bool Observations::record_laps(const std::string& method, std::size_t shape, const Residency& residency,
                                const std::vector<Lap>& laps) {
-  if (!wants_laps(method, shape) ||
-      !offload::record_laps(measured_.at(method), model_->weights, residency, laps, machine_)) {
-    return false;
-  }
-  ++timed_.at(method).calls;
-  return true;
+  const auto timed = timed_.find(method);
+  return timed != timed_.end() && timed->second.shape == shape &&
+         offload::record_laps(measured_.at(method), model_->weights, residency, laps, machine_);
 }
 
 DeviceBudget Observations::divide(std::uint64_t vram, int lanes) const {

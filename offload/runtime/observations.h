@@ -39,11 +39,10 @@ class Observations {
     evidence_ = Evidence::sizes;
   }
 
-  /// Whether a call is one that plans are made for, and not enough of those have been timed.
-  bool wants_laps(const std::string& method, std::size_t shape) const;
+  /// A call begins that nothing is beside. True when it is one that plans are made for, and to be timed.
+  bool begin_alone(const std::string& method, std::size_t shape);
 
-  /// Such a call, beside which nothing else was done, took this where `residency` was placed. False when it was another
-  /// after all.
+  /// Such a call took this where `residency` was placed. False when it was another after all.
   bool record_laps(const std::string& method, std::size_t shape, const Residency& residency,
                    const std::vector<Lap>& laps);
 

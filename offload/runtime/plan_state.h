@@ -186,9 +186,9 @@ class PlanState {
   }
 
   /// See Observations.
-  bool wants_laps(const std::string& method, std::size_t shape) const {
+  bool begin_alone(const std::string& method, std::size_t shape) {
     const std::lock_guard lock(mutex_);
-    return readiness_ == Readiness::placed && observed_.wants_laps(method, shape);
+    return readiness_ == Readiness::placed && observed_.begin_alone(method, shape);
   }
   bool record_laps(const std::string& method, std::size_t shape, const Residency& residency,
                    const std::vector<Lap>& laps) {

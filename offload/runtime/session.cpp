@@ -68,7 +68,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
                              engine().first_in_ring());
   };
   const auto is_alone = [this] { return gate().callers() == 1; };
-  const bool is_timed = !trace && is_alone() && state_.wants_laps(request.method, request.shape);
+  const bool is_timed = !trace && is_alone() && state_.begin_alone(request.method, request.shape);
   const Executor::How how{.expected = sequences_.expected(request.method, request.shape, expected_by_plan),
                           .overflow = overflow,
                           .is_known_to_fit = state_.knows(request.shape),
