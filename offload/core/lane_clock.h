@@ -11,6 +11,11 @@ struct Lap {
   double host_us = 0;   ///< that the thread of the call needed to enqueue it; 0 on a host that is its own device
 };
 
+struct Laps {
+  std::vector<Lap> each;
+  bool host_waited = false; ///< for the device, at least in part of them: nobody knows how long it takes itself
+};
+
 /// Takes the time of stretches of a call, on its lane and on its thread, which is the only one that begins and ends
 /// them. The marks delay the lane by microseconds each.
 class LaneClock {
@@ -25,7 +30,7 @@ class LaneClock {
 
   /// The laps, in their order, once the call has ended. None while the lane has not come to the end of the last one;
   /// does not wait.
-  virtual std::optional<std::vector<Lap>> read() = 0;
+  virtual std::optional<Laps> read() = 0;
 };
 
 } // namespace offload

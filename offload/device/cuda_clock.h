@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <memory>
 
 #include <offload/core/lane_clock.h>
@@ -7,7 +9,8 @@
 
 namespace offload {
 
-/// Of a call that computes on `stream`, whose device is current while laps begin and end. `events` have times.
-std::unique_ptr<LaneClock> make_cuda_clock(cudaStream_t stream, std::shared_ptr<EventPool> events);
+/// Of a call that computes on `stream` of `device`, which is current while laps begin and end. `events` have times.
+std::unique_ptr<LaneClock> make_cuda_clock(c10::DeviceIndex device, cudaStream_t stream,
+                                           std::shared_ptr<EventPool> events);
 
 } // namespace offload

@@ -120,7 +120,7 @@ class CudaLane {
     }
 
     std::unique_ptr<LaneClock> make_clock() override {
-      return make_cuda_clock(caller_.stream(), lane_.calls_.timed_events());
+      return make_cuda_clock(lane_.device_, caller_.stream(), lane_.calls_.timed_events());
     }
 
     bool overflowed() const override { return lane_.memory_->overflowed() || state_->overflowed(); }

@@ -109,6 +109,7 @@ void LaneGate::admit() {
       groups_[waiter.lane] = waiter.group;
       claims_[waiter.lane] = std::min(waiter.bytes, room_ - std::min(room_, claimed()));
     }
+    ++admitted_;
     waiter.admitted.notify_one();
   }
 }
@@ -165,6 +166,11 @@ bool LaneGate::lower_room(std::uint64_t bytes) {
   const Lock lock(mutex_);
   room_ = bytes;
   return claimed() <= bytes;
+}
+
+std::uint64_t LaneGate::admitted() const {
+  const Lock lock(mutex_);
+  return admitted_;
 }
 
 std::uint64_t LaneGate::room() const {

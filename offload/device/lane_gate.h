@@ -36,6 +36,9 @@ class LaneGate {
   /// Calls in flight, and those that wait for their turn.
   int callers() const;
 
+  /// How many calls have got a lane, or all of them, so far.
+  std::uint64_t admitted() const;
+
   /// Ends the call and its claim.
   void release(int lane);
 
@@ -101,6 +104,7 @@ class LaneGate {
   std::uint64_t room_ OFFLOAD_GUARDED_BY(mutex_) = ~std::uint64_t{0};
   int usual_ OFFLOAD_GUARDED_BY(mutex_);                    // lanes below this
   std::vector<Group> exclusive_ OFFLOAD_GUARDED_BY(mutex_); // that somebody has
+  std::uint64_t admitted_ OFFLOAD_GUARDED_BY(mutex_) = 0;
 };
 
 /// A lane for as long as this lives.

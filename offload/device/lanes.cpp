@@ -12,13 +12,14 @@ class HostClock final : public LaneClock {
  public:
   void begin_lap() override { began_ = std::chrono::steady_clock::now(); }
   void end_lap() override {
-    laps_.push_back({std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began_).count(), 0});
+    laps_.each.push_back(
+        {std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began_).count(), 0});
   }
-  std::optional<std::vector<Lap>> read() override { return laps_; }
+  std::optional<Laps> read() override { return laps_; }
 
  private:
   std::chrono::steady_clock::time_point began_;
-  std::vector<Lap> laps_;
+  Laps laps_;
 };
 
 class HostLanes final : public Lanes {

@@ -34,6 +34,7 @@ constexpr double kTileRows = 32; // the fewest rows of a tile that libraries cho
 // For fp32; where tensor cores are faster, tiles end sooner by as much.
 constexpr double kTileUs = 90; // 128 x 128 x 1024 on one of the processors of an H200
 constexpr double kFillUs = 5;
+constexpr double kIsTheLimit = 0.9; // of the time of a lap, that its launches take
 
 double rate_of(const WeightTable& weights, const LeasedStep& step, const MachineProfile& machine) {
   const Arithmetic arithmetic = step.weights.empty() ? Arithmetic::fp32 : weights[step.weights.front()].arithmetic;
@@ -74,24 +75,30 @@ double ratio(double once, double twice) { return once > 0 ? twice / once : 1; }
 
 /// What a lap has taken, for the steps from `begin` to `end`: as they shared what it took before, and no more than
 /// that; of the first, as they would by the costs that nothing has shown.
-void share_lap(std::vector<LeasedStep>& steps, std::size_t begin, std::size_t end, Lap lap, const Pass& by_costs) {
-  Lap sum;
-  const bool is_known =
-      std::all_of(steps.begin() + static_cast<std::ptrdiff_t>(begin), steps.begin() + static_cast<std::ptrdiff_t>(end),
-                  [](const LeasedStep& step) { return step.took.has_value(); });
+void share_lap(std::vector<LeasedStep>& steps, std::size_t begin, std::size_t end, Lap lap, bool host_waited,
+               const Pass& by_costs) {
+  Lap costs;                                           // of all, as if nothing had been measured
+  Lap before;                                          // what is known
+  const bool is_known = steps[begin].took.has_value(); // and so of all
   for (std::size_t i = begin; i < end; ++i) {
-    steps[i].took = is_known ? steps[i].took : Lap{by_costs.steps[i].compute_us, by_costs.steps[i].launch_us};
-    sum.device_us += steps[i].took->device_us;
-    sum.host_us += steps[i].took->host_us;
+    const Lap cost{by_costs.steps[i].compute_us, by_costs.steps[i].launch_us};
+    steps[i].took = is_known ? steps[i].took : cost;
+    costs.device_us += cost.device_us;
+    before.device_us += steps[i].took->device_us;
+    before.host_us += steps[i].took->host_us;
+  }
+  lap.host_us = host_waited ? before.host_us : lap.host_us;
+  if (lap.host_us > kIsTheLimit * lap.device_us && !host_waited) { // the device waited for launches
+    lap.device_us = std::min(lap.device_us, costs.device_us);
   }
   if (is_known) {
-    lap = {std::min(lap.device_us, sum.device_us), std::min(lap.host_us, sum.host_us)};
+    lap = {std::min(lap.device_us, before.device_us), std::min(lap.host_us, before.host_us)};
   }
   const auto count = static_cast<double>(end - begin);
   for (std::size_t i = begin; i < end; ++i) {
     Lap& its = *steps[i].took;
-    its.device_us = sum.device_us > 0 ? lap.device_us * its.device_us / sum.device_us : lap.device_us / count;
-    its.host_us = sum.host_us > 0 ? lap.host_us * its.host_us / sum.host_us : lap.host_us / count;
+    its.device_us = before.device_us > 0 ? lap.device_us * its.device_us / before.device_us : lap.device_us / count;
+    its.host_us = before.host_us > 0 ? lap.host_us * its.host_us / before.host_us : lap.host_us / count;
   }
 }
 
@@ -133,7 +140,7 @@ std::vector<LeasedStep> with_twice_the_rows(const WeightTable& weights, std::vec
 }
 
 bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, const Residency& residency,
-                 const std::vector<Lap>& laps, const MachineProfile& machine) {
+                 const Laps& laps, const MachineProfile& machine) {
   std::vector<LeasedStep> known = steps;
   if (known.empty() || !known.front().weights.empty()) {
     known.insert(known.begin(), LeasedStep{});
@@ -148,12 +155,12 @@ bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, 
       begins.push_back(i);
     }
   }
-  if (begins.size() != laps.size()) {
+  if (begins.size() != laps.each.size()) {
     return false;
   }
   begins.push_back(known.size());
-  for (std::size_t lap = 0; lap < laps.size(); ++lap) {
-    share_lap(known, begins[lap], begins[lap + 1], laps[lap], by_costs);
+  for (std::size_t lap = 0; lap < laps.each.size(); ++lap) {
+    share_lap(known, begins[lap], begins[lap + 1], laps.each[lap], laps.host_waited, by_costs);
   }
   steps = std::move(known);
   return true;

@@ -64,10 +64,10 @@ std::vector<LeasedStep> with_twice_the_rows(const WeightTable& weights, std::vec
                                             const MachineProfile& machine);
 
 /// Has `steps` cost what a call took that leased what streams with `residency`: `laps` are what came before its first
-/// lease, and what came from each of them to the next. Of several calls, each lap is the shortest. False, and nothing
-/// is changed, when the call has leased something else.
+/// lease, and what came from each of them to the next. Of several calls, each lap is the shortest. What the device
+/// waits for launches is none of its work. False, and nothing is changed, when the call has leased something else.
 bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, const Residency& residency,
-                 const std::vector<Lap>& laps, const MachineProfile& machine);
+                 const Laps& laps, const MachineProfile& machine);
 
 /// The steps without the weights that are resident, and without the steps that are then empty; with ids that begin at
 /// `first`.

@@ -296,6 +296,7 @@ Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ri
     if (simulated.streamed_bytes == 0) { // the last step, which does stay in the simulated one
       simulated.streamed_bytes = streamed;
       simulated.time_us += static_cast<double>(streamed) / machine.link_bytes_per_us;
+      simulated.link_us += static_cast<double>(streamed) / machine.link_bytes_per_us;
     }
     residency.ring_bytes = streamed == 0 ? 0 : ring_bytes;
     Plan plan{std::move(residency), simulated, {}, simulated};
@@ -320,11 +321,13 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
   const std::vector<Order> orders = {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)),
                                      spread(used), used, backwards};
   // The ring that pays is a few batches, or a few of the largest steps; more of it is worth less than weights that
-  // stay.
+  // stay. Where only small steps stream, it is less than a batch, and still more than the smallest.
   const RingNeeds needs(pass);
   const std::uint64_t largest = needs.most();
-  std::vector<std::uint64_t> rings = {0,           kBatchBytes, 2 * kBatchBytes, 4 * kBatchBytes,
-                                      largest * 2, largest * 3, largest * 4,     8 * kBatchBytes};
+  std::vector<std::uint64_t> rings = {0, largest * 2, largest * 3, largest * 4};
+  for (std::uint64_t ring = kBatchBytes / 8; ring <= 8 * kBatchBytes; ring *= 2) {
+    rings.push_back(ring);
+  }
   std::sort(rings.begin(), rings.end());
   rings.erase(std::unique(rings.begin(), rings.end()), rings.end());
   std::vector<Residency> candidates;

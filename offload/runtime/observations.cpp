@@ -11,6 +11,7 @@ namespace offload {
 
 namespace {
 
+constexpr int kFew = 3;                    // calls
 constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of a lane, until a call has been seen
 
 /// All that its steps read, at once.
@@ -32,9 +33,13 @@ void Observations::record_steps(const std::string& method, std::size_t shape, st
   least_ring_ = minimum_capacity(pass());
 }
 
+bool Observations::has_enough_laps() const {
+  const auto timed = timed_.find(planned_method_);
+  return timed != timed_.end() && timed->second.recorded >= kFew;
+}
+
 /// The first few, which are slow for what is done once, and then fewer and fewer.
 bool Observations::begin_alone(const std::string& method, std::size_t shape) {
-  constexpr int kFew = 3;
   constexpr int kMost = 1024;
   const auto timed = timed_.find(method);
   if (method != planned_method_ || timed == timed_.end() || timed->second.shape != shape ||
@@ -46,10 +51,14 @@ bool Observations::begin_alone(const std::string& method, std::size_t shape) {
 }
 
 bool Observations::record_laps(const std::string& method, std::size_t shape, const Residency& residency,
-                               const std::vector<Lap>& laps) {
+                               const Laps& laps) {
   const auto timed = timed_.find(method);
-  return timed != timed_.end() && timed->second.shape == shape &&
-         offload::record_laps(measured_.at(method), model_->weights, residency, laps, machine_);
+  if (timed == timed_.end() || timed->second.shape != shape ||
+      !offload::record_laps(measured_.at(method), model_->weights, residency, laps, machine_)) {
+    return false;
+  }
+  ++timed->second.recorded;
+  return true;
 }
 
 DeviceBudget Observations::divide(std::uint64_t vram, int lanes) const {

@@ -42,9 +42,11 @@ class Observations {
   /// A call begins that nothing is beside. True when it is one that plans are made for, and to be timed.
   bool begin_alone(const std::string& method, std::size_t shape);
 
+  /// Whether so many have been that their costs are no accident.
+  bool has_enough_laps() const;
+
   /// Such a call took this where `residency` was placed. False when it was another after all.
-  bool record_laps(const std::string& method, std::size_t shape, const Residency& residency,
-                   const std::vector<Lap>& laps);
+  bool record_laps(const std::string& method, std::size_t shape, const Residency& residency, const Laps& laps);
 
   /// An example call could not be told from its sizes.
   void record_unsized(const std::string& why) { unsized_.push_back(why); }
@@ -104,7 +106,8 @@ class Observations {
   /// Calls like the one that showed the steps of a method.
   struct Timed {
     std::size_t shape = 0;
-    int calls = 0;
+    int calls = 0;    // that nothing was beside
+    int recorded = 0; // of these, whose laps are known
   };
 
   const Model* model_;

@@ -122,7 +122,7 @@ void OwnSession::choose_budget(const Options& options) {
 
 Placement OwnSession::placement() {
   if (transport_ && record_laps()) {
-    state_.predict_again();
+    state_.predict_again(PlanState::Then::nothing);
   }
   return state_.placement();
 }
@@ -131,7 +131,7 @@ c10::IValue OwnSession::call(const Request& request) {
   std::uint64_t exhausted_room = 0; // all the room for calls there was when it was stopped; 0 while it was not
   while (true) {
     if (record_laps()) {
-      state_.predict_again();
+      state_.predict_again(PlanState::Then::replan);
     }
     replan_beside_calls();
     if (auto output = call_in_turn(request, exhausted_room)) {

@@ -1,5 +1,7 @@
 #include <offload/runtime/plan_state.h>
 
+#include <optional>
+
 #include <offload/bytes.h>
 #include <offload/error.h>
 
@@ -184,22 +186,36 @@ void PlanState::restore(Observations before, std::size_t shape) {
   change();
 }
 
-/// Simulated without the mutex.
-void PlanState::predict_again() {
-  constexpr double kPays = 0.97; // of the time: weights that change places are brought again
+/// Simulated without the mutex. Weights that change places are brought again, which has to pay within some calls.
+void PlanState::predict_again(Then then) {
+  constexpr double kPays = 0.97; // of the time
+  constexpr double kCalls = 100;
   std::unique_lock lock(mutex_);
+  if (readiness_ != Readiness::placed) {
+    return; // a plan is to be made anyway
+  }
   const Observations observed = observed_;
   const std::uint64_t vram = given_.vram;
   const std::uint64_t changes = changes_;
   Plan now = plan_;
   lock.unlock();
-  now = observed.predict(std::move(now));
-  const double best_us = observed.plan(vram).round.time_us;
+  std::optional<Plan> best;
+  try {
+    now = observed.predict(std::move(now));
+    if (then == Then::replan && observed.has_enough_laps()) {
+      best = observed.plan(vram);
+    }
+  } catch (const Error&) { // what is placed is not what is observed any more
+    return;
+  }
   lock.lock();
   if (changes != changes_ || readiness_ != Readiness::placed) {
     return; // another plan has been made
   }
-  readiness_ = best_us < kPays * now.round.time_us ? Readiness::outdated : readiness_;
+  if (best && best->callers.count == now.callers.count && best->round.time_us < kPays * now.round.time_us) {
+    const double moves_us = static_cast<double>(bytes_of(best->residency)) / model_.machine.link_bytes_per_us;
+    readiness_ = kCalls * (now.round.time_us - best->round.time_us) > moves_us ? Readiness::outdated : readiness_;
+  }
   plan_ = std::move(now);
   change();
 }

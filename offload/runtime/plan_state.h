@@ -190,14 +190,17 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     return readiness_ == Readiness::placed && observed_.begin_alone(method, shape);
   }
-  bool record_laps(const std::string& method, std::size_t shape, const Residency& residency,
-                   const std::vector<Lap>& laps) {
+  bool record_laps(const std::string& method, std::size_t shape, const Residency& residency, const Laps& laps) {
     const std::lock_guard lock(mutex_);
-    return observed_.record_laps(method, shape, residency, laps);
+    const bool is_one = observed_.record_laps(method, shape, residency, laps);
+    changes_ += is_one ? 1 : 0; // what is predicted by what was known before is out of date
+    return is_one;
   }
 
-  /// What is placed is predicted anew, and outdated where another plan would be better by enough.
-  void predict_again();
+  /// What is placed is predicted anew. With `replan` it is outdated where calls that have been timed show that another
+  /// plan would be better by enough.
+  enum class Then { nothing, replan };
+  void predict_again(Then then);
 
   /// Of an example call: what its sizes tell, or why they do not.
   void record_sizes(const std::string& method, std::size_t shape, std::vector<LeasedStep> steps) {

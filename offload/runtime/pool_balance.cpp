@@ -192,7 +192,7 @@ PoolManager::Move PoolManager::rebalance() {
   return then <= all ? grow(*division.tenants[best], division.given[best]) : give_way(then - all);
 }
 
-/// Takes `bytes` from the room for calls: those that come keep to what is left, and those in flight end soon. False
+/// Takes `bytes` from the room for calls: those that come keep to what is left, and those in flight may end soon. False
 /// when they do not. The caller sets the room again.
 bool PoolManager::take_from_calls(std::uint64_t bytes) {
   LaneGate& gate = transport_->gate();
@@ -201,7 +201,7 @@ bool PoolManager::take_from_calls(std::uint64_t bytes) {
     return false;
   }
   const auto until = Clock::now() + kRests / 10;
-  while (!gate.lower_room(room - bytes) || !transport_->lanes().trim_to_room()) {
+  while (!gate.lower_room(room - bytes)) {
     if (turn_.waiting > 0) {
       throw Interrupted();
     }
@@ -210,7 +210,7 @@ bool PoolManager::take_from_calls(std::uint64_t bytes) {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return true;
+  return transport_->lanes().trim_to_room();
 }
 
 /// Brings more of its weights beside calls, so that these take `bytes`, and has them used. Later, when calls need the
@@ -247,9 +247,7 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
     set_room();
   });
   if (device_.is_cuda() && !take_from_calls(taken)) {
-    tenant.growth.rests_until = Clock::now() + kRests / 5; // others may find room
-    const Lock lock(mutex_);
-    tenant.growth.problem = "calls in flight take the room of " + format_bytes(taken) + " that it would get";
+    tenant.growth.rests_until = Clock::now() + kRests / 2; // calls have all the room meanwhile
     return Move::later;
   }
   peak_.coming = taken;
@@ -293,14 +291,17 @@ PoolManager::Move PoolManager::grow(Tenant& tenant, std::uint64_t bytes) {
 std::function<void(std::uint64_t bytes)> PoolManager::beside_calls(const PooledSession& session) {
   return [this, &session, streamed = transport_->link_bytes(), begun = Clock::now()](std::uint64_t bytes) mutable {
     const std::uint64_t now = transport_->link_bytes();
-    if (std::exchange(streamed, now) != now) {
-      std::this_thread::sleep_until(begun +
-                                    std::chrono::microseconds(static_cast<std::int64_t>(4 * session.link_us(bytes))));
-    }
-    if (turn_.waiting > 0) {
-      throw Interrupted();
-    }
-    begun = Clock::now();
+    const bool calls_stream = std::exchange(streamed, now) != now;
+    const auto until = begun + std::chrono::microseconds(static_cast<std::int64_t>(4 * session.link_us(bytes)));
+    do {
+      if (turn_.waiting > 0) {
+        throw Interrupted();
+      }
+      begun = Clock::now();
+      if (calls_stream && begun < until) {
+        std::this_thread::sleep_for(std::min<Clock::duration>(until - begun, std::chrono::milliseconds(5)));
+      }
+    } while (calls_stream && begun < until);
   };
 }
 

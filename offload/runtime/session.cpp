@@ -67,8 +67,9 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
     return streamed_sequence(model_.pass_of(model_.static_steps(request.method)), state_.residency(),
                              engine().first_in_ring());
   };
-  const auto is_alone = [this] { return gate().callers() == 1; };
-  const bool is_timed = !trace && is_alone() && state_.begin_alone(request.method, request.shape);
+  const std::uint64_t admitted = gate().admitted();
+  const auto is_alone = [&] { return gate().callers() == 1 && gate().admitted() == admitted; };
+  const bool is_timed = !trace && is_alone() && !knows_laps() && state_.begin_alone(request.method, request.shape);
   const Executor::How how{.expected = sequences_.expected(request.method, request.shape, expected_by_plan),
                           .overflow = overflow,
                           .is_known_to_fit = state_.knows(request.shape),
@@ -101,12 +102,22 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   return made;
 }
 
+bool Session::knows_laps() const {
+  const std::lock_guard lock(timed_mutex_);
+  return timed_.has_value();
+}
+
 bool Session::record_laps() {
   std::optional<TimedCall> call;
-  std::optional<std::vector<Lap>> laps;
+  std::optional<Laps> laps;
   {
     const std::lock_guard lock(timed_mutex_);
-    if (!timed_ || !(laps = timed_->clock->read())) {
+    try {
+      if (!timed_ || !(laps = timed_->clock->read())) {
+        return false;
+      }
+    } catch (const Error&) { // nobody will ever read it
+      timed_.reset();
       return false;
     }
     call.swap(timed_);

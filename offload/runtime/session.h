@@ -101,7 +101,9 @@ class Session {
     std::unique_ptr<LaneClock> clock;
   };
 
-  std::mutex timed_mutex_;
+  bool knows_laps() const; ///< that are not recorded yet
+
+  mutable std::mutex timed_mutex_;
   std::optional<TimedCall> timed_; // of which nobody knows yet
   mutable std::mutex placed_mutex_;
   std::pair<Stats, std::chrono::steady_clock::time_point> placed_{
