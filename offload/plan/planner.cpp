@@ -325,7 +325,7 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
   const RingNeeds needs(pass);
   const std::uint64_t largest = needs.most();
   std::vector<std::uint64_t> rings = {0, largest * 2, largest * 3, largest * 4};
-  for (std::uint64_t ring = kBatchBytes / 8; ring <= 8 * kBatchBytes; ring *= 2) {
+  for (std::uint64_t ring = kBatchBytes / 4; ring <= 8 * kBatchBytes; ring *= 2) {
     rings.push_back(ring);
   }
   std::sort(rings.begin(), rings.end());
