@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load pool bench models file sanitizer; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load pool bench errors models file sanitizer; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests load pool bench models file sanitizer}
+parts=${*:-tests load pool bench errors models file sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 OFFLOAD_BENCH_COMMIT=$(cat "$binaries/commit")
@@ -141,9 +141,15 @@ bench() {
   return "$status"
 }
 
+# How true predictions are, before the first call and after two.
+errors() {
+  "$binaries/bench" --errors --model "$made/full/vit.pt" --model "$made/full/encoder.pt" --model "$made/full/bert.pt" \
+    --model "$made/language.pt" --output-dir "$out/errors"
+}
+
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 # Models are made beside what needs little of the processors; nothing runs beside what is timed.
-if [[ " $parts " == *" models "* || " $parts " == *" bench "* ]]; then
+if [[ " $parts " == *" models "* || " $parts " == *" bench "* || " $parts " == *" errors "* ]]; then
   make_models >"$out/made.log" 2>&1 &
   making=$!
 fi
@@ -152,6 +158,7 @@ part tests tests
 part load load
 part pool pool
 part bench bench
+part errors errors
 part file file
 (part models models; exit "$failed") &
 checking=$!
