@@ -321,9 +321,10 @@ TEST(Module, ReportsWhatWouldHelp) {
   std::ostringstream text;
   text << report;
   EXPECT_NE(text.str().find("Calls are bound by "), std::string::npos) << text.str();
-  if (report.deviation.factor != 1) { // as where a sanitizer slows down what is computed
-    EXPECT_NE(text.str().find(" times as long as predicted"), std::string::npos) << text.str();
-    return;
+  const bool takes_as_predicted = report.deviation.factor == 1;
+  EXPECT_EQ(text.str().find(" times as long as predicted") == std::string::npos, takes_as_predicted) << text.str();
+  if (!takes_as_predicted || report.bound == Bound::compute || report.bound == Bound::launches) {
+    return; // a sanitizer, or others on the machine, slow down what is computed
   }
   const auto all = std::find_if(report.advice.begin(), report.advice.end(), [](const Advice& advice) {
     return advice.change == Change::budget && advice.then.streamed_bytes == 0;

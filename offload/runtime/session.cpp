@@ -113,11 +113,11 @@ bool Session::record_laps() {
   {
     const std::lock_guard lock(timed_mutex_);
     try {
-      if (!timed_ || !(laps = timed_->clock->read())) {
-        return false;
-      }
+      laps = timed_ ? timed_->clock->read() : std::nullopt;
     } catch (const Error&) { // nobody will ever read it
       timed_.reset();
+    }
+    if (!laps) {
       return false;
     }
     call.swap(timed_);
