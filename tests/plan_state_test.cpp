@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -113,6 +114,52 @@ TEST(PlanState, SaysWhenItIsTheDeviceThatHasNoMore) {
     EXPECT_NE(std::string(error.what()).find("free device memory"), std::string::npos) << error.what();
   }
   state.refuse_again(7); // it may have more by then
+}
+
+TEST(PlanState, PredictsByWhatCallsTookAndMovesWeightsWhereThatPays) {
+  const Model model = named_model(6, c10::kCPU);
+  PlanState state(model, "forward");
+  state.give({16_MiB, std::nullopt});
+  state.record_steps("forward", 7, {{{0}}, {{1}}, {{2}}, {{3}}, {{4}}, {{5}}});
+  const Residency nothing{std::vector<std::uint64_t>(6), 16_MiB};
+  Plan plan = state.make_plan();
+  plan.residency = nothing;
+  state.set_plan(plan, PlanState::Readiness::placed);
+  EXPECT_FALSE(state.begin_alone("forward", 8)) << "a call of another shape";
+  EXPECT_TRUE(state.begin_alone("forward", 7));
+  const auto record = [&](double lap_us) {
+    return state.record_laps("forward", 7, nothing, {std::vector<Lap>(7, {lap_us, 0}), false});
+  };
+  EXPECT_TRUE(record(5000));
+  state.predict_again(PlanState::Then::replan);
+  EXPECT_NEAR(state.placement().predicted.time_us, 7 * 5000, 100);
+  EXPECT_EQ(state.residency(), nothing);
+  EXPECT_TRUE(record(20));
+  state.predict_again(PlanState::Then::replan);
+  EXPECT_EQ(state.readiness(), PlanState::Readiness::placed) << "two calls may be an accident";
+  EXPECT_TRUE(record(20));
+  state.predict_again(PlanState::Then::nothing);
+  EXPECT_EQ(state.readiness(), PlanState::Readiness::placed) << "nobody has asked for it";
+  const double as_placed_us = state.placement().predicted.time_us;
+  state.predict_again(PlanState::Then::replan);
+  EXPECT_EQ(state.readiness(), PlanState::Readiness::outdated);
+  EXPECT_LT(state.make_plan().round.time_us, 0.97 * as_placed_us);
+}
+
+TEST(PlanState, LeavesWeightsWhereTheyAreIfThatIsBest) {
+  const Model model = named_model(6, c10::kCPU);
+  PlanState state(model, "forward");
+  state.give({16_MiB, std::nullopt});
+  state.record_steps("forward", 7, {{{0}}, {{1}}, {{2}}, {{3}}, {{4}}, {{5}}});
+  state.set_plan(state.make_plan(), PlanState::Readiness::placed);
+  const Residency placed = state.residency();
+  const std::size_t streamed =
+      6 - static_cast<std::size_t>(std::count(placed.bytes.begin(), placed.bytes.end(), 4_MiB));
+  for (int call = 0; call < 4; ++call) {
+    EXPECT_TRUE(state.record_laps("forward", 7, placed, {std::vector<Lap>(streamed + 1, {5000, 0}), false}));
+    state.predict_again(PlanState::Then::replan);
+  }
+  EXPECT_EQ(state.readiness(), PlanState::Readiness::placed) << "the device is the limit, whatever is resident";
 }
 
 TEST(PlanState, ForgetsACallThatFailed) {
