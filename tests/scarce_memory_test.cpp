@@ -81,7 +81,14 @@ TEST(ScarceMemory, WithinACallLeavesAModuleThatWorks) {
       scarce.reset();
       granted = -1;
       for (int call = 0; call < 2; ++call) {
-        EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), "");
+        try {
+          EXPECT_EQ(tools::first_difference(pair.offloaded.forward({x}), expected), "");
+        } catch (const Error&) { // memory ran out for what was brought ahead for it
+          if (call > 0 || !ran_out) {
+            throw;
+          }
+          ++failed;
+        }
       }
     } while (ran_out && !HasFailure());
     EXPECT_GT(failed, 10);
