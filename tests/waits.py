@@ -132,7 +132,7 @@ def find_waits(file):
 def copy_tree(target):
     """Copies what is built, and writes only what differs, so that a build directory is good for the next time."""
     names = [ROOT / "CMakeLists.txt"]
-    for folder in ("offload", "tests"):
+    for folder in ("offload", "tests", "tools"):
         files = (ROOT / folder).rglob("*")
         names += [path for path in files if path.suffix in (".h", ".cpp") or path.name == "CMakeLists.txt"]
     for path in names:
