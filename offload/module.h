@@ -7,6 +7,7 @@
 #include <iosfwd>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include <offload/options.h>
 #include <offload/placement.h>
 #include <offload/process.h>
+#include <offload/timeline.h>
 
 namespace offload {
 
@@ -118,6 +120,11 @@ class OFFLOAD_API Module {
   /// Simulates what would help, on what calls have shown until now: a dozen plans, which take milliseconds, of a large
   /// model for several callers seconds. Calls are not held up.
   Report report() const;
+
+  /// What link, device and host did in the last call that was timed, and has ended on the device. Of the calls that are
+  /// like those that plans are made for, and that no other call was beside, the first three are timed, and then the
+  /// 4th, 8th, 16th and so on up to the 1024th. None before the first of them.
+  std::optional<Timeline> timeline() const;
 
   /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait. Throws BudgetError when
   /// it is below the minimum, and ArchiveError when weights are still read from the file and that has changed: the

@@ -348,6 +348,8 @@ GOOD = [
     ("plan", f"noforward.pt --device cpu --method encode {X}"),
     ("plan", "straight.pt --device cpu --input 'float32[0,128]'"),
     ("run", f"straight.pt {CPU} --vram {{smallest}} --check"),
+    ("run", f"straight.pt {CPU} --vram {{smallest}} --format svg"),
+    ("run", f"straight.pt {CPU} --vram {{smallest}} --format trace --threads 2 --check"),
     ("run", f"straight.pt {CPU} --vram 18446744073709551615 --check"),
     ("run", f"straight.pt {CPU} --vram 1GiB --host 1GiB --pinned 1MiB --library known.so"),
     ("run", "straight.pt --device cpu --inputs good.calls.pt --check --reference whole.pt --save saved.pt"),

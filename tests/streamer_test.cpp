@@ -58,6 +58,33 @@ TEST(Streamer, WaitsForTheDeviceNowhereInACall) {
   EXPECT_EQ(device.link().calls(Call::synchronize), 0U);
 }
 
+TEST(Streamer, TakesTheTimeOfCopiesWhenAsked) {
+  for (const Host host : {Host::direct, Host::staged, Host::mixed}) {
+    Shape shape = uniform(6, 2);
+    shape.host = host;
+    Streaming device(shape);
+    EXPECT_TRUE(device.streamer().take_marked().empty());
+    device.call(0, each_once(6));
+    EXPECT_TRUE(device.streamer().take_marked().empty()) << "nobody has asked";
+    device.streamer().mark_copies();
+    device.call(0, each_once(6));
+    EXPECT_EQ(device.finish(), "");
+    std::uint64_t bytes = 0;
+    for (const MarkedBatch& batch : device.streamer().take_marked()) {
+      batch.arrival->await_issued();
+      ASSERT_TRUE(batch.arrival->began && batch.arrival->came);
+      EXPECT_GE(batch.arrival->came->us_after(*batch.arrival->began), 0);
+      for (const Fetch& fetch : batch.fetches) {
+        bytes += fetch.bytes;
+      }
+    }
+    EXPECT_EQ(bytes, 6 * kUnit);
+    device.call(0, each_once(6));
+    EXPECT_TRUE(device.streamer().take_marked().empty()) << "nobody has asked again";
+    EXPECT_EQ(device.finish(), "");
+  }
+}
+
 TEST(Streamer, ReturnsTheStepsThatWereExecuted) {
   Streaming device(uniform(3, 3));
   device.begin(0, each_once(3));

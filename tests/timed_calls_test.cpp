@@ -5,6 +5,8 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -72,6 +74,30 @@ TEST_P(TimedCalls, AreThoseThatPlansAreMadeFor) {
   }
   EXPECT_GE(predicted_us(), kPauses * kPauseUs);
   EXPECT_LT(predicted_us(), 8 * kPauses * kPauseUs);
+}
+
+TEST_P(TimedCalls, AreDrawn) {
+  using Lane = Timeline::Lane;
+  const at::Tensor x = rows(2);
+  module_.forward({x}).toTensor().cpu();
+  EXPECT_FALSE(module_.timeline()) << "it was not timed, since plans were made in it";
+  for (int call = 0; call < 2; ++call) {
+    module_.forward({x}).toTensor().cpu();
+  }
+  const std::optional<Timeline> timeline = module_.timeline();
+  ASSERT_TRUE(timeline);
+  EXPECT_GE(timeline->time_us, 2 * kPauses * kPauseUs);
+  EXPECT_GE(timeline->busy_us(Lane::compute) + timeline->busy_us(Lane::host), 2 * kPauses * kPauseUs);
+  EXPECT_EQ(timeline->busy_us(Lane::link) > 0, module_.placement().predicted.streamed_bytes > 0);
+  std::set<std::string> computed;
+  for (const Timeline::Entry& entry : timeline->entries) {
+    EXPECT_GE(entry.begin_us, 0);
+    EXPECT_LE(entry.begin_us + entry.us, timeline->time_us + 1e-6);
+    if (entry.lane == Lane::compute) {
+      computed.insert(entry.weights.begin(), entry.weights.end());
+    }
+  }
+  EXPECT_EQ(computed.size(), static_cast<std::size_t>(kPauses)) << "each weight is read in some lap";
 }
 
 INSTANTIATE_TEST_SUITE_P(WhereWeightsStay, TimedCalls, testing::Values(1, 3, 8));

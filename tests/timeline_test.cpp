@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 
 #include <offload/bytes.h>
 #include <offload/plan/planner.h>
+#include <offload/plan/recorded_call.h>
 #include <offload/plan/simulate.h>
 
 #include "weight_tables.h"
@@ -117,6 +119,45 @@ TEST(Timeline, OfWhatIsResidentIsComputeAlone) {
   EXPECT_EQ(timeline.entries.size(), 4U);
   EXPECT_EQ(timeline.busy_us(Lane::compute), timeline.time_us);
   EXPECT_EQ(timeline_of({}, {}, machine_of_timelines()).entries.size(), 0U);
+}
+
+/// Weights 1 and 3 stream. The laps: what comes before weight 1, with weight 0; then those of 1 and 2; then of 3.
+RecordedCall recorded_call() {
+  RecordedCall call;
+  call.laps = {{{0, 100}, {-50, -40}}, {{150, 350}, {-30, 10}}, {{350, 400}, {20, 30}}};
+  call.copies = {{{1}, {-60, 150}}, {{3}, {140, 340}}, {{1}, {390, std::numeric_limits<double>::infinity()}}};
+  return call;
+}
+
+TEST(Timeline, OfACallThatWasRecordedShowsItsLaps) {
+  const Pass pass = pass_of(std::vector<std::uint64_t>(4, 21_MiB), 100);
+  const Timeline timeline = timeline_of(recorded_call(), pass, {{21_MiB, 0, 21_MiB, 0}, 64_MiB});
+  expect_in_order(timeline);
+  EXPECT_DOUBLE_EQ(timeline.time_us, 400);
+  EXPECT_DOUBLE_EQ(timeline.busy_us(Lane::compute), 350);
+  EXPECT_DOUBLE_EQ(timeline.busy_us(Lane::stall), 50);
+  EXPECT_DOUBLE_EQ(timeline.busy_us(Lane::host), 10 + 10) << "from when the call began";
+  EXPECT_DOUBLE_EQ(timeline.busy_us(Lane::link), 150 + 190 + 10) << "one after the other, until the call ends";
+  std::vector<std::vector<std::string>> computed;
+  for (const Timeline::Entry& entry : timeline.entries) {
+    if (entry.lane == Lane::compute) {
+      computed.push_back(entry.weights);
+    }
+    if (entry.lane == Lane::stall) {
+      EXPECT_EQ(entry.weights, std::vector<std::string>{"w1"});
+    }
+  }
+  EXPECT_EQ(computed, (std::vector<std::vector<std::string>>{{"w0"}, {"w1", "w2"}, {"w3"}}));
+  EXPECT_EQ(timeline.entries.front().bytes, 15_MiB) << "150 of 210 us lie in the call";
+}
+
+TEST(Timeline, OfACallOfWhichNothingStreamsIsOneLap) {
+  const Pass pass = pass_of(std::vector<std::uint64_t>(3, 1_MiB), 100);
+  const Timeline timeline = timeline_of({{{{0, 70}, {}}}, {}}, pass, {std::vector<std::uint64_t>(3, 1_MiB), 0});
+  ASSERT_EQ(timeline.entries.size(), 1U);
+  EXPECT_EQ(timeline.entries[0].weights.size(), 3U);
+  EXPECT_EQ(timeline.entries[0].bytes, 3_MiB);
+  EXPECT_EQ(timeline_of(RecordedCall(), pass, {std::vector<std::uint64_t>(3), 1_MiB}).entries.size(), 0U);
 }
 
 } // namespace

@@ -48,10 +48,10 @@ std::string last_line(std::string text);
 /// An empty value of any option is an error that names it: call it when all options are there.
 void refuse_empty_values(CLI::App& app);
 
-/// Throws InputError, saying which there are, when `module` has no such method.
 /// Throws InputError.
 c10::Device parse_device(const std::string& text);
 
+/// Throws InputError, saying which there are, when `module` has no such method.
 const c10::FunctionSchema& schema_of(const torch::jit::Module& module, const std::string& method);
 
 /// Parses the command line and runs `command`: what is thrown becomes one line on standard error and an exit code. An

@@ -139,8 +139,9 @@ int main(int argc, char** argv) {
     } else if (arguments.format == "svg" || arguments.format == "trace") {
       const offload::Timeline timeline = offload::timeline(std::move(module), options, profile);
       const std::string heading = "A call of " + std::filesystem::path(arguments.model).filename().string();
-      std::cout << (arguments.format == "svg" ? offload::tools::to_svg(timeline, heading)
-                                              : offload::tools::to_trace(timeline, heading) + "\n");
+      std::cout << (arguments.format == "svg"
+                        ? offload::tools::to_svg(timeline, heading, "the output of the call before")
+                        : offload::tools::to_trace(timeline, heading) + "\n");
     } else {
       const offload::Placement placement = offload::preview(std::move(module), options, profile);
       if (arguments.format == "json") {

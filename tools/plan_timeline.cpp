@@ -20,10 +20,11 @@ struct Style {
   const char* color;
   const char* what;
 };
-constexpr std::array<Style, 3> kLanes = {
+constexpr std::array<Style, 4> kLanes = {
     {{Timeline::Lane::link, "#2f86d6", "link: weights are copied"},
      {Timeline::Lane::compute, "#4c9a52", "compute: steps that read weights"},
-     {Timeline::Lane::stall, "#d9534f", "stall: nothing is computed, the next step waits for copies"}}};
+     {Timeline::Lane::stall, "#d9534f", "stall: nothing is computed, the next step waits for copies"},
+     {Timeline::Lane::host, "#8a6fbf", "host: the thread enqueues"}}};
 
 constexpr double kWidth = 1200;
 constexpr double kLeft = 84;
@@ -31,13 +32,21 @@ constexpr double kPlotWidth = kWidth - kLeft - 20;
 constexpr double kTop = 76; // of the first lane
 constexpr double kLaneHeight = 34;
 constexpr double kLaneStep = 46;
-constexpr double kBottom = kTop + 3 * kLaneStep;
+
+/// The lanes of the picture: the host's only where it is known.
+std::vector<Style> lanes_of(const Timeline& timeline) {
+  std::vector<Style> lanes(kLanes.begin(), kLanes.end());
+  if (timeline.busy_us(Timeline::Lane::host) == 0) {
+    lanes.pop_back();
+  }
+  return lanes;
+}
 
 /// "a.weight", or "a.weight and 3 more".
 std::string name_of(const Timeline::Entry& entry) {
   const std::size_t count = entry.weights.size();
   if (count == 0) {
-    return "rows, read in place";
+    return entry.lane == Timeline::Lane::host ? "before the first weight" : "no weights, or rows in place";
   }
   return entry.weights.front() + (count > 1 ? " and " + std::to_string(count - 1) + " more" : "");
 }
@@ -109,25 +118,27 @@ void draw_lane(std::ostream& out, const Timeline& timeline, const Style& style, 
   }
 }
 
-void draw_axis(std::ostream& out, double time_us) {
+void draw_axis(std::ostream& out, double time_us, double bottom, const std::string& origin) {
   const double step = svg::tick_step(time_us, 12);
   for (int tick = 0; tick * step <= time_us; ++tick) {
     const double x = kLeft + kPlotWidth * (tick * step) / time_us;
-    svg::line(out, x, kTop - 6, x, kBottom, svg::kGrid, 0.6, "", 0.5);
+    svg::line(out, x, kTop - 6, x, bottom, svg::kGrid, 0.6, "", 0.5);
     std::array<char, 32> label{};
     std::snprintf(label.data(), label.size(), "%g", tick * step / 1e3);
-    svg::text(out, x, kBottom + 16, "middle", 11, label.data());
+    svg::text(out, x, bottom + 16, "middle", 11, label.data());
   }
-  svg::text(out, kLeft + kPlotWidth / 2, kBottom + 34, "middle", 11, "ms since the output of the call before");
+  svg::text(out, kLeft + kPlotWidth / 2, bottom + 34, "middle", 11, "ms since " + origin);
 }
 
 } // namespace
 
-std::string to_svg(const Timeline& timeline, const std::string& heading) {
+std::string to_svg(const Timeline& timeline, const std::string& heading, const std::string& origin) {
+  const std::vector<Style> lanes = lanes_of(timeline);
+  const double bottom = kTop + kLaneStep * static_cast<double>(lanes.size());
   std::ostringstream out;
-  svg::begin(out, kWidth, kBottom + 48, heading + ": " + number("%.3g ms", timeline.time_us / 1e3));
+  svg::begin(out, kWidth, bottom + 48, heading + ": " + number("%.3g ms", timeline.time_us / 1e3));
   double x = 20;
-  for (const Style& style : kLanes) {
+  for (const Style& style : lanes) {
     const double share = timeline.time_us > 0 ? timeline.busy_us(style.lane) / timeline.time_us : 0;
     const std::string what =
         std::string(style.what) + ", " + std::to_string(std::lround(share * 100)) + "% of the time";
@@ -136,10 +147,10 @@ std::string to_svg(const Timeline& timeline, const std::string& heading) {
     x += 40 + 6.4 * static_cast<double>(what.size());
   }
   if (timeline.time_us > 0) {
-    draw_axis(out, timeline.time_us);
+    draw_axis(out, timeline.time_us, bottom, origin);
   }
-  for (std::size_t i = 0; i < kLanes.size(); ++i) {
-    draw_lane(out, timeline, kLanes[i], kTop + kLaneStep * static_cast<double>(i));
+  for (std::size_t i = 0; i < lanes.size(); ++i) {
+    draw_lane(out, timeline, lanes[i], kTop + kLaneStep * static_cast<double>(i));
   }
   svg::end(out);
   return out.str();
@@ -149,7 +160,7 @@ std::string to_trace(const Timeline& timeline, const std::string& heading) {
   using Json = nlohmann::ordered_json;
   Json events = Json::array();
   events.push_back({{"name", "process_name"}, {"ph", "M"}, {"pid", 1}, {"args", {{"name", heading}}}});
-  for (const Style& style : kLanes) {
+  for (const Style& style : lanes_of(timeline)) {
     const auto thread = static_cast<int>(style.lane) + 1;
     events.push_back({{"name", "thread_name"},
                       {"ph", "M"},

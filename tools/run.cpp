@@ -4,13 +4,10 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
-#include <caffe2/serialize/inline_container.h>
-#include <torch/csrc/jit/serialization/pickler.h>
 
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -22,6 +19,8 @@
 #include <offload/preview.h>
 #include <tools/calls.h>
 #include <tools/compare.h>
+#include <tools/plan_timeline.h>
+#include <tools/save_calls.h>
 
 namespace {
 
@@ -37,7 +36,7 @@ struct Arguments : offload::tools::CallArguments {
   bool check = false;
 
   void add_options_to(CLI::App& app) {
-    add_calls_to(app);
+    add_calls_to(app, {"table", "json", "svg", "trace"});
     app.add_option("--calls", calls, "how many; default: each of --inputs once, or 3")
         ->check(CLI::Range(1, 1000000000));
     app.add_option("--threads", threads, "that call at the same time, each on a lane of its own up to 16")
@@ -60,41 +59,6 @@ void seed_call(const Arguments& arguments, std::size_t call) {
   if (arguments.check && arguments.threads == 1) {
     at::manual_seed(call % 1000);
   }
-}
-
-/// What torch.load takes by default: containers of no declared type, and tuples and objects as the values in them.
-c10::IValue plain(const c10::IValue& value) {
-  if (value.isList()) {
-    c10::impl::GenericList list(c10::AnyType::get());
-    for (const c10::IValue& element : value.toListRef()) {
-      list.push_back(plain(element));
-    }
-    return list;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> elements;
-    for (const c10::IValue& element : value.toTupleRef().elements()) {
-      elements.push_back(plain(element));
-    }
-    return c10::ivalue::Tuple::create(std::move(elements));
-  }
-  if (value.isGenericDict()) {
-    c10::impl::GenericDict dict(c10::AnyType::get(), c10::AnyType::get());
-    for (const auto& entry : value.toGenericDict()) {
-      dict.insert(plain(entry.key()), plain(entry.value()));
-    }
-    return dict;
-  }
-  if (value.isTensor() && value.toTensor().defined() &&
-      c10::isBarebonesUnsignedType(
-          value.toTensor().scalar_type())) { // pickles name their storages, torch.load does not
-    throw offload::InputError(std::string("--save: a tensor is ") + c10::toString(value.toTensor().scalar_type()) +
-                              ", which torch.load does not take");
-  }
-  if (value.isObject() || value.isFuture()) {
-    throw offload::InputError("--save: an output is a " + value.tagKind() + ", which torch.load does not take");
-  }
-  return value;
 }
 
 struct Outcome {
@@ -210,49 +174,6 @@ std::vector<c10::IValue> run_reference(const Arguments& arguments, const std::ve
   return outputs;
 }
 
-void save(const std::string& path, const std::vector<Call>& calls, const std::vector<c10::IValue>& outputs) {
-  if (!std::ofstream(path, std::ios::binary)) {
-    throw offload::InputError("--save " + path + ": can not be written");
-  }
-  c10::impl::GenericList inputs(c10::AnyType::get());
-  c10::impl::GenericList results(c10::AnyType::get());
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    c10::impl::GenericList values(c10::AnyType::get());
-    for (const c10::IValue& input : calls[i % calls.size()]) {
-      values.push_back(plain(input));
-    }
-    inputs.push_back(values);
-    results.push_back(plain(outputs[i]));
-  }
-  c10::impl::GenericDict dict(c10::StringType::get(), c10::AnyType::get());
-  dict.insert("inputs", inputs);
-  dict.insert("outputs", results);
-  // As torch.save lays it out. Without the type tags that pickle_save adds: torch.load refuses them by default.
-  std::string pickled;
-  torch::jit::Pickler pickler([&](const char* data, std::size_t size) { pickled.append(data, size); },
-                              /*tensor_table=*/nullptr, /*type_renamer=*/nullptr, /*memoized_class_types=*/nullptr,
-                              /*get_tensor_id=*/nullptr, /*tag_aggregates=*/false);
-  pickler.protocol();
-  pickler.pushIValue(dict);
-  pickler.stop();
-  std::ofstream file(path, std::ios::binary);
-  {
-    caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
-      file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
-      return size; // whether it was written is asked at the end: the writer throws where it must not
-    });
-    writer.writeRecord("data.pkl", pickled.data(), pickled.size());
-    for (std::size_t i = 0; i < pickler.tensorData().size(); ++i) {
-      const torch::jit::WriteableTensorData data = torch::jit::getWriteableTensorData(pickler.tensorData()[i]);
-      writer.writeRecord("data/" + std::to_string(i), data.data(), data.sizeInBytes());
-    }
-    writer.writeEndOfFile();
-  }
-  if (!file.flush()) {
-    throw offload::Error(path + ": can not be written");
-  }
-}
-
 nlohmann::ordered_json json_of(const std::vector<offload::Advice>& advice) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const offload::Advice& each : advice) {
@@ -340,6 +261,20 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
       << report;
 }
 
+/// The last call that was timed.
+void draw(const Arguments& arguments, const offload::Module& module, std::ostream& out) {
+  const std::optional<offload::Timeline> timeline = module.timeline();
+  if (!timeline) {
+    throw offload::InputError("--format " + arguments.format +
+                              ": no call was timed, since none was alone, or each had a shape of its own; give "
+                              "--threads 1, and --calls for more calls");
+  }
+  const std::string heading = "A call of " + std::filesystem::path(arguments.model).filename().string() +
+                              ", as it ran on " + module.device().str();
+  out << (arguments.format == "svg" ? offload::tools::to_svg(*timeline, heading, "it began on the device")
+                                    : offload::tools::to_trace(*timeline, heading) + "\n");
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -380,9 +315,13 @@ int main(int argc, char** argv) {
     }
     const Outcome outcome = make_calls(module, arguments, calls, count, writes_state, expected);
     if (!arguments.save.empty()) {
-      save(arguments.save, calls, outcome.outputs);
+      offload::tools::save_calls(arguments.save, calls, outcome.outputs);
     }
-    report(arguments, module.placement(), outcome, module.report(), std::cout);
+    if (arguments.format == "svg" || arguments.format == "trace") {
+      draw(arguments, module, std::cout);
+    } else {
+      report(arguments, module.placement(), outcome, module.report(), std::cout);
+    }
     if (!outcome.difference.empty()) {
       std::cerr << "error: not the output of the reference: " << outcome.difference << '\n';
       return offload::tools::kWrongResult;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <offload/core/link.h>
+#include <offload/core/mark.h>
 #include <offload/core/words.h>
 
 namespace offload {
@@ -17,6 +18,9 @@ struct Arrival {
   std::atomic<bool> issued = false; ///< `fence` and `failure` are set and do not change any more
   std::string failure;              ///< why the copies were not enqueued; empty when they were
   bool of_archive = false;          ///< the failure is the file's
+  bool is_marked = false;           ///< their times are wanted; it was set before the store was given them
+  MarkPtr began;                    ///< before the first of them, where their times are wanted, and
+  MarkPtr came;                     ///< after the last
 
   void await_issued() const { issued.wait(false, std::memory_order_acquire); }
 };
@@ -33,6 +37,12 @@ struct Fetch {
 struct Batch {
   std::vector<Fetch> fetches;
   std::vector<FencePtr> readers;
+  ArrivalPtr arrival;
+};
+
+/// A batch whose times are wanted. They are in its arrival once that is issued; null where a store could not tell.
+struct MarkedBatch {
+  std::vector<Fetch> fetches;
   ArrivalPtr arrival;
 };
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <memory>
 
+#include <offload/core/mark.h>
+
 namespace offload {
 
 /// A point in a *channel*, a queue of work that is executed in order. Whoever waits on it, waits for all that was
@@ -87,6 +89,9 @@ class Link {
 
   /// The point after all copies so far: their bytes have *arrived*.
   virtual FencePtr record_arrived() = 0;
+
+  /// The same moment, to know its time. On a device each delays later copies by microseconds.
+  virtual MarkPtr mark() { return std::make_shared<HostMark>(); }
 
   /// What `lane` enqueues from now on starts only after `arrived`.
   virtual void wait_arrived(int lane, const Fence& arrived) = 0;

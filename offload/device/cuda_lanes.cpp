@@ -16,7 +16,7 @@
 #include <offload/device/call_thread.h>
 #include <offload/device/cuda_allocator.h>
 #include <offload/device/cuda_calls.h>
-#include <offload/device/cuda_clock.h>
+#include <offload/device/cuda_mark.h>
 #include <offload/device/cuda_workspaces.h>
 #include <offload/device/lanes.h>
 #include <offload/device/memory.h>
@@ -120,7 +120,10 @@ class CudaLane {
     }
 
     std::unique_ptr<LaneClock> make_clock() override {
-      return make_cuda_clock(lane_.device_, caller_.stream(), lane_.calls_.timed_events());
+      const auto mark = [device = lane_.device_, stream = caller_.stream(), events = lane_.calls_.timed_events()] {
+        return mark_stream(device, stream, *events);
+      };
+      return std::make_unique<LaneClock>(mark, LaneClock::Thread::enqueues);
     }
 
     bool overflowed() const override { return lane_.memory_->overflowed() || state_->overflowed(); }

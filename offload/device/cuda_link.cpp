@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <offload/device/cuda_calls.h>
+#include <offload/device/cuda_mark.h>
 #include <offload/error.h>
 
 namespace offload {
@@ -76,6 +77,10 @@ class CudaLink final : public Link {
     auto fence = std::make_shared<EventFence>(Fence::of_link(), all_copies_);
     fence->event(); // at once: see Note [Late fences]
     return fence;
+  }
+
+  MarkPtr mark() override {
+    return mark_stream(static_cast<c10::DeviceIndex>(device_), copies_->get(), *calls_->timed_events());
   }
 
   FencePtr record_used(int lane) override { return std::make_shared<EventFence>(lane, calls_->last(lane)); }

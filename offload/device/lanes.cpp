@@ -2,25 +2,9 @@
 
 #include <ATen/core/functional.h>
 
-#include <chrono>
-
 namespace offload {
 
 namespace {
-
-class HostClock final : public LaneClock {
- public:
-  void begin_lap() override { began_ = std::chrono::steady_clock::now(); }
-  void end_lap() override {
-    laps_.each.push_back(
-        {std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began_).count(), 0});
-  }
-  std::optional<Laps> read() override { return laps_; }
-
- private:
-  std::chrono::steady_clock::time_point began_;
-  Laps laps_;
-};
 
 class HostLanes final : public Lanes {
  public:
@@ -44,7 +28,9 @@ class HostLanes final : public Lanes {
     std::vector<at::Tensor> detach(const std::vector<at::Tensor>& inner) override {
       return c10::fmap(inner, [](const at::Tensor& tensor) { return tensor.clone(); });
     }
-    std::unique_ptr<LaneClock> make_clock() override { return std::make_unique<HostClock>(); }
+    std::unique_ptr<LaneClock> make_clock() override {
+      return std::make_unique<LaneClock>([] { return std::make_shared<HostMark>(); }, LaneClock::Thread::computes);
+    }
     bool overflowed() const override { return false; }
     bool must_stop() const override { return false; }
     CallMemory end() override { return {}; }

@@ -42,6 +42,18 @@ inline void wait_for_readers(Link& link, const Batch& batch) {
   }
 }
 
+/// The time of now is wanted, where `arrival` says so. Nothing depends on it.
+inline MarkPtr mark(Link& link, const Arrival& arrival) noexcept {
+  try {
+    return arrival.is_marked ? link.mark() : nullptr;
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+/// The copies of `batch` come next.
+inline void mark_begin(Link& link, const Batch& batch) noexcept { batch.arrival->began = mark(link, *batch.arrival); }
+
 /// Records now what wait_for_readers() will wait for.
 inline void record_readers(Link& link, const Batch& batch) {
   for (const FencePtr& reader : batch.readers) {
@@ -75,6 +87,7 @@ inline void finish(Link& link, const Batch& batch) noexcept {
   if (arrival.failure.empty()) {
     try {
       arrival.fence = link.record_arrived();
+      arrival.came = mark(link, arrival);
     } catch (const std::exception& error) {
       fail(link, batch, error);
     }

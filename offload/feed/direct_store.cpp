@@ -12,6 +12,7 @@ class DirectStore final : public Store {
   void issue(Batch batch) override {
     try {
       wait_for_readers(link_, batch);
+      mark_begin(link_, batch);
       for (const Copy& copy : merge_neighbours(batch, host_)) {
         copy.src.await_bytes(copy.bytes);
         link_.copy(ring_ + copy.place, copy.src.memory, copy.bytes);

@@ -128,6 +128,7 @@ class InPlaceStore final : public Store {
     for (auto filling = fillings_.begin(); filling != fillings_.end(); ++filling) {
       const auto keeps_it = [&](const Filling& earlier) { return overlap(earlier, *filling); };
       if (!filling->transfers.empty() && std::none_of(fillings_.begin(), filling, keeps_it)) {
+        mark_begin(link_, filling->job->batch);
         fillers_.open(filling->transfers);
       }
     }

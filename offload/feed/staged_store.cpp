@@ -176,6 +176,7 @@ class StagedStore final : public Store {
         }
         if (!job.begun) {
           wait_for_readers(link_, job.batch);
+          mark_begin(link_, job.batch);
         }
         if (transfer->pieces.empty()) { // page-locked, and read where it is
           transfer->src.await_bytes(transfer->bytes);

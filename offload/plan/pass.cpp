@@ -139,6 +139,17 @@ std::vector<LeasedStep> with_twice_the_rows(const WeightTable& weights, std::vec
   return steps;
 }
 
+std::vector<std::size_t> lap_begins(const Pass& pass, const Residency& residency) {
+  std::vector<std::size_t> begins = {0};
+  for (std::size_t i = 0; i < pass.steps.size(); ++i) {
+    const Step& leased = pass.steps[i].weights;
+    if (std::any_of(leased.begin(), leased.end(), [&](WeightId weight) { return !residency.stays(weight); })) {
+      begins.push_back(i);
+    }
+  }
+  return begins;
+}
+
 bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, const Residency& residency,
                  const Laps& laps, const MachineProfile& machine) {
   std::vector<LeasedStep> known = steps;
@@ -148,13 +159,7 @@ bool record_laps(std::vector<LeasedStep>& steps, const WeightTablePtr& weights, 
   std::vector<LeasedStep> before = known;
   std::for_each(before.begin(), before.end(), [](LeasedStep& step) { step.took.reset(); });
   const Pass by_costs = make_pass(weights, before, machine);
-  std::vector<std::size_t> begins = {0};
-  for (std::size_t i = 0; i < known.size(); ++i) {
-    const Step& leased = by_costs.steps[i].weights;
-    if (std::any_of(leased.begin(), leased.end(), [&](WeightId weight) { return !residency.stays(weight); })) {
-      begins.push_back(i);
-    }
-  }
+  std::vector<std::size_t> begins = lap_begins(by_costs, residency);
   if (begins.size() != laps.each.size()) {
     return false;
   }

@@ -63,6 +63,10 @@ Pass make_pass(WeightTablePtr weights, const std::vector<LeasedStep>& steps, con
 std::vector<LeasedStep> with_twice_the_rows(const WeightTable& weights, std::vector<LeasedStep> steps,
                                             const MachineProfile& machine);
 
+/// The steps with which the laps of a call begin: the first, which comes before any lease, with step 0; the others with
+/// those that lease what streams.
+std::vector<std::size_t> lap_begins(const Pass& pass, const Residency& residency);
+
 /// Has `steps` cost what a call took that leased what streams with `residency`: `laps` are what came before its first
 /// lease, and what came from each of them to the next. Of several calls, each lap is the shortest. What the device
 /// waits for launches is none of its work. False, and nothing is changed, when the call has leased something else.

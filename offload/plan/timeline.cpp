@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
+#include <offload/plan/recorded_call.h>
 #include <offload/plan/simulation.h>
 
 namespace offload {
@@ -16,6 +18,8 @@ const char* to_string(Timeline::Lane lane) {
       return "compute";
     case Timeline::Lane::stall:
       return "stall";
+    case Timeline::Lane::host:
+      return "host";
   }
   return "unknown";
 }
@@ -29,6 +33,8 @@ double Timeline::busy_us(Lane lane) const {
 }
 
 namespace {
+
+constexpr double kShown = 1e-3; // microseconds of what took no time
 
 /// Writes down what lies in a span of time, with the weights by name.
 class TimelineWriter {
@@ -117,6 +123,41 @@ Timeline cut_timeline(const Recording& recording, const Pass& pass, const Reside
       computed_us += us;
     }
     computed_us = activity.begin_us + activity.us;
+  }
+  return std::move(writer).timeline();
+}
+
+Timeline timeline_of(const RecordedCall& call, const Pass& pass, const Residency& residency) {
+  const double end_us = call.laps.empty() ? 0 : call.laps.back().device.end_us;
+  TimelineWriter writer(*pass.weights, 0, end_us);
+  double copied_us = -std::numeric_limits<double>::infinity(); // until when
+  for (const RecordedCopies& copies : call.copies) {           // several may be under way at the same time
+    const double begin_us = std::max(copies.time.begin_us, copied_us);
+    const double known_us = std::min(copies.time.end_us, std::max(end_us, begin_us));
+    writer.write(Timeline::Lane::link, begin_us, std::max(known_us - begin_us, kShown), copies.weights);
+    copied_us = std::max(copied_us, known_us);
+  }
+  std::vector<std::size_t> begins = lap_begins(pass, residency);
+  begins.resize(call.laps.size(), pass.steps.size());
+  begins.push_back(pass.steps.size());
+  for (std::size_t lap = 0; lap < call.laps.size(); ++lap) {
+    const LapTimes& times = call.laps[lap];
+    Step read;
+    Step awaited;
+    for (std::size_t step = begins[lap]; step < begins[lap + 1]; ++step) {
+      for (const WeightId weight : pass.steps[step].weights) {
+        read.push_back(weight);
+        if (step == begins[lap] && !residency.stays(weight)) {
+          awaited.push_back(weight);
+        }
+      }
+    }
+    if (lap > 0) {
+      const double stalled_us = call.laps[lap - 1].device.end_us;
+      writer.write(Timeline::Lane::stall, stalled_us, times.device.begin_us - stalled_us, awaited);
+    }
+    writer.write(Timeline::Lane::compute, times.device.begin_us, times.device.us(), read);
+    writer.write(Timeline::Lane::host, times.host.begin_us, times.host.us(), read);
   }
   return std::move(writer).timeline();
 }

@@ -38,7 +38,7 @@ Streamer::~Streamer() { stop(); }
 void Streamer::stop() noexcept {
   {
     const Lock lock(mutex_);
-    released_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return !issuing_; });
+    released_.wait(mutex_, [&]() OFFLOAD_REQUIRES(mutex_) { return !outbox_.is_emptied; });
     if (std::exchange(stopped_, true)) {
       return;
     }
@@ -74,7 +74,7 @@ bool Streamer::change(Change change) {
     return false;
   }
   bool enough = true;
-  const std::size_t decided = batches_.size();
+  const std::size_t decided = outbox_.batches.size();
   try {
     change();
     if (scheduler_.slots().lost()) {
@@ -83,30 +83,60 @@ bool Streamer::change(Change change) {
   } catch (const std::bad_alloc&) {
     enough = false;
     broken_.lost = true;
-    batches_.resize(decided);
+    outbox_.batches.resize(decided);
   }
-  if (broken_.lost || batches_.size() > decided) {
+  if (broken_.lost || outbox_.batches.size() > decided) {
     released_.notify_all(); // what others wait for may have a place now
   }
+  mark_from(decided);
   issue();
   return enough;
+}
+
+/// Those of the batches that the store has not been given yet.
+void Streamer::mark_from(std::size_t first) noexcept {
+  constexpr std::size_t kMost = 1 << 16; // somebody has not come back for them
+  try {
+    for (std::size_t i = first; outbox_.marked && i < outbox_.batches.size(); ++i) {
+      const Batch& batch = outbox_.batches[i];
+      outbox_.marked->push_back({batch.fetches, batch.arrival});
+      batch.arrival->is_marked = true;
+    }
+    if (outbox_.marked && outbox_.marked->size() > kMost) {
+      outbox_.marked.reset();
+    }
+  } catch (const std::bad_alloc&) { // nobody needs them
+    outbox_.marked.reset();
+  }
+}
+
+void Streamer::mark_copies() {
+  const Lock lock(mutex_);
+  if (!outbox_.marked) {
+    outbox_.marked.emplace();
+  }
+}
+
+std::vector<MarkedBatch> Streamer::take_marked() {
+  const Lock lock(mutex_);
+  return std::exchange(outbox_.marked, std::nullopt).value_or(std::vector<MarkedBatch>());
 }
 
 /// Gives the store what the scheduler has decided on, in its order, and without the mutex, since the store may have to
 /// wait for the disk. One thread does that for all: what others decide on meanwhile, it finds.
 void Streamer::issue() {
-  if (issuing_ || batches_.empty()) {
+  if (outbox_.is_emptied || outbox_.batches.empty()) {
     return;
   }
-  issuing_ = true;
-  while (!batches_.empty()) {
-    std::vector<Batch> batches = std::exchange(batches_, {});
+  outbox_.is_emptied = true;
+  while (!outbox_.batches.empty()) {
+    std::vector<Batch> batches = std::exchange(outbox_.batches, {});
     const Unlock unlocked(mutex_);
     for (Batch& batch : batches) {
       config_.store->issue(std::move(batch));
     }
   }
-  issuing_ = false;
+  outbox_.is_emptied = false;
   released_.notify_all();
 }
 
@@ -116,7 +146,7 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightI
   calls_[lane] = {};
   change([&]() OFFLOAD_REQUIRES(mutex_) {
     const PassCounts before = scheduler_.passes();
-    scheduler_.begin(lane, std::move(sequence), batches_, module, priority);
+    scheduler_.begin(lane, std::move(sequence), outbox_.batches, module, priority);
     calls_[lane].counts.passes = {scheduler_.passes().passes - before.passes, scheduler_.passes().calls - before.calls};
   });
   check();
@@ -124,7 +154,7 @@ void Streamer::begin(int lane, std::shared_ptr<const Sequence> sequence, WeightI
 
 ExecutedCall Streamer::end(int lane) {
   const Lock lock(mutex_);
-  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.end(lane, batches_); });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.end(lane, outbox_.batches); });
   released_.notify_all();
   ended_.add(calls_[lane].counts);
   return std::exchange(calls_[lane], {});
@@ -132,7 +162,7 @@ ExecutedCall Streamer::end(int lane) {
 
 void Streamer::expect(int lane, std::shared_ptr<const Sequence> sequence, WeightId module) {
   const Lock lock(mutex_);
-  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.expect(lane, std::move(sequence), batches_, module); });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.expect(lane, std::move(sequence), outbox_.batches, module); });
 }
 
 /// Until the copies that `step` comes after have arrived: one lane for all who wait for the same ones, and then look
@@ -154,7 +184,7 @@ bool Streamer::await_copies(int lane, const Step& step) {
     }
   }
   awaited_.erase(std::remove(awaited_.begin(), awaited_.end(), last), awaited_.end());
-  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.arrive(lane, last, batches_); });
+  change([&]() OFFLOAD_REQUIRES(mutex_) { scheduler_.arrive(lane, last, outbox_.batches); });
   released_.notify_all();
   return true;
 }
@@ -186,7 +216,7 @@ void Streamer::acquire(int lane, const Step& step) {
         ExecutedCall& call = calls_[lane];
         const std::uint64_t misses = scheduler_.misses();
         const std::uint64_t used = scheduler_.slots().bytes_used();
-        outcome = scheduler_.acquire(lane, step, batches_, at_once);
+        outcome = scheduler_.acquire(lane, step, outbox_.batches, at_once);
         if (outcome == Scheduler::Outcome::leased) {
           call.counts.misses += scheduler_.misses() - misses;
           call.counts.bytes_used += scheduler_.slots().bytes_used() - used;
@@ -274,7 +304,7 @@ void Streamer::release(int lane, const Step& step) noexcept {
                                               : broken_.device; // places stay taken: nobody knows when they are read
       return;
     }
-    scheduler_.release(lane, step, used, batches_);
+    scheduler_.release(lane, step, used, outbox_.batches);
   });
   released_.notify_all();
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,11 @@ class Streamer {
 
   StreamerCounts counts() const;
 
+  /// Has the time taken of all copies that are handed out until take_marked(), which gives them; none if that has not
+  /// been asked for.
+  void mark_copies();
+  std::vector<MarkedBatch> take_marked();
+
   /// True when host memory ran out while places changed hands: nobody knows what is where any more. Every call throws
   /// Error from then on, and another streamer has to begin anew.
   bool lost() const;
@@ -96,8 +102,16 @@ class Streamer {
     std::string device; // why it refused
   };
 
+  /// What the store has not been given yet.
+  struct Outbox {
+    std::vector<Batch> batches;                     // in their order
+    bool is_emptied = false;                        // a thread gives them to it, for all
+    std::optional<std::vector<MarkedBatch>> marked; // those whose times are wanted, given or not; none: they are not
+  };
+
   template <typename Change>
   bool change(Change change) OFFLOAD_REQUIRES(mutex_);
+  void mark_from(std::size_t first) noexcept OFFLOAD_REQUIRES(mutex_);
   void issue() OFFLOAD_REQUIRES(mutex_);
   bool await_copies(int lane, const Step& step) OFFLOAD_REQUIRES(mutex_);
   [[noreturn]] void refuse(const Step& step) const OFFLOAD_REQUIRES(mutex_);
@@ -110,8 +124,7 @@ class Streamer {
   Condition released_;
   Scheduler scheduler_ OFFLOAD_GUARDED_BY(mutex_);
   std::vector<ExecutedCall> calls_ OFFLOAD_GUARDED_BY(mutex_); // by lane
-  std::vector<Batch> batches_ OFFLOAD_GUARDED_BY(mutex_);      // that the store has not been given yet, in their order
-  bool issuing_ OFFLOAD_GUARDED_BY(mutex_) = false;            // a thread gives them to it, for all
+  Outbox outbox_ OFFLOAD_GUARDED_BY(mutex_);
   std::vector<ArrivalPtr> awaited_ OFFLOAD_GUARDED_BY(mutex_); // each by one lane, for all who wait for it
   bool stopped_ OFFLOAD_GUARDED_BY(mutex_) = false;
   Broken broken_ OFFLOAD_GUARDED_BY(mutex_);

@@ -112,6 +112,7 @@ c10::Device Module::device() const { return Access(*this)->device(); }
 Placement Module::placement() const { return Access(*this)->placement(); }
 Stats Module::stats() const { return Access(*this)->stats(); }
 Report Module::report() const { return Access(*this)->report(); }
+std::optional<Timeline> Module::timeline() const { return Access(*this)->timeline(); }
 void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }
 void Module::release() { Access(*this)->release(); }
 

@@ -12,6 +12,7 @@ namespace offload {
 namespace {
 
 constexpr int kFew = 3;                    // calls
+constexpr int kMostTimed = 1024;           // the last call that is
 constexpr std::uint64_t kAssumed = 64_MiB; // for activations and workspaces of a lane, until a call has been seen
 
 /// All that its steps read, at once.
@@ -39,15 +40,22 @@ bool Observations::has_enough_laps() const {
 }
 
 /// The first few, which are slow for what is done once, and then fewer and fewer.
-bool Observations::begin_alone(const std::string& method, std::size_t shape) {
-  constexpr int kMost = 1024;
+bool Observations::times_next(const std::string& method, std::size_t shape) const {
   const auto timed = timed_.find(method);
-  if (method != planned_method_ || timed == timed_.end() || timed->second.shape != shape ||
-      timed->second.calls == kMost) {
+  if (method != planned_method_ || timed == timed_.end() || timed->second.shape != shape) {
     return false;
   }
-  const int calls = ++timed->second.calls;
-  return calls <= kFew || std::has_single_bit(static_cast<unsigned>(calls));
+  const int next = timed->second.calls + 1;
+  return next <= kMostTimed && (next <= kFew || std::has_single_bit(static_cast<unsigned>(next)));
+}
+
+bool Observations::begin_alone(const std::string& method, std::size_t shape) {
+  const bool is_timed = times_next(method, shape);
+  const auto timed = timed_.find(method);
+  if (timed != timed_.end() && timed->second.shape == shape && timed->second.calls < kMostTimed) {
+    ++timed->second.calls;
+  }
+  return is_timed;
 }
 
 bool Observations::record_laps(const std::string& method, std::size_t shape, const Residency& residency,

@@ -42,6 +42,9 @@ class Observations {
   /// A call begins that nothing is beside. True when it is one that plans are made for, and to be timed.
   bool begin_alone(const std::string& method, std::size_t shape);
 
+  /// Whether that is true of the next.
+  bool times_next(const std::string& method, std::size_t shape) const;
+
   /// Whether so many have been that their costs are no accident.
   bool has_enough_laps() const;
 

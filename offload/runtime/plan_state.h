@@ -190,6 +190,10 @@ class PlanState {
     const std::lock_guard lock(mutex_);
     return readiness_ == Readiness::placed && observed_.begin_alone(method, shape);
   }
+  bool times_next(const std::string& method, std::size_t shape) const {
+    const std::lock_guard lock(mutex_);
+    return observed_.times_next(method, shape);
+  }
   bool record_laps(const std::string& method, std::size_t shape, const Residency& residency, const Laps& laps) {
     const std::lock_guard lock(mutex_);
     const bool is_one = observed_.record_laps(method, shape, residency, laps);

@@ -1,9 +1,11 @@
 #include <offload/runtime/session.h>
 
+#include <limits>
 #include <map>
 #include <utility>
 
 #include <offload/bytes.h>
+#include <offload/plan/recorded_call.h>
 #include <offload/runtime/outside_bytes.h>
 #include <offload/runtime/state.h>
 
@@ -75,7 +77,11 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
                           .is_known_to_fit = state_.knows(request.shape),
                           .trace = trace,
                           .is_timed = is_timed};
+  if (is_timed) {
+    transport_->streamer()->mark_copies();
+  }
   Made made = adopted_->executor->run(lane, request, how);
+  std::vector<MarkedBatch> marked = transport_->streamer()->take_marked();
   record_peak();
   if (model_.device.is_cuda()) {
     state_.record_memory(request.shape, made.memory, made.ended, lanes().state(), gate().room());
@@ -88,7 +94,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   }
   if (made.clock && is_alone()) {
     const std::lock_guard lock(timed_mutex_);
-    timed_ = {request.method, request.shape, state_.residency(), std::move(made.clock)};
+    timed_ = {request.method, request.shape, state_.residency(), std::move(made.clock), std::move(marked)};
   }
   const SequencePtr next = made.streamed.steps == *how.expected
                                ? how.expected
@@ -97,6 +103,9 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   state_.record_call(made.streamed.counts,
                      std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count());
   if (!trace) {
+    if (state_.times_next(request.method, request.shape)) {
+      transport_->streamer()->mark_copies(); // what is brought ahead is part of its picture
+    }
     transport_->streamer()->expect(lane, next, engine().first_in_ring());
   }
   return made;
@@ -109,20 +118,56 @@ bool Session::knows_laps() const {
 
 bool Session::record_laps() {
   std::optional<TimedCall> call;
-  std::optional<Laps> laps;
   {
     const std::lock_guard lock(timed_mutex_);
-    try {
-      laps = timed_ ? timed_->clock->read() : std::nullopt;
-    } catch (const Error&) { // nobody will ever read it
-      timed_.reset();
-    }
-    if (!laps) {
+    if (!timed_ || !timed_->clock->is_over()) {
       return false;
     }
     call.swap(timed_);
   }
-  return state_.record_laps(call->method, call->shape, call->residency, *laps);
+  try {
+    const bool is_one = state_.record_laps(call->method, call->shape, call->residency, call->clock->laps());
+    std::optional<Timeline> timeline = is_one ? std::optional(draw(*call)) : std::nullopt;
+    const std::lock_guard lock(timed_mutex_);
+    timeline_.swap(timeline);
+    return is_one;
+  } catch (const Error&) { // nobody will ever know
+    return false;
+  }
+}
+
+Timeline Session::draw(const TimedCall& call) const {
+  const WeightId first = engine().first_in_ring();
+  RecordedCall recorded{call.clock->times(), {}};
+  for (const MarkedBatch& batch : call.copies) {
+    const Arrival& arrival = *batch.arrival;
+    if (!arrival.issued.load(std::memory_order_acquire) || !arrival.began || !arrival.began->is_reached()) {
+      continue; // they were for a later call
+    }
+    const bool is_over = arrival.came && arrival.came->is_reached();
+    RecordedCopies copies{{},
+                          {call.clock->us_of(*arrival.began),
+                           is_over ? call.clock->us_of(*arrival.came) : std::numeric_limits<double>::infinity()}};
+    for (const Fetch& fetch : batch.fetches) {
+      if (fetch.weight >= first && fetch.weight - first < model_.count()) { // else another module's
+        copies.weights.push_back(fetch.weight - first);
+      }
+    }
+    if (!copies.weights.empty()) {
+      recorded.copies.push_back(std::move(copies));
+    }
+  }
+  const Observations observed = state_.observations();
+  const auto measured = observed.measured().find(call.method);
+  return measured == observed.measured().end()
+             ? Timeline()
+             : timeline_of(recorded, model_.pass_of(measured->second), call.residency);
+}
+
+std::optional<Timeline> Session::timeline() {
+  placement(); // has what was timed last become known
+  const std::lock_guard lock(timed_mutex_);
+  return timeline_;
 }
 
 void Session::make_example(const ExampleCall& call, const std::function<void(const Request& request)>& make) {

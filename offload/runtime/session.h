@@ -38,6 +38,7 @@ class Session {
   Stats stats() const;
   Stats counted() const; ///< the same without asking the driver
   Report report();
+  std::optional<Timeline> timeline();
   virtual void set_vram_budget(std::uint64_t bytes) = 0;
   virtual void release() = 0;
   c10::Device device() const { return model_.device; }
@@ -99,12 +100,15 @@ class Session {
     std::size_t shape;
     Residency residency; // that was placed
     std::unique_ptr<LaneClock> clock;
+    std::vector<MarkedBatch> copies; // that were handed out since the call before it
   };
 
   bool knows_laps() const; ///< that are not recorded yet
+  Timeline draw(const TimedCall& call) const;
 
   mutable std::mutex timed_mutex_;
-  std::optional<TimedCall> timed_; // of which nobody knows yet
+  std::optional<TimedCall> timed_;   // of which nobody knows yet
+  std::optional<Timeline> timeline_; // of the last of which somebody does
   mutable std::mutex placed_mutex_;
   std::pair<Stats, std::chrono::steady_clock::time_point> placed_{
       {}, std::chrono::steady_clock::now()}; // what was counted when weights were last placed
