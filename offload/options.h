@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <offload/bytes.h>
+#include <offload/rule.h>
 
 namespace offload {
 
@@ -88,6 +89,9 @@ struct Options {
   std::optional<int> concurrency;
 
   std::vector<ExampleCall> example_calls;
+
+  /// Leave it as it is, but to compare. In a pool there is no other.
+  Rule rule = Rule::fastest;
 
   Numerics numerics = Numerics::exact;
 

@@ -25,7 +25,7 @@ struct Timeline {
     double us = 0;
     std::vector<std::string> weights; ///< that are copied, that the step reads, or that it waits for; none: rows, read
                                       ///< in place or, as recorded, what comes before any weight
-    std::uint64_t bytes = 0; ///< of a copy, those that come in this time; of others, those of `weights`
+    std::uint64_t bytes = 0;          ///< of a copy, those that come in this time; of others, those of `weights`
   };
 
   double time_us = 0;         ///< of the call

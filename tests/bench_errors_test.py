@@ -1,4 +1,4 @@
-"""bench --errors and --monotone on the host: what they measure, and that a row which fails spoils no other.
+"""bench --errors, --monotone and --rules on the host: what they measure, and that a row which fails spoils no other.
 
 usage: bench_errors_test.py BENCH MAKE_MODEL
 """
@@ -77,6 +77,19 @@ def check_machine(program):
     assert printed["errors"]["summary"]["failed"] == 0 and printed["monotone"] == [], printed
 
 
+def check_rules(program):
+    """Each budget by each rule, and by the fastest once more."""
+    status, printed, errors = bench(program, "--rules", "--budgets", "2", "--model", "good.pt")
+    assert status == 0 and not errors, (status, errors)
+    rows = printed["rules"]["rows"]
+    assert len(rows) == 2 and "errors" not in printed, printed
+    for row in rows:
+        for rule in ("fastest", "larger-first", "first-first", "spread", "module-order"):
+            assert row[rule]["measured_us"] > 0 and row[rule]["predicted_us"] > 0, row
+        assert row["again_us"] > 0, row
+    assert printed["rules"]["most_behind"]["predicted"] >= 1, printed["rules"]
+
+
 def main():
     program, make_model = map(os.path.abspath, sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
@@ -89,6 +102,7 @@ def main():
         torch.save([*calls, calls[0], [torch.randn(4, FEATURES + 1)]], "stack.inputs.pt")
         check_modes(program)
         check_machine(program)
+        check_rules(program)
         os.chdir("/")
 
 

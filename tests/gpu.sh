@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All evidence that needs a GPU, in one call: tests, exported models, sanitizer, figures. It runs binaries that were built
 # elsewhere and carried here, on a machine that has PyTorch 2.11 with CUDA 13 for its python3.
-# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load pool bench errors models file sanitizer; default: all
+# usage: tests/gpu.sh BINARIES OUT [PART ...]      parts: tests load pool bench errors rules models file sanitizer; default: all
 #   BINARIES   a folder as tests/gpu_pack.sh makes it        OUT   where logs and figures go
 set -uo pipefail
 binaries=$(cd "$1" && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$2"
 out=$(cd "$2" && pwd)
 project=$(cd "$(dirname "$0")/.." && pwd)
 shift 2
-parts=${*:-tests load pool bench errors models file sanitizer}
+parts=${*:-tests load pool bench errors rules models file sanitizer}
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 LD_LIBRARY_PATH=$binaries:$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)
 OFFLOAD_BENCH_COMMIT=$(cat "$binaries/commit")
@@ -143,13 +143,19 @@ bench() {
 
 # How true predictions are, before the first call and after two.
 errors() {
-  "$binaries/bench" --errors --model "$made/full/vit.pt" --model "$made/full/encoder.pt" --model "$made/full/bert.pt" \
-    --model "$made/language.pt" --output-dir "$out/errors"
+  local models=(--model "$made/full/vit.pt" --model "$made/full/encoder.pt" --model "$made/full/bert.pt" --model "$made/language.pt")
+  "$binaries/bench" --errors "${models[@]}" --output-dir "$out/errors"
+}
+
+# What calls take where other weights stay.
+rules() {
+  "$binaries/bench" --rules --model "$made/full/vit.pt" --model "$made/full/bert.pt" --model "$made/language.pt" \
+    --output-dir "$out/rules"
 }
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 # Models are made beside what needs little of the processors; nothing runs beside what is timed.
-if [[ " $parts " == *" models "* || " $parts " == *" bench "* || " $parts " == *" errors "* ]]; then
+if [[ " $parts " == *" models "* || " $parts " == *" bench "* || " $parts " == *" errors "* || " $parts " == *" rules "* ]]; then
   make_models >"$out/made.log" 2>&1 &
   making=$!
 fi
@@ -159,6 +165,7 @@ part load load
 part pool pool
 part bench bench
 part errors errors
+part rules rules
 part file file
 (part models models; exit "$failed") &
 checking=$!

@@ -198,6 +198,7 @@ TEST_F(PoolTest, WhatDoesNotFitIsRefused) {
   refuse([](Options& options) { options.concurrency = 2; });
   refuse([](Options& options) { options.host_budget = 1_GiB; });
   refuse([](Options& options) { options.weight = 0; });
+  refuse([](Options& options) { options.rule = Rule::spread; });
   refuse([](Options& options) { options.device = c10::Device(kDevice.is_cpu() ? c10::kCUDA : c10::kCPU); });
   torch::jit::Module counts =
       make(2, "def forward(self, x):\n  self.total.add_(1)\n  return torch.linear(x, self.w0)\n", at::kFloat,

@@ -22,6 +22,7 @@
 #include <tools/bench_measure.h>
 #include <tools/bench_models.h>
 #include <tools/bench_report.h>
+#include <tools/bench_rules.h>
 #include <tools/cli.h>
 #include <tools/machines.h>
 
@@ -47,6 +48,7 @@ struct Arguments {
   std::string output_dir;
   bool errors = false;
   bool monotone = false;
+  bool rules = false;
   std::optional<std::size_t> budgets;
   std::string machine;
 
@@ -75,9 +77,12 @@ struct Arguments {
                  "each shape of its inputs and several budgets");
     app.add_flag("--monotone", monotone,
                  "--errors, and whether predicted and measured times ever rise with the budget");
-    app.add_option(
-           "--budgets", budgets,
-           "how many budgets, from the smallest to that in which all is resident; default: 11, with --monotone 20")
+    app.add_flag("--rules", rules,
+                 "of each --model: what a call takes where other weights stay (`plan --rule`), for each shape of its "
+                 "inputs and several budgets");
+    app.add_option("--budgets", budgets,
+                   "how many budgets, from the smallest to that in which all is resident; default: 11, with --monotone "
+                   "20, with --rules 5")
         ->check(CLI::Range(2, 1000));
     app.add_option("--machine", machine,
                    "what is predicted with before the first call: a name that `plan --machines` lists, or a file as "
@@ -89,13 +94,20 @@ struct Arguments {
   bool choose_stacks() const {
     return !tables.empty() || !rows.empty() || staged || !callers.empty() || !loads.empty();
   }
-  bool predicts() const { return errors || monotone; }
+  bool predicts() const { return errors || monotone || rules; }
 
   /// Throws InputError for what says nothing together.
   void require_consistent() const {
-    const std::string mode = monotone ? "--monotone" : "--errors";
+    const std::string mode = rules ? "--rules" : monotone ? "--monotone" : "--errors";
+    if (rules && (monotone || errors || format == "svg")) {
+      throw offload::InputError(std::string("--rules is a table of its own: it contradicts ") + (monotone ? "--monotone"
+                                                                                                 : errors
+                                                                                                     ? "--errors"
+                                                                                                     : "--format svg"));
+    }
     if (!predicts() && (budgets || !machine.empty())) {
-      throw offload::InputError(std::string(budgets ? "--budgets" : "--machine") + " goes with --errors or --monotone");
+      throw offload::InputError(std::string(budgets ? "--budgets" : "--machine") +
+                                " goes with --errors, --monotone or --rules");
     }
     if (predicts() && (choose_stacks() || profile)) {
       throw offload::InputError(mode +
@@ -175,9 +187,12 @@ Report measure(const Selection& selection, const std::vector<std::string>& model
 
 Report measure_predictions(const Arguments& arguments, const MeasureOptions& options) {
   constexpr std::size_t kBudgetsOfMonotone = 20;
+  constexpr std::size_t kBudgetsOfRules = 5; // each is measured by all of them
   PredictionOptions predict;
   predict.whole_range = arguments.monotone;
-  predict.budgets = arguments.budgets.value_or(arguments.monotone ? kBudgetsOfMonotone : predict.budgets);
+  predict.budgets = arguments.budgets.value_or(arguments.monotone ? kBudgetsOfMonotone
+                                               : arguments.rules  ? kBudgetsOfRules
+                                                                  : predict.budgets);
   predict.machine =
       arguments.machine.empty() ? offload::machine_profile(options.device) : find_machine(arguments.machine);
   for (const std::string& model : arguments.models) { // what is missing is said now, not after others are measured
@@ -186,6 +201,11 @@ Report measure_predictions(const Arguments& arguments, const MeasureOptions& opt
   Report report;
   report.setup = describe_setup(options.device);
   for (const std::string& model : arguments.models) {
+    if (arguments.rules) {
+      const std::vector<RuleRow> rows = measure_rules(model, predict, options);
+      report.rules.insert(report.rules.end(), rows.begin(), rows.end());
+      continue;
+    }
     const PredictionErrors errors = measure_errors(model, predict, options);
     report.errors.insert(report.errors.end(), errors.rows.begin(), errors.rows.end());
     report.ranges.insert(report.ranges.end(), errors.ranges.begin(), errors.ranges.end());
@@ -245,7 +265,9 @@ int main(int argc, char** argv) {
     if (!folder.empty()) {
       write_file(folder / "bench.md", to_markdown(report));
       write_file(folder / "bench.json", to_json(report));
-      write_file(folder / "bench.svg", to_svg(report));
+      if (!arguments.rules) {
+        write_file(folder / "bench.svg", to_svg(report));
+      }
     }
     const std::string failure = report.first_failure();
     if (!failure.empty()) {

@@ -74,7 +74,9 @@ void measure_row(Module& module, const ExampleCall& call, ErrorRow& row) {
   row.bound = module.report().bound;
 }
 
-void measure_shape(const std::string& path, ShapePredictions& shape, const MeasureOptions& options) {
+} // namespace
+
+void measure_shape(const std::string& path, ShapePredictions& shape, const MeasureOptions& options, Rule rule) {
   const auto is_predicted = [](const ErrorRow& row) { return row.error.empty(); };
   if (std::none_of(shape.rows.begin(), shape.rows.end(), is_predicted)) {
     return;
@@ -82,7 +84,9 @@ void measure_shape(const std::string& path, ShapePredictions& shape, const Measu
   if (options.device.is_cuda()) {
     c10::cuda::CUDACachingAllocator::emptyCache();
   }
-  Module module = load(path, options_for(options.device));
+  Options library = options_for(options.device);
+  library.rule = rule;
+  Module module = load(path, library);
   for (int i = 0; i < 2; ++i) { // the smallest budgets are enough once it is known what calls take
     module.run_method(shape.call.method, shape.call.inputs, shape.call.kwargs);
   }
@@ -91,7 +95,7 @@ void measure_shape(const std::string& path, ShapePredictions& shape, const Measu
       continue;
     }
     if (options.progress) {
-      options.progress(row.model + ": " + row.shape + " in " + format_bytes(row.budget_bytes));
+      options.progress(row.model + ": " + row.shape + " in " + format_bytes(row.budget_bytes) + ", " + to_string(rule));
     }
     try {
       measure_row(module, shape.call, row);
@@ -101,8 +105,6 @@ void measure_shape(const std::string& path, ShapePredictions& shape, const Measu
   }
 }
 
-} // namespace
-
 PredictionErrors measure_errors(const std::string& path, const PredictionOptions& predict,
                                 const MeasureOptions& options) {
   const at::NoGradGuard no_grad;
@@ -110,7 +112,7 @@ PredictionErrors measure_errors(const std::string& path, const PredictionOptions
   PredictionErrors errors;
   for (ShapePredictions& shape : predict_shapes(path, predict, options)) {
     try {
-      measure_shape(path, shape, options);
+      measure_shape(path, shape, options, Rule::fastest);
     } catch (const std::exception& error) { // of the load or the first calls
       for (ErrorRow& row : shape.rows) {
         row.error = row.error.empty() ? reason_of(error) : row.error;

@@ -13,9 +13,12 @@ struct PredictionErrors {
   std::vector<WholeRange> ranges; ///< where they are wanted
 };
 
+/// Measures the rows that could be predicted, where weights stay by `rule`. Timed calls take 2 s a row, or as long as
+/// two of them. A row that fails holds the reason. Throws what load() and a call throw.
+void measure_shape(const std::string& path, ShapePredictions& shape, const MeasureOptions& options, Rule rule);
+
 /// Predicts and measures the model in `path`, for each shape of its inputs and each of the budgets. What is predicted
-/// before the first call is predicted before the model is loaded. Timed calls take 2 s a row, or as long as two of
-/// them. A row that fails holds the reason. Throws as predict_shapes() does.
+/// before the first call is predicted before the model is loaded. Throws as predict_shapes() does.
 PredictionErrors measure_errors(const std::string& path, const PredictionOptions& predict,
                                 const MeasureOptions& options);
 

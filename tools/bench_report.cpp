@@ -74,7 +74,7 @@ void write_machine(const Setup& setup, std::ostream& out) {
 void write_setup(const Report& report, std::ostream& out) {
   const Setup& setup = report.setup;
   out << "# offload-bench\n\n";
-  if (!report.errors.empty()) { // models as they are, nothing of the record
+  if (!report.errors.empty() || !report.rules.empty()) { // models as they are, nothing of the record
     write_machine(setup, out);
     out << "\n";
     return;
@@ -274,7 +274,7 @@ std::string Report::first_failure() const {
       }
     }
   }
-  const std::string failure = tools::first_failure(errors);
+  const std::string failure = errors.empty() ? tools::first_failure(rules) : tools::first_failure(errors);
   return staged && !staged->row.right() ? "staged: " + failure_of(staged->row) : failure;
 }
 
@@ -298,6 +298,9 @@ std::string to_markdown(const Report& report) {
   }
   if (!report.ranges.empty()) {
     write_monotone(report.ranges, report.errors, out);
+  }
+  if (!report.rules.empty()) {
+    write_rules(report.rules, out);
   }
   return out.str();
 }
@@ -360,6 +363,9 @@ std::string to_json(const Report& report) {
   if (!report.errors.empty()) {
     json["errors"] = errors_json(report.errors);
     json["monotone"] = monotone_json(report.ranges, report.errors);
+  }
+  if (!report.rules.empty()) {
+    json["rules"] = rules_json(report.rules);
   }
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n"; // names may be any bytes
 }

@@ -10,6 +10,7 @@
 #include <offload/placement.h>
 #include <tools/bench_blocks.h>
 #include <tools/bench_cases.h>
+#include <tools/bench_rule_rows.h>
 #include <tools/monotone.h>
 #include <tools/prediction_errors.h>
 
@@ -135,6 +136,7 @@ struct Report {
   std::vector<ModelResult> models;
   std::vector<ErrorRow> errors;   ///< of predictions; then there is nothing of the above
   std::vector<WholeRange> ranges; ///< likewise
+  std::vector<RuleRow> rules;     ///< of other placements; then there is nothing else
 
   /// "TABLE, N layers on the GPU: what is wrong", for the first row that is not what it must be; empty when all are.
   std::string first_failure() const;

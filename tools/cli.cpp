@@ -4,12 +4,14 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <iostream>
+#include <iterator>
 
 #include <offload/bytes.h>
 #include <offload/core/printable.h>
@@ -17,6 +19,16 @@
 #include <tools/inputs.h>
 
 namespace offload::tools {
+
+namespace {
+
+std::vector<std::string> names_of_rules() {
+  std::vector<std::string> names;
+  std::transform(kRules.begin(), kRules.end(), std::back_inserter(names), to_string);
+  return names;
+}
+
+} // namespace
 
 void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& formats) {
   app.add_option("MODEL", model, "TorchScript archive")->required();
@@ -30,6 +42,11 @@ void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& forma
   app.add_flag("--copy-file", copy_file, "on the host, copy weights of the file at each use instead of mapping it");
   app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
   app.add_flag("--gradients", gradients, "call methods that call torch.autograd.grad with gradients on");
+  app.add_option("--rule", rule,
+                 "by what it is chosen which weights stay, to compare: fastest, larger-first, first-first, spread, "
+                 "module-order")
+      ->check(CLI::IsMember(names_of_rules()))
+      ->capture_default_str();
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
       ->take_all()
       ->allow_extra_args(false);
@@ -87,6 +104,7 @@ Options ModelArguments::options() const {
       throw InputError("--device '" + *device + "': there is one cpu; give cpu");
     }
   }
+  options.rule = *std::find_if(kRules.begin(), kRules.end(), [&](Rule each) { return rule == to_string(each); });
   return options;
 }
 

@@ -26,6 +26,7 @@ struct ModelArguments {
   bool copy_file = false;
   bool keep_devices = false;
   bool gradients = false;
+  std::string rule = to_string(Rule::fastest);
   std::vector<std::string> inputs;
   std::string format = "table";
 

@@ -7,12 +7,11 @@
 #include <set>
 
 #include <offload/core/words.h>
+#include <offload/plan/orders.h>
 
 namespace offload {
 
 namespace {
-
-using Order = std::vector<WeightId>;
 
 /// What each step needs in the ring while weights become resident, one after another, and the most of all.
 class RingNeeds {
@@ -72,17 +71,6 @@ class RingNeeds {
   std::multiset<std::uint64_t> sorted_;
 };
 
-/// Uses of each weight in one pass. A weight without any takes no room, whatever its mode.
-std::vector<std::uint64_t> count_uses(const Pass& pass) {
-  std::vector<std::uint64_t> uses(pass.weights->size());
-  for (const PlanStep& step : pass.steps) {
-    for (const WeightId weight : step.weights) {
-      ++uses[weight];
-    }
-  }
-  return uses;
-}
-
 /// Weights are made resident in `order`, beside those that are `kept`, while they leave a ring of `ring` bytes, or of
 /// what the largest remaining step needs if that is more. The rest of the capacity goes to the ring.
 Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const Order& order, std::uint64_t ring,
@@ -96,53 +84,27 @@ Residency fill(const Pass& pass, RingNeeds needs, std::uint64_t capacity, const 
       taken += pass.bytes(weight);
     }
   }
-  for (const WeightId weight : order) {
-    if (residency.stays(weight) || taken + pass.bytes(weight) > capacity) {
-      continue;
+  const auto make_resident = [&](WeightId weight) {
+    if (taken + pass.bytes(weight) > capacity) {
+      return false;
     }
     needs.make_resident(weight);
     const std::uint64_t needed = std::max(needs.most(), std::min(ring, capacity));
     if (taken + pass.bytes(weight) + needed > capacity && needed > 0) {
       needs.make_streamed(weight);
-      continue;
+      return false;
     }
     residency.bytes[weight] = pass.bytes(weight);
     taken += pass.bytes(weight);
+    return true;
+  };
+  for (const WeightId weight : order.weights) {
+    if (!residency.stays(weight) && !make_resident(weight) && order.is_prefix) {
+      break;
+    }
   }
   residency.ring_bytes = needs.most() == 0 ? 0 : left_of(capacity, taken);
   return residency;
-}
-
-Order largest_first(const Pass& pass, const Order& used) {
-  Order order = used;
-  std::stable_sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return pass.bytes(a) > pass.bytes(b); });
-  return order;
-}
-
-/// Those read most often first: each byte kept saves that many on the link.
-Order most_used_first(const Pass& pass, const Order& used, const std::vector<std::uint64_t>& uses) {
-  Order order = largest_first(pass, used);
-  std::stable_sort(order.begin(), order.end(), [&](WeightId a, WeightId b) { return uses[a] > uses[b]; });
-  return order;
-}
-
-/// Spread evenly over the pass, so that what streams does too: the bits of the position, reversed.
-Order spread(const Order& used) {
-  Order order;
-  std::size_t span = 1;
-  while (span < used.size()) {
-    span *= 2;
-  }
-  for (std::size_t i = 0; i < span; ++i) {
-    std::size_t reversed = 0;
-    for (std::size_t bit = 1; bit < span; bit *= 2) {
-      reversed = reversed * 2 + (i / bit) % 2;
-    }
-    if (reversed < used.size()) {
-      order.push_back(used[reversed]);
-    }
-  }
-  return order;
 }
 
 /// A ring longer than eight batches smooths nothing more, however large a single step is.
@@ -233,49 +195,28 @@ Plan best_of(const Pass& pass, const Plan& first, std::vector<Residency> candida
   return best;
 }
 
-/// Every weight that a step reads, once; those that only other steps read come last.
-Order used_in_order(const Pass& pass) {
-  Order order;
-  std::vector<bool> seen(pass.weights->size());
-  const auto look_at = [&](const Step& step) {
-    for (const WeightId weight : step) {
-      if (!seen[weight]) {
-        seen[weight] = true;
-        order.push_back(weight);
-      }
-    }
-  };
-  for (const PlanStep& step : pass.steps) {
-    look_at(step.weights);
-  }
-  std::for_each(pass.choices.begin(), pass.choices.end(), [&](const Choice& choice) { look_at(choice.weights); });
-  return order;
-}
-
 } // namespace
 
 std::uint64_t minimum_capacity(const Pass& pass) { return RingNeeds(pass).most(); }
 
 std::uint64_t resident_capacity(const Pass& pass) {
   std::uint64_t bytes = 0;
-  for (const WeightId weight : used_in_order(pass)) {
+  for (const WeightId weight : largest_first(pass).weights) {
     bytes += pass.bytes(weight);
   }
   return bytes;
 }
 
 Plan plan_larger_first(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {
-  return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass, used_in_order(pass)), 0), machine,
-                  callers);
+  return evaluate(pass, fill(pass, RingNeeds(pass), capacity, largest_first(pass), 0), machine, callers);
 }
 
 Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ring_bytes, const MachineProfile& machine,
                       const Residency& kept) {
   constexpr std::size_t kFewCalls = 8;
-  const Order used = used_in_order(pass);
   const RingNeeds needs(pass);
   std::optional<Plan> best;
-  for (const Order& order : {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)), spread(used)}) {
+  for (const Order& order : {largest_first(pass), most_used_first(pass), spread(pass)}) {
     Residency residency = fill(pass, needs, capacity + ring_bytes, order, ring_bytes, kept);
     if (best && residency.bytes == best->residency.bytes) {
       continue;
@@ -310,19 +251,16 @@ Plan plan_beside_ring(const Pass& pass, std::uint64_t capacity, std::uint64_t ri
   return std::move(*best);
 }
 
-Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers) {
-  const Order used = used_in_order(pass);
-  Plan rule = plan_larger_first(pass, capacity, machine, callers);
-  if (rule.round.streamed_bytes == 0) {
-    rule.predicted = callers.count == 1 ? rule.round : simulate(pass, rule.residency, machine);
-    return rule;
+Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers, Rule rule) {
+  const std::vector<Order> orders = orders_by(rule, pass);
+  const RingNeeds needs(pass);
+  Plan plainest = evaluate(pass, fill(pass, needs, capacity, orders.front(), 0), machine, callers);
+  if (plainest.round.streamed_bytes == 0) {
+    plainest.predicted = callers.count == 1 ? plainest.round : simulate(pass, plainest.residency, machine);
+    return plainest;
   }
-  Order backwards(used.rbegin(), used.rend());
-  const std::vector<Order> orders = {largest_first(pass, used), most_used_first(pass, used, count_uses(pass)),
-                                     spread(used), used, backwards};
   // The ring that pays is a few batches, or a few of the largest steps; more of it is worth less than weights that
   // stay. Where only small steps stream, it is less than a batch, and still more than the smallest.
-  const RingNeeds needs(pass);
   const std::uint64_t largest = needs.most();
   std::vector<std::uint64_t> rings = {0, largest * 2, largest * 3, largest * 4};
   for (std::uint64_t ring = kBatchBytes / 4; ring <= 8 * kBatchBytes; ring *= 2) {
@@ -335,17 +273,17 @@ Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machin
     for (const std::uint64_t ring : rings) {
       if (ring <= capacity) {
         Residency candidate = fill(pass, needs, capacity, order, ring);
-        if (!(candidate == rule.residency) &&
+        if (!(candidate == plainest.residency) &&
             std::find(candidates.begin(), candidates.end(), candidate) == candidates.end()) {
           candidates.push_back(std::move(candidate));
         }
       }
     }
   }
-  Plan best = best_of(pass, rule, std::move(candidates), machine);
+  Plan best = best_of(pass, plainest, std::move(candidates), machine);
   // A row of choices between equals may have led away from the best by more than one of them.
-  if (callers.count == 1 && best.round.time_us > rule.round.time_us) {
-    best = std::move(rule);
+  if (callers.count == 1 && best.round.time_us > plainest.round.time_us) {
+    best = std::move(plainest);
   }
   best.predicted = callers.count == 1 ? best.round : simulate(pass, best.residency, machine);
   return best;

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include <offload/plan/simulate.h>
+#include <offload/rule.h>
 
 namespace offload {
 
@@ -24,8 +25,10 @@ std::uint64_t resident_capacity(const Pass& pass);
 /// Chooses what stays on the device so that a simulated round is shortest. Among equals it takes one that streams
 /// nothing; then the longest ring, up to a few batches, as room for what is not simulated; then what streams least.
 /// While anything streams, all of `capacity` is used: where no other weight fits, the ring gets the rest. `capacity` is
-/// at least minimum_capacity(pass). For one caller never worse than plan_larger_first().
-Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {});
+/// at least minimum_capacity(pass). For one caller never worse than plan_larger_first(). By another rule it is the same
+/// among what that allows.
+Plan plan(const Pass& pass, std::uint64_t capacity, const MachineProfile& machine, Callers callers = {},
+          Rule rule = Rule::fastest);
 
 /// The same for a module whose ring is given, of at least minimum_capacity(pass) bytes, and is not its own: what stays,
 /// of at most `capacity` bytes, so that a row of calls is fastest. Weights of which `kept` has bytes are among it.

@@ -178,6 +178,7 @@ Model examine(const torch::jit::Module& module, const Options& options, const st
   }
   model.lanes =
       model.program.writes_state ? 1 : options.concurrency.value_or(kMostLanes); // calls read what others wrote
+  model.rule = options.rule;
   model.callers = std::min(model.lanes, options.concurrency.value_or(1));
   for (const ExampleCall& call : options.example_calls) { // throws InputError
     make_request(model.program, model.device, call.method, call.inputs, call.kwargs);

@@ -24,7 +24,8 @@ struct Model {
   c10::Device device = c10::kCPU;
   bool elsewhere = false; ///< planned for the GPU of `machine`, which is not here: see preview()
   Program program;
-  int lanes = 1;   ///< the most calls in flight
+  int lanes = 1; ///< the most calls in flight
+  Rule rule = Rule::fastest;
   int callers = 1; ///< at the same time, that are planned for until calls show how many there are
   MachineProfile machine;
   WeightTablePtr weights;

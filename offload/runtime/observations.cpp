@@ -132,7 +132,7 @@ std::uint64_t Observations::held_bytes() const {
 
 Plan Observations::plan(const Pass& pass, std::uint64_t vram, Callers callers) const {
   const std::uint64_t capacity = divide(vram, callers.lanes).capacity();
-  Plan best = offload::plan(pass, capacity, machine_, callers);
+  Plan best = offload::plan(pass, capacity, machine_, callers, model_->rule);
   if (best.residency.ring_bytes == 0) { // room is left: what is read in place is read faster on the device
     std::uint64_t taken = bytes_of(best.residency);
     for (WeightId id = 0; id < model_->count(); ++id) {

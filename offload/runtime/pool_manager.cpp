@@ -91,6 +91,9 @@ Options PoolManager::options_for(const Options& options) const {
   if (options.host_budget || options.pinned_budget) {
     refuse("host_budget or pinned_budget");
   }
+  if (options.rule != Rule::fastest) {
+    refuse("rule");
+  }
   if (!(options.weight > 0)) {
     throw InputError("weight is " + std::to_string(options.weight) + ": give more than 0");
   }
