@@ -18,8 +18,7 @@
 
 namespace offload::tools {
 
-void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& formats) {
-  app.add_option("MODEL", model, "TorchScript archive")->required();
+void DeviceArguments::add_to(CLI::App& app) {
   app.add_option("--vram", vram, "bytes that the model may use on the device, as in 8GiB; default: what is free");
   app.add_option("--host", host, "bytes of host memory for weights and staging buffers");
   app.add_option("--pinned", pinned, "bytes of it that may be page-locked");
@@ -30,6 +29,11 @@ void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& forma
   app.add_flag("--copy-file", copy_file, "on the host, copy weights of the file at each use instead of mapping it");
   app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
   app.add_flag("--gradients", gradients, "call methods that call torch.autograd.grad with gradients on");
+}
+
+void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& formats) {
+  app.add_option("MODEL", model, "TorchScript archive")->required();
+  DeviceArguments::add_to(app);
   app.add_option("--input", inputs, "a tensor, as in 'float32[1024,1024]' or 'int64[1,128]<30000'; once for each")
       ->take_all()
       ->allow_extra_args(false);
@@ -60,7 +64,7 @@ class ProgressBar {
 
 } // namespace
 
-Options ModelArguments::options() const {
+Options DeviceArguments::options() const {
   Options options;
   if (isatty(STDERR_FILENO) != 0) {
     options.progress = ProgressBar();
@@ -102,7 +106,7 @@ std::vector<c10::IValue> ModelArguments::make_inputs(c10::Device on) const {
   return values;
 }
 
-void ModelArguments::load_libraries() const {
+void DeviceArguments::load_libraries() const {
   for (const std::string& library : libraries) {
     const std::string path = library.find('/') == std::string::npos ? "./" + library : library; // not a search
     if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) {
