@@ -45,7 +45,7 @@ class Mixed(torch.nn.Module):
         if more is not None:
             total = total + more
         lengths = [len(word) for word in words]
-        return Pair(total * rounds, (torch.tensor(sizes), torch.tensor(lengths))), {"text": text, "count": times}
+        return Pair(total * rounds, (torch.tensor(sizes), torch.tensor(lengths))), {"count": times}, text
 
 
 class Raises(torch.nn.Module):

@@ -31,6 +31,7 @@ struct Arguments {
   std::vector<std::string> examples;
   std::string body = "64MiB";
   std::string bodies = "1GiB";
+  std::string slowest = "64KiB";
   int patience = 10;
   int idle = 60;
 
@@ -57,10 +58,10 @@ struct Arguments {
         ->capture_default_str();
     app.add_option("--body", body, "most bytes of a request's body")->capture_default_str();
     app.add_option("--bodies", bodies, "most bytes of all of them at the same time")->capture_default_str();
-    app.add_option("--patience", patience,
-                   "seconds for a client to send a head, or, besides what 64 KiB a second take, "
-                   "a body, or to take an answer")
+    app.add_option("--patience", patience, "seconds that a client may take to send a head, and to begin with the rest")
         ->check(CLI::Range(1, 3600))
+        ->capture_default_str();
+    app.add_option("--slowest", slowest, "bytes a second that it has to send and to take after that")
         ->capture_default_str();
     app.add_option("--idle", idle, "seconds that a connection may wait for its next request")
         ->check(CLI::Range(1, 86400))
@@ -74,6 +75,10 @@ struct Arguments {
     if (options.bodies_bytes < options.connection.body_bytes) {
       throw InputError("--bodies " + bodies + " is less than --body " + body +
                        ": a request of that size would never fit");
+    }
+    options.connection.slowest = parse("--slowest", slowest);
+    if (options.connection.slowest == 0 || options.connection.body_bytes == 0) {
+      throw InputError("--slowest and --body have to be more than 0");
     }
     options.connection.patience = std::chrono::seconds(patience);
     options.connection.idle = std::chrono::seconds(idle);

@@ -18,7 +18,6 @@ namespace {
 
 constexpr std::size_t kBuffer = 64 << 10;
 constexpr std::uint64_t kMostHead = 64 << 10;
-constexpr std::uint64_t kSlowest = 64 << 10; // bytes a second
 constexpr std::uint64_t kMostPath = 1024;
 
 bool needs_body(const httplib::Request& request) { return request.method != "GET" && request.method != "HEAD"; }
@@ -59,7 +58,7 @@ bool Connection::wait_for_request() {
 }
 
 void Connection::expect(std::uint64_t bytes) {
-  deadline_ = Clock::now() + limits_.patience + std::chrono::milliseconds(bytes * 1000 / kSlowest);
+  deadline_ = Clock::now() + limits_.patience + std::chrono::milliseconds(bytes * 1000 / limits_.slowest);
 }
 
 void Connection::take_head(httplib::Request& request) {

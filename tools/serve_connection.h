@@ -18,6 +18,7 @@ namespace offload::tools {
 struct ConnectionLimits {
   std::uint64_t body_bytes = 64 << 20;
   std::chrono::seconds patience{10}; ///< for a head, and for a body or an answer beside what its bytes take
+  std::uint64_t slowest = 64 << 10;  ///< bytes a second that a client sends or takes at least, after that
   std::chrono::seconds idle{60};     ///< between requests
 };
 

@@ -156,9 +156,9 @@ const json& parameters_of(const json& object, const std::string& where) {
   }
   for (const auto& [key, value] : found->items()) {
     if (key.starts_with("shared_memory") || key.starts_with("sequence_") || key == "classification") {
-      const bool harmless = value == 0 || value == false || value == "";
-      if (!harmless) {
-        refuse(where + "parameters." + key + " is not supported");
+      const bool is_off = value == 0 || value == false || value == json("");
+      if (!is_off) {
+        refuse(where + "parameters." + std::string(key).append(" is not supported"));
       }
     }
   }
@@ -329,8 +329,8 @@ InferRequest parse_infer_request(std::string_view body, const std::optional<std:
 
 WireAnswer write_infer_answer(const InferAnswer& answer, const InferRequest& request) {
   std::string text = R"({"model_name":)" + dump(answer.model) + R"(,"model_version":"1")";
-  if (!request.id.empty()) {
-    text += R"(,"id":)" + dump(request.id);
+  if (!answer.id.empty()) {
+    text += R"(,"id":)" + dump(answer.id);
   }
   text += R"(,"outputs":[)";
   std::vector<WantedOutput> wanted = request.outputs;
