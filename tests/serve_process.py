@@ -13,10 +13,10 @@ import urllib.request
 class Server:
     """Runs serve on a free port for as long as the block lasts, and looks at how it ends."""
 
-    def __init__(self, program, *arguments):
+    def __init__(self, program, *arguments, threads=1):
         self.process = subprocess.Popen([program, "--device", "cpu", "--port", "0", *arguments], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
+                                        env={**os.environ, "OMP_NUM_THREADS": str(threads)})
         line = self.process.stdout.readline()
         if not line.startswith("listening on "):
             raise RuntimeError(f"serve did not begin: {line!r} {self.process.communicate()[1]}")

@@ -5,6 +5,10 @@ usage: serve_test.py SERVE MAKE_MODEL [--brief]
 """
 import argparse
 import os
+import pathlib
+import re
+import shlex
+import subprocess
 import sys
 import tempfile
 import threading
@@ -21,6 +25,7 @@ from serve_models import Mixed, make_models
 from serve_process import Server
 
 TOKENS = 16
+PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "serving.md"
 
 
 def as_input(name, array, datatype=None, binary=True):
@@ -210,6 +215,27 @@ def is_understood_by_prometheus(server, client):
         assert f"torch_offload_{name}" in families, name
 
 
+def does_what_the_page_says(serve, make_model):
+    """The commands of docs/serving.md, at another port, and with the programs at hand."""
+    with open(PAGE) as text:
+        blocks = re.findall(r"```(sh|python)\n(.*?)```", text.read(), re.S)
+    assert [kind for kind, _ in blocks] == ["sh", "sh", "python"], "the page is not as this test knows it"
+    made, started = blocks[0][1].strip().splitlines()
+    subprocess.run(shlex.split(made.replace("build/release/models/make_model", make_model)), check=True,
+                   stdout=subprocess.DEVNULL)
+    program, *arguments = shlex.split(started)
+    assert program == "build/release/tools/serve"
+    with Server(serve, *arguments) as server:
+        for line in blocks[1][1].strip().splitlines():
+            command = shlex.split(line.replace("localhost:8000", server.address))
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            assert out, line
+        names = {}
+        exec(blocks[2][1].replace("localhost:8000", server.address), names)
+        plain = torch.jit.load("lm.pt")(torch.tensor([[5, 6, 7]])).detach().numpy()
+        assert same(names["logits"], plain)
+
+
 TESTS = [tells_what_there_is, runs_a_language_model, carries_every_dtype, takes_every_kind_of_argument,
          says_what_models_raise, many_clients, is_understood_by_prometheus]
 
@@ -242,6 +268,9 @@ def main():
             if arguments.only in attack.__name__:
                 print(attack.__name__, flush=True)
                 attack(serve, arguments.brief)
+        if arguments.only in does_what_the_page_says.__name__:
+            print(does_what_the_page_says.__name__, flush=True)
+            does_what_the_page_says(serve, make_model)
         os.chdir("/")
     print("all passed")
 

@@ -195,7 +195,7 @@ c10::IValue value_of(const c10::TypePtr& type, const std::string& name, Inputs& 
   if (const auto dict_type = type->cast<c10::DictType>()) {
     c10::impl::GenericDict dict(dict_type->getKeyType(), dict_type->getValueType());
     for (const std::string& key : inputs.keys_below(name)) {
-      dict.insert(key, value_of(dict_type->getValueType(), name + "." + key, inputs));
+      dict.insert(key, value_of(dict_type->getValueType(), std::string(name).append(".").append(key), inputs));
     }
     return dict;
   }
