@@ -25,22 +25,22 @@ bool needs_body(const httplib::Request& request) { return request.method != "GET
 } // namespace
 
 Connection::Connection(int socket, int stopped, const ConnectionLimits& limits)
-    : socket_(socket), stopped_(stopped), limits_(limits), buffer_(kBuffer) {
+    : socket_(socket), stopped_(stopped), limits_(limits), received_{std::vector<char>(kBuffer)} {
   const int on = 1;
   setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
 Connection::~Connection() {
-  if (is_over_) {
+  if (is_over_ || has_more()) {
     linger();
   }
   close(socket_);
 }
 
 bool Connection::wait_for_request() {
-  body_bytes_ = body_left_ = 0;
+  body_ = {};
   problem_.reset();
-  if (at_ == end_) {
+  if (received_.at == received_.end) {
     std::array<pollfd, 2> events = {{{socket_, POLLIN, 0}, {stopped_, POLLIN, 0}}};
     const auto most = std::chrono::duration_cast<std::chrono::milliseconds>(limits_.idle).count();
     const Clock::time_point end = Clock::now() + limits_.idle;
@@ -67,7 +67,7 @@ void Connection::take_head(httplib::Request& request) {
   request.headers.erase("Accept-Encoding");
   set_body(request);
   is_over_ = problem_.has_value();
-  expect(body_bytes_);
+  expect(body_.bytes);
 }
 
 void Connection::set_body(const httplib::Request& request) {
@@ -80,19 +80,19 @@ void Connection::set_body(const httplib::Request& request) {
     problem_ = RequestError(415, "Content-Type multipart/form-data is not taken: send JSON, or JSON and tensors");
   } else if (lengths > 0) {
     const std::string text = request.get_header_value("Content-Length");
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), body_bytes_);
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), body_.bytes);
     if (lengths > 1 || error != std::errc() || end != text.data() + text.size()) {
       problem_ = RequestError(400, "Content-Length is not one number of bytes");
-      body_bytes_ = 0;
-    } else if (body_bytes_ > limits_.body_bytes) {
+      body_.bytes = 0;
+    } else if (body_.bytes > limits_.body_bytes) {
       problem_ = RequestError(413, "the body has " + text + " bytes, and at most " +
                                        std::to_string(limits_.body_bytes) + " are taken (--body)");
-      body_bytes_ = 0;
-    } else if (body_bytes_ > 0 && !needs_body(request)) {
+      body_.bytes = 0;
+    } else if (body_.bytes > 0 && !needs_body(request)) {
       problem_ = RequestError(400, request.method + " has no body, and one of " + text + " bytes came");
     }
   }
-  body_left_ = body_bytes_;
+  body_.left = body_.bytes;
 }
 
 bool Connection::is_gone() const {
@@ -127,12 +127,12 @@ ssize_t Connection::read(char* to, size_t size) {
   if (!unsent_.empty() && !send({})) { // "100 Continue"
     return -1;
   }
-  while (at_ == end_) {
-    const ssize_t bytes = recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+  while (received_.at == received_.end) {
+    const ssize_t bytes = recv(socket_, received_.bytes.data(), received_.bytes.size(), MSG_DONTWAIT);
     if (bytes > 0) {
-      bytes_in_ += static_cast<std::uint64_t>(bytes);
-      at_ = 0;
-      end_ = static_cast<std::size_t>(bytes);
+      moved_.in += static_cast<std::uint64_t>(bytes);
+      received_.at = 0;
+      received_.end = static_cast<std::size_t>(bytes);
     } else if (bytes == 0) {
       is_over_ = true;
       return 0;
@@ -141,19 +141,19 @@ ssize_t Connection::read(char* to, size_t size) {
       return -1;
     }
   }
-  std::size_t taken = std::min(size, end_ - at_);
+  std::size_t taken = std::min(size, received_.end - received_.at);
   if (head_left_) {
     taken = std::min<std::size_t>(taken, *head_left_);
     *head_left_ -= taken;
   } else {
-    body_left_ -= std::min<std::uint64_t>(body_left_, taken);
+    body_.left -= std::min<std::uint64_t>(body_.left, taken);
   }
   if (taken == 0) { // a head without an end
     is_over_ = true;
     return -1;
   }
-  std::memcpy(to, buffer_.data() + at_, taken);
-  at_ += taken;
+  std::memcpy(to, received_.bytes.data() + received_.at, taken);
+  received_.at += taken;
   return static_cast<ssize_t>(taken);
 }
 
@@ -183,7 +183,7 @@ bool Connection::send(std::string_view bytes) {
       }
       continue;
     }
-    bytes_out_ += static_cast<std::uint64_t>(sent);
+    moved_.out += static_cast<std::uint64_t>(sent);
     auto left = static_cast<std::size_t>(sent);
     for (iovec& part : parts) {
       const std::size_t gone = std::min(left, part.iov_len);
@@ -196,8 +196,13 @@ bool Connection::send(std::string_view bytes) {
 }
 
 bool Connection::finish() {
-  is_over_ = is_over_ || head_left_.has_value() || body_left_ > 0; // what follows is no head
+  is_over_ = is_over_ || head_left_.has_value() || body_.left > 0; // what follows is no head
   return (unsent_.empty() || send({})) && !is_over_;
+}
+
+bool Connection::has_more() const {
+  char next = 0;
+  return received_.at < received_.end || recv(socket_, &next, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 /// A client that still sends would lose the answer if the connection was closed at once.
@@ -205,7 +210,7 @@ void Connection::linger() {
   shutdown(socket_, SHUT_WR);
   deadline_ = Clock::now() + std::min<std::chrono::seconds>(limits_.patience, std::chrono::seconds(2));
   while (wait(POLLIN)) {
-    const ssize_t bytes = recv(socket_, buffer_.data(), buffer_.size(), MSG_DONTWAIT);
+    const ssize_t bytes = recv(socket_, received_.bytes.data(), received_.bytes.size(), MSG_DONTWAIT);
     if (bytes == 0 || (bytes < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
       return;
     }

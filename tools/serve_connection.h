@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <tools/serve_protocol.h>
@@ -20,6 +21,12 @@ struct ConnectionLimits {
   std::chrono::seconds patience{10}; ///< for a head, and for a body or an answer beside what its bytes take
   std::uint64_t slowest = 64 << 10;  ///< bytes a second that a client sends or takes at least, after that
   std::chrono::seconds idle{60};     ///< between requests
+};
+
+/// Bytes that clients have sent, and have been sent.
+struct Moved {
+  std::uint64_t in = 0;
+  std::uint64_t out = 0;
 };
 
 /// Owns its socket, and belongs to one thread. `stopped` becomes readable when the server stops: then no request begins
@@ -40,7 +47,7 @@ class Connection : public httplib::Stream {
 
   /// What is wrong with that head, if anything. Such a request is the last one of the connection.
   const std::optional<RequestError>& problem() const { return problem_; }
-  std::uint64_t body_bytes() const { return body_bytes_; }
+  std::uint64_t body_bytes() const { return body_.bytes; }
 
   /// Whether the client has gone, or will not read on. Any thread may ask while a request is under way.
   bool is_gone() const;
@@ -48,8 +55,8 @@ class Connection : public httplib::Stream {
   /// Sends what is left of an answer. True when the next request can follow.
   bool finish();
 
-  std::uint64_t bytes_in() const { return bytes_in_; }
-  std::uint64_t bytes_out() const { return bytes_out_; }
+  /// Since it was asked last.
+  Moved take_moved() { return std::exchange(moved_, {}); }
 
   // What httplib calls. Less than 0 where the client is too slow, or has gone.
   bool is_readable() const override { return true; }
@@ -63,27 +70,35 @@ class Connection : public httplib::Stream {
  private:
   using Clock = std::chrono::steady_clock;
 
+  /// What has come and has not been read, from `at` to `end`.
+  struct Received {
+    std::vector<char> bytes;
+    std::size_t at = 0;
+    std::size_t end = 0;
+  };
+  struct Body {
+    std::uint64_t bytes = 0;
+    std::uint64_t left = 0; // to be read
+  };
+
   /// Waits until the socket is ready for `events` of poll(). False when that comes too late.
   bool wait(short events);
   bool send(std::string_view bytes);
   void expect(std::uint64_t bytes);
   void set_body(const httplib::Request& request);
+  bool has_more() const;
   void linger();
 
   const int socket_;
   const int stopped_;
   const ConnectionLimits limits_;
   Clock::time_point deadline_;
-  std::vector<char> buffer_;
-  std::size_t at_ = 0;
-  std::size_t end_ = 0;
+  Received received_;
   std::string unsent_; // an answer's head, which goes with its body
   std::optional<std::uint64_t> head_left_;
-  std::uint64_t body_bytes_ = 0;
-  std::uint64_t body_left_ = 0;
+  Body body_;
   std::optional<RequestError> problem_;
-  std::uint64_t bytes_in_ = 0;
-  std::uint64_t bytes_out_ = 0;
+  Moved moved_;
   bool is_over_ = false;
 };
 

@@ -26,10 +26,10 @@ void RequestCounters::closed() {
   --counts_.connections;
 }
 
-void RequestCounters::moved(std::uint64_t bytes_in, std::uint64_t bytes_out) {
+void RequestCounters::moved(const Moved& bytes) {
   const std::scoped_lock lock(mutex_);
-  counts_.bytes_in += bytes_in;
-  counts_.bytes_out += bytes_out;
+  counts_.moved.in += bytes.in;
+  counts_.moved.out += bytes.out;
 }
 
 bool RequestCounters::take_body(std::uint64_t bytes, std::uint64_t most) {
@@ -175,9 +175,9 @@ std::string metrics_of(const Pool& pool, const std::map<std::string, std::unique
     text.value(static_cast<double>(count), "code", std::to_string(status));
   }
   text.single("http_received_bytes_total", "counter", "Bytes that clients sent.",
-              static_cast<double>(requests.bytes_in));
+              static_cast<double>(requests.moved.in));
   text.single("http_sent_bytes_total", "counter", "Bytes that clients were sent.",
-              static_cast<double>(requests.bytes_out));
+              static_cast<double>(requests.moved.out));
   text.single("http_connections", "gauge", "Connections that are open.", static_cast<double>(requests.connections));
   text.single("http_connections_refused_total", "counter", "Connections beyond the most that are taken.",
               static_cast<double>(requests.connections_refused));

@@ -10,6 +10,7 @@
 
 #include <offload/pool.h>
 #include <tools/serve_calls.h>
+#include <tools/serve_connection.h>
 #include <tools/serve_model.h>
 
 namespace offload::tools {
@@ -19,8 +20,7 @@ class RequestCounters {
  public:
   struct Counts {
     std::map<int, std::uint64_t> requests; ///< by status
-    std::uint64_t bytes_in = 0;
-    std::uint64_t bytes_out = 0;
+    Moved moved;
     std::uint64_t connections = 0; ///< that are open
     std::uint64_t connections_refused = 0;
     std::uint64_t body_bytes = 0; ///< of requests under way
@@ -30,7 +30,7 @@ class RequestCounters {
   void opened();
   void refused_connection();
   void closed();
-  void moved(std::uint64_t bytes_in, std::uint64_t bytes_out);
+  void moved(const Moved& bytes);
 
   /// Counts the bytes of a body until they are given back. False, and nothing is counted, where they would be more than
   /// `most` together.

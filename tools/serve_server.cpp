@@ -189,15 +189,12 @@ bool InferenceServer::process_and_close_socket(socket_t socket) {
   counters_.opened();
   Connection connection(socket, stopped_, options_.connection);
   current_connection = &connection;
-  std::uint64_t in = 0;
-  std::uint64_t out = 0;
   bool closed = false;
   while (!closed && !stopping_ && connection.wait_for_request()) {
     const bool answered = process_request(connection, /*close_connection=*/false, closed,
                                           [&](httplib::Request& request) { connection.take_head(request); });
     closed = !connection.finish() || !answered || closed;
-    counters_.moved(connection.bytes_in() - std::exchange(in, connection.bytes_in()),
-                    connection.bytes_out() - std::exchange(out, connection.bytes_out()));
+    counters_.moved(connection.take_moved());
   }
   current_connection = nullptr;
   counters_.closed();

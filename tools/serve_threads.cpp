@@ -1,5 +1,6 @@
 #include <tools/serve_threads.h>
 
+#include <system_error>
 #include <utility>
 
 namespace offload::tools {
@@ -16,8 +17,11 @@ void ConnectionThreads::enqueue(std::function<void()> task) {
   {
     const std::scoped_lock lock(mutex_);
     if (tasks_.size() >= idle_ && threads_.size() < most_) {
-      threads_.emplace_back([this] { work(); });
-      ++idle_;
+      try {
+        threads_.emplace_back([this] { work(); });
+        ++idle_;
+      } catch (const std::system_error&) { // the machine gives none
+      }
     }
     if (tasks_.size() < idle_) {
       tasks_.push_back(std::move(task));

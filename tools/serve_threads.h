@@ -18,7 +18,8 @@ class ConnectionThreads : public httplib::TaskQueue {
  public:
   explicit ConnectionThreads(std::size_t most) : most_(most) {}
 
-  /// Runs `task` on a thread of its own; where all are taken, here and now: is_one() says which it was.
+  /// Runs `task` on a thread of its own; where all are taken and no more can be had, here and now: is_one() says which
+  /// it was.
   void enqueue(std::function<void()> task) override;
 
   /// Waits until all tasks have ended.
