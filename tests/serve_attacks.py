@@ -215,6 +215,10 @@ def is_too_many(serve, brief):
             status, headers, answer = server.ask(ECHO, number())
             assert status == 503 and headers["Retry-After"] == "1" and "--bodies" in answer["error"], answer
         is_left_alone(server, "torch_offload_http_body_bytes", 0)
+        many = json.dumps({"inputs": [{"name": "x", "datatype": "INT8", "shape": [200000], "data": [1] * 200000}]})
+        status, _, answer = server.ask(ECHO, many.encode())
+        assert status == 413 and "--bodies" in answer["error"], answer
+        is_left_alone(server, "torch_offload_http_body_bytes", 0)
         still_answers(server)
 
 

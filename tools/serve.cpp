@@ -1,6 +1,5 @@
 // serve: answers requests of the Open Inference Protocol for models that share one budget (docs/serving.md).
 
-#include <signal.h>
 #include <tools/cli.h>
 #include <tools/inputs.h>
 #include <tools/serve_server.h>
@@ -10,6 +9,7 @@
 #include <atomic>
 #include <cctype>
 #include <chrono>
+#include <csignal>
 #include <exception>
 #include <filesystem>
 #include <iostream>
@@ -131,7 +131,8 @@ offload::tools::ServedModels load_models(const Arguments& arguments, const offlo
     const auto [name, inputs] = split("--example", example);
     const auto found = examples.find(name);
     if (found == examples.end()) {
-      throw InputError("--example '" + example + "': there is no --model of the name '" + name + "'");
+      throw InputError("--example '" +
+                       std::string(example).append("': there is no --model of the name '" + name + "'"));
     }
     found->second.push_back(example_of(inputs, options.pool->device()));
   }
@@ -172,7 +173,7 @@ class Signals {
   /// After the server has ended, for whatever reason.
   void end() {
     ended_ = true;
-    pthread_kill(thread_.native_handle(), SIGTERM);
+    pthread_kill(thread_.native_handle(), SIGINT); // which is waited for, not handled
     thread_.join();
   }
 

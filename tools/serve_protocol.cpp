@@ -319,63 +319,16 @@ InferRequest parse_infer_request(std::string_view body, const std::optional<std:
   if (!rest.empty()) {
     refuse("the body has " + std::to_string(rest.size()) + " bytes more than its inputs take (binary_data_size)");
   }
+  std::set<std::string> wanted;
   for (const json& output : list_of(header.rest, "outputs")) {
     const std::string where = "outputs[" + std::to_string(request.outputs.size()) + "]";
     const json& parameters = parameters_of(output, where + ".");
     request.outputs.push_back({string_of(output, "name", where), flag_of(parameters, "binary_data", where + ".")});
+    if (!wanted.insert(request.outputs.back().name).second) { // its bytes would go as often
+      refuse("outputs: '" + request.outputs.back().name + "' is asked for twice");
+    }
   }
   return request;
-}
-
-WireAnswer write_infer_answer(const InferAnswer& answer, const InferRequest& request) {
-  std::string text = R"({"model_name":)" + dump(answer.model) + R"(,"model_version":"1")";
-  if (!answer.id.empty()) {
-    text += R"(,"id":)" + dump(answer.id);
-  }
-  text += R"(,"outputs":[)";
-  std::vector<WantedOutput> wanted = request.outputs;
-  if (wanted.empty()) {
-    for (const WireTensor& output : answer.outputs) {
-      wanted.push_back({output.name, std::nullopt});
-    }
-  }
-  WireAnswer written;
-  std::string tail;
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    const auto found = std::find_if(answer.outputs.begin(), answer.outputs.end(),
-                                    [&](const WireTensor& output) { return output.name == wanted[i].name; });
-    if (found == answer.outputs.end()) {
-      std::string names;
-      for (const WireTensor& output : answer.outputs) {
-        names += (names.empty() ? "" : ", ") + output.name;
-      }
-      refuse("outputs: there is no '" + wanted[i].name + "'; there are " + names);
-    }
-    text += std::string(i > 0 ? "," : "") + R"({"name":)" + dump(found->name) + R"(,"datatype":")" +
-            to_string(found->datatype) + R"(","shape":)" + dump(found->shape);
-    if (wanted[i].binary.value_or(request.binary)) {
-      const std::size_t before = tail.size();
-      tail += found->datatype == Datatype::bytes ? join_strings(found->strings) : std::string(found->bytes());
-      text += R"(,"parameters":{"binary_data_size":)" + std::to_string(tail.size() - before) + "}}";
-      written.json_bytes = 0;
-    } else {
-      text += R"(,"data":)";
-      append_json_array(text, *found);
-      text += '}';
-    }
-  }
-  text += "]}";
-  if (written.json_bytes) {
-    written.json_bytes = text.size();
-  }
-  written.body = std::move(text) + tail;
-  return written;
-}
-
-std::string error_body(std::string_view what) { return dump(json{{"error", what}}); }
-
-std::string dump(const nlohmann::json& json) {
-  return json.dump(-1, ' ', /*ensure_ascii=*/false, nlohmann::json::error_handler_t::replace);
 }
 
 } // namespace offload::tools

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -21,7 +22,9 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kJson = "application/json";
-constexpr int kGone = 499; // nobody reads it: the client has gone
+constexpr const char* kLength = "Inference-Header-Content-Length";
+constexpr std::uint64_t kJsonGrows = 8; // "1," are two bytes of JSON, and sixteen while it is read
+constexpr int kGone = 499;              // nobody reads it: the client has gone
 
 /// Of the request that the calling thread is at.
 thread_local Connection* current_connection = nullptr;
@@ -76,6 +79,10 @@ class BodyBytes {
 
   /// Throws RequestError where there is no room for them.
   void take(std::uint64_t bytes) {
+    if (bytes > most_ - bytes_) {
+      throw RequestError(413, "the request, with the numbers that its JSON holds, takes more than the " +
+                                  std::to_string(most_) + " bytes that there are for all bodies (--bodies)");
+    }
     if (!counters_.take_body(bytes, most_)) {
       throw RequestError(503, "the requests under way take all of the " + std::to_string(most_) +
                                   " bytes that there are for bodies (--bodies): try again");
@@ -123,6 +130,17 @@ std::string read_body(const httplib::ContentReader& reader, const ConnectionLimi
                                 std::to_string(announced) + " bytes were announced");
   }
   return body;
+}
+
+/// At most; where a client lies, its request is refused when it is read.
+std::uint64_t json_bytes_of(const httplib::Request& request, const std::string& body) {
+  if (!request.has_header(kLength)) {
+    return body.size();
+  }
+  const std::string text = request.get_header_value(kLength);
+  std::uint64_t bytes = 0;
+  std::from_chars(text.data(), text.data() + text.size(), bytes);
+  return std::min<std::uint64_t>(bytes, body.size());
 }
 
 void refuse_connection(socket_t socket) {
@@ -268,7 +286,7 @@ ServedModel& InferenceServer::model_of(const Path& path) const {
 
 /// Discarded where there is nothing at this path.
 json InferenceServer::answer_for(const Path& path, httplib::Response& response) {
-  const json nothing(json::value_t::discarded);
+  json nothing(json::value_t::discarded);
   if (path.size() == 1) {
     return {{"name", "torch-offload"},
             {"version", version()},
@@ -325,20 +343,16 @@ void InferenceServer::answer_post(const httplib::Request& request, httplib::Resp
     throw RequestError(400, "models are those of the command line: none is loaded or unloaded by a request");
   }
   const bool with_version = path.size() == 6 && path[3] == "versions";
-  if (!(path.size() == 4 || with_version) || path[0] != "v2" || path[1] != "models" || path.back() != "infer") {
+  if ((path.size() != 4 && !with_version) || path[0] != "v2" || path[1] != "models" || path.back() != "infer") {
     refuse_route(request);
   }
   ServedModel& model = model_of(path);
-  constexpr std::uint64_t kValue = 16; // bytes of a number of JSON while it is read, which may have two
-  if (!request.has_header("Inference-Header-Content-Length")) {
-    taken.take(body.size() * kValue / 2);
-  }
+  taken.take(kJsonGrows * json_bytes_of(request, body));
   infer(model, request, body, response);
 }
 
 void InferenceServer::infer(ServedModel& model, const httplib::Request& request, const std::string& body,
                             httplib::Response& response) {
-  const char* const kLength = "Inference-Header-Content-Length";
   const InferRequest wanted = parse_infer_request(
       body, request.has_header(kLength) ? std::optional(request.get_header_value(kLength)) : std::nullopt);
   InferAnswer answer;
@@ -355,7 +369,8 @@ void InferenceServer::infer(ServedModel& model, const httplib::Request& request,
   if (written.json_bytes) {
     response.set_header(kLength, std::to_string(*written.json_bytes));
   }
-  response.set_content(std::move(written.body), written.json_bytes ? "application/octet-stream" : kJson);
+  response.body = std::move(written.body); // set_content() would copy it
+  response.set_header("Content-Type", written.json_bytes ? "application/octet-stream" : kJson);
 }
 
 } // namespace offload::tools
