@@ -288,6 +288,7 @@ def does_not_grow(serve, brief):
             all_work(100 if brief else 400)
         after, _ = server.memory()
         grown = after - before
+        print(f"  grown by {grown / 2**20:.1f} MiB", flush=True)
         assert grown < (64 if brief else 24) << 20, f"grown by {grown >> 20} MiB"
 
 

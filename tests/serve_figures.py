@@ -1,7 +1,7 @@
 """Calls a second of serve beside those of the same model in one process, from as many callers, on this machine.
 
-usage: serve_figures.py SERVE RUN MODEL.pt --vram 160MiB --sizes 1,64 --bound 32000 [--callers 1,4,8] [--seconds 10]
-A row for each number of callers; the last column is the share of one process' calls that the server reaches.
+usage: serve_figures.py SERVE RUN MODEL.pt --vram 160MiB --sizes 1,64 --bound 32000 [--callers 1,4,8] [--seconds 10] [--rounds 3]
+A row for each number of callers: the round whose share is the median, and the lowest and highest share.
 """
 import argparse
 import json
@@ -59,16 +59,21 @@ def main():
     parser.add_argument("--bound", type=int, required=True)
     parser.add_argument("--callers", default="1,4,8")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of OpenMP")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     shape = tuple(int(size) for size in arguments.sizes.split(","))
-    print("callers  served/s  in process/s  share")
+    print("callers  served/s  in process/s  share  of all rounds")
     for callers in (int(text) for text in arguments.callers.split(",")):
-        rate = served(arguments, callers, shape)
-        calls = max(8 * callers, int(rate * arguments.seconds))
-        alone = in_process(arguments, callers, calls)
-        plain = callers / (alone["measured"]["time_us"] / 1e6)
-        print(f"{callers:7}  {rate:8.1f}  {plain:12.1f}  {rate / plain:5.2f}", flush=True)
+        rounds = []
+        for _ in range(arguments.rounds):  # in turns, since a machine is not the same at all times
+            rate = served(arguments, callers, shape)
+            alone = in_process(arguments, callers, max(8 * callers, int(rate * arguments.seconds)))
+            plain = callers / (alone["measured"]["time_us"] / 1e6)
+            rounds.append((rate / plain, rate, plain))
+        share, rate, plain = sorted(rounds)[len(rounds) // 2]
+        print(f"{callers:7}  {rate:8.1f}  {plain:12.1f}  {share:5.2f}  {min(rounds)[0]:.2f} to {max(rounds)[0]:.2f}",
+              flush=True)
 
 
 main()
