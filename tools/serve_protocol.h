@@ -8,6 +8,7 @@
 // the JSON: little-endian, the last dimension first. Whatever comes is refused or understood as a whole.
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -54,8 +55,9 @@ struct WireTensor {
   std::string name;
   Datatype datatype = Datatype::fp32;
   std::vector<std::int64_t> shape;
-  std::string_view binary;          ///< the elements where they came as bytes: a part of the body
-  std::string owned;                ///< the elements where they came as JSON, or where an answer holds them
+  std::string_view binary; ///< the elements where they came as bytes: a part of the body, or of what `holder` has
+  std::shared_ptr<const void> holder;
+  std::string owned;                ///< the elements where they came as JSON
   std::vector<std::string> strings; ///< the elements of Datatype::bytes
 
   std::string_view bytes() const { return owned.empty() ? binary : std::string_view(owned); }

@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -248,12 +249,14 @@ WireTensor wire_of(std::string name, const at::Tensor& tensor) {
                                 (tensor.layout() != at::kStrided ? " that is sparse" : "") +
                                 ", for which the protocol has no form");
   }
-  const at::Tensor host = tensor.detach().to(at::kCPU).resolve_neg().contiguous(); // waits for the device
+  // Waits for the device. It is not copied again: it may be large.
+  const auto host = std::make_shared<const at::Tensor>(tensor.detach().to(at::kCPU).resolve_neg().contiguous());
   WireTensor wire;
   wire.name = std::move(name);
   wire.datatype = *type;
-  wire.shape = host.sizes().vec();
-  wire.owned.assign(static_cast<const char*>(host.const_data_ptr()), host.nbytes());
+  wire.shape = host->sizes().vec();
+  wire.binary = {static_cast<const char*>(host->const_data_ptr()), host->nbytes()};
+  wire.holder = host;
   return wire;
 }
 
