@@ -5,6 +5,7 @@ import torch
 from bad_input_files import CUTS
 from bad_machine_cases import GOOD_MACHINES, MACHINES
 from bad_plan_cases import GOOD_PLANS, PLANS
+from bad_serve_cases import SERVE
 
 X = "--input 'float32[2,128]'"
 CPU = f"--device cpu {X}"
@@ -394,6 +395,9 @@ def all_cases():
     cases += [("plan", f"straight.pt {CPU} {arguments}", 2, wanted) for arguments, *wanted in PLANS]
     cases += [("plan", f"straight.pt {CPU} {arguments}", 0, ()) for arguments in GOOD_PLANS]
     cases += [("run", arguments, 2, wanted) for arguments, *wanted in RUN]
+    for arguments, *wanted in SERVE:
+        device = "" if "--device" in arguments else "--device cpu"
+        cases.append(("serve", f"{device} {arguments}", 2, wanted))
     for arguments, *wanted in BENCH:
         cases.append(("bench", arguments if "--device" in arguments else f"--device cpu {arguments}", 2, wanted))
     cases += [("make_model", arguments, 2, wanted) for arguments, *wanted in MAKE_MODEL]

@@ -1,6 +1,6 @@
-"""Bad input to plan, run, bench and make_model: status 2, and one line that names what is wrong and what was wanted.
+"""Bad input to plan, run, bench, make_model and serve: status 2, and one line that names what is wrong and what was wanted.
 
-usage: bad_input_test.py PLAN RUN BENCH MAKE_MODEL [--show] [--only TEXT] [--every N]
+usage: bad_input_test.py PLAN RUN BENCH MAKE_MODEL SERVE [--show] [--only TEXT] [--every N]
 --show prints what each case gives, --only takes the cases whose command holds TEXT, --every each Nth of them. A case that
 ought to work gives 0.
 """
@@ -58,12 +58,12 @@ def run(command, environment):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("tools", nargs=4, metavar="TOOL", help="PLAN RUN BENCH MAKE_MODEL")
+    parser.add_argument("tools", nargs=5, metavar="TOOL", help="PLAN RUN BENCH MAKE_MODEL SERVE")
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--every", type=int, default=1)
     arguments = parser.parse_args()
-    tools = dict(zip(("plan", "run", "bench", "make_model"), map(os.path.abspath, arguments.tools)))
+    tools = dict(zip(("plan", "run", "bench", "make_model", "serve"), map(os.path.abspath, arguments.tools)))
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

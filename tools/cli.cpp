@@ -30,8 +30,7 @@ std::vector<std::string> names_of_rules() {
 
 } // namespace
 
-void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& formats) {
-  app.add_option("MODEL", model, "TorchScript archive")->required();
+void DeviceArguments::add_to(CLI::App& app) {
   app.add_option("--vram", vram, "bytes that the model may use on the device, as in 8GiB; default: what is free");
   app.add_option("--host", host, "bytes of host memory for weights and staging buffers");
   app.add_option("--pinned", pinned, "bytes of it that may be page-locked");
@@ -42,6 +41,11 @@ void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& forma
   app.add_flag("--copy-file", copy_file, "on the host, copy weights of the file at each use instead of mapping it");
   app.add_flag("--keep-devices", keep_devices, "leave constants that name another device in the graph as they are");
   app.add_flag("--gradients", gradients, "call methods that call torch.autograd.grad with gradients on");
+}
+
+void ModelArguments::add_to(CLI::App& app, const std::vector<std::string>& formats) {
+  app.add_option("MODEL", model, "TorchScript archive")->required();
+  DeviceArguments::add_to(app);
   app.add_option("--rule", rule,
                  "by what it is chosen which weights stay, to compare: fastest, larger-first, first-first, spread, "
                  "module-order")
@@ -77,7 +81,7 @@ class ProgressBar {
 
 } // namespace
 
-Options ModelArguments::options() const {
+Options DeviceArguments::options() const {
   Options options;
   if (isatty(STDERR_FILENO) != 0) {
     options.progress = ProgressBar();
@@ -104,6 +108,11 @@ Options ModelArguments::options() const {
       throw InputError("--device '" + *device + "': there is one cpu; give cpu");
     }
   }
+  return options;
+}
+
+Options ModelArguments::options() const {
+  Options options = DeviceArguments::options();
   options.rule = *std::find_if(kRules.begin(), kRules.end(), [&](Rule each) { return rule == to_string(each); });
   return options;
 }
@@ -120,7 +129,7 @@ std::vector<c10::IValue> ModelArguments::make_inputs(c10::Device on) const {
   return values;
 }
 
-void ModelArguments::load_libraries() const {
+void DeviceArguments::load_libraries() const {
   for (const std::string& library : libraries) {
     const std::string path = library.find('/') == std::string::npos ? "./" + library : library; // not a search
     if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL)) {

@@ -15,9 +15,8 @@ namespace offload::tools {
 /// The exit codes of every command.
 enum ExitCode { kDone = 0, kWrongResult = 1, kBadUsage = 2, kFailed = 3 };
 
-/// The options of whatever runs a model; tools/calls.h has those that say what is called.
-struct ModelArguments {
-  std::string model;
+/// The options that say where models run, and in how much memory.
+struct DeviceArguments {
   std::optional<std::string> vram;
   std::optional<std::string> host;
   std::optional<std::string> pinned;
@@ -26,15 +25,23 @@ struct ModelArguments {
   bool copy_file = false;
   bool keep_devices = false;
   bool gradients = false;
+
+  void add_to(CLI::App& app);
+  Options options() const; ///< with a progress bar where standard error is a terminal
+
+  /// Loads what defines operators of the model. Throws InputError that names the file.
+  void load_libraries() const;
+};
+
+/// The options of whatever runs one model; tools/calls.h has those that say what is called.
+struct ModelArguments : DeviceArguments {
+  std::string model;
   std::string rule = to_string(Rule::fastest);
   std::vector<std::string> inputs;
   std::string format = "table";
 
   void add_to(CLI::App& app, const std::vector<std::string>& formats = {"table", "json"});
-  Options options() const; ///< with a progress bar where standard error is a terminal
-
-  /// Loads what defines operators of the model. Throws InputError that names the file.
-  void load_libraries() const;
+  Options options() const; ///< with the rule, too
 
   /// A tensor for each --input.
   std::vector<c10::IValue> make_inputs(c10::Device device) const;

