@@ -16,6 +16,7 @@
 #include <offload/options.h>
 #include <offload/placement.h>
 #include <offload/process.h>
+#include <offload/timeline.h>
 
 namespace offload {
 
@@ -113,6 +114,9 @@ class OFFLOAD_API Module {
 
   c10::Device device() const;
   Placement placement() const;
+
+  /// When what happens in a call that is placed so: of one caller, in a row of calls, by simulation.
+  Timeline timeline() const;
   Stats stats() const;
 
   /// Simulates what would help, on what calls have shown until now: a dozen plans, which take milliseconds, of a large

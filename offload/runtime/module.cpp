@@ -110,6 +110,7 @@ c10::IValue Module::attr(const std::string& name) const { return Access(*this)->
 const c10::FunctionSchema& Module::schema(const std::string& method) const { return Access(*this)->schema(method); }
 c10::Device Module::device() const { return Access(*this)->device(); }
 Placement Module::placement() const { return Access(*this)->placement(); }
+Timeline Module::timeline() const { return Access(*this)->timeline(); }
 Stats Module::stats() const { return Access(*this)->stats(); }
 Report Module::report() const { return Access(*this)->report(); }
 void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }

@@ -35,6 +35,7 @@ class Session {
   c10::IValue attr(const std::string& name) const;
   const c10::FunctionSchema& schema(const std::string& method) const;
   virtual Placement placement() { return state_.placement(); }
+  Timeline timeline() const { return state_.observations().timeline(state_.residency()); }
   Stats stats() const;
   Stats counted() const; ///< the same without asking the driver
   Report report();
