@@ -15,6 +15,7 @@ PYBIND11_MODULE(_C, module) {
   bind_records(module);
   bind_pool(module);
   bind_module(module);
-  module.def("parse_bytes", [](const py::object& size) { return call_guarded([&] { return bytes_of(size, "size"); }); });
+  module.def("parse_bytes",
+             [](const py::object& size) { return call_guarded([&] { return bytes_of(size, "size"); }); });
   module.def("format_bytes", &offload::format_bytes);
 }

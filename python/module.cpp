@@ -3,7 +3,9 @@
 #include <torch/csrc/jit/python/pybind_utils.h>
 
 #include <optional>
+#include <sstream>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -36,8 +38,9 @@ class HeldModule {
   py::object run_method(const std::string& name, const py::tuple& args, const py::dict& kwargs) {
     return call_guarded([&] {
       if (torch::jit::tracer::isTracing()) {
-        throw InputError("a module of torch_offload can not be traced: trace what calls it without it, or offload the "
-                         "whole");
+        throw InputError(
+            "a module of torch_offload can not be traced: trace what calls it without it, or offload the "
+            "whole");
       }
       const c10::FunctionSchema& schema = schema_of(name);
       std::vector<c10::IValue> inputs = inputs_of(schema, args, kwargs);
@@ -93,12 +96,22 @@ class HeldModule {
   }
 
  private:
+  /// It is asked for once: where many threads call, each time that the lock is let go costs.
   const c10::FunctionSchema& schema_of(const std::string& method) const {
-    const py::gil_scoped_release released;
-    return module_->schema(method);
+    const auto known = schemas_.find(method);
+    if (known != schemas_.end()) {
+      return *known->second;
+    }
+    const c10::FunctionSchema& schema = [&]() -> const c10::FunctionSchema& {
+      const py::gil_scoped_release released;
+      return module_->schema(method);
+    }();
+    schemas_.emplace(method, &schema);
+    return schema;
   }
 
-  std::optional<Module> module_; // there until the end
+  std::optional<Module> module_;                                                // there until the end
+  mutable std::unordered_map<std::string, const c10::FunctionSchema*> schemas_; // used with Python's lock only
 };
 
 std::unique_ptr<HeldModule> load_module(const std::string& path, const py::dict& given, const py::list& examples,

@@ -66,8 +66,8 @@ c10::Device device_of_python(py::handle value) {
 }
 
 /// One of `values`, by its name.
-template <typename Value, std::size_t count>
-Value choice_of(py::handle value, const char* option, const std::array<std::pair<const char*, Value>, count>& values) {
+template <typename Value, std::size_t Count>
+Value choice_of(py::handle value, const char* option, const std::array<std::pair<const char*, Value>, Count>& values) {
   const std::string given = text_of(value, option);
   std::string names;
   for (const auto& [name, meant] : values) {
@@ -92,7 +92,8 @@ struct Setting {
 
 const std::vector<Setting<Options>>& settings() {
   static const std::vector<Setting<Options>> kSettings = {
-      {"pool", [](Options& to, py::handle value) {
+      {"pool",
+       [](Options& to, py::handle value) {
          if (!py::isinstance<Pool>(value)) {
            refuse_type("pool", "a Pool", value);
          }
@@ -137,7 +138,8 @@ Meant read_settings(const std::vector<Setting<Meant>>& known, const py::dict& gi
       found = name == setting.name ? &setting : found;
     }
     if (!found) {
-      throw py::type_error("there is no option '" + name + "': there are " + names);
+      names.insert(0, "there is no option '" + name + "': there are ");
+      throw py::type_error(names);
     }
     if (!value.is_none()) {
       found->set(options, value);

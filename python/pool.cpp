@@ -70,8 +70,8 @@ class PriorityScope {
 void bind_pool(py::module_& module) {
   py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
       .def(py::init(&make_pool))
-      .def_property_readonly(
-          "device", [](const Pool& pool) { return py::cast(call_released([&] { return pool.device(); })); })
+      .def_property_readonly("device",
+                             [](const Pool& pool) { return py::cast(call_released([&] { return pool.device(); })); })
       .def_property_readonly("vram_budget",
                              [](const Pool& pool) { return call_released([&] { return pool.vram_budget(); }); })
       .def("set_vram_budget",

@@ -43,9 +43,7 @@ py::str print(const Printed& printed) {
   return text_of(text);
 }
 
-py::str svg_of(const Plan& plan) {
-  return text_of(tools::to_svg(plan.timeline, "A call on " + plan.placement.device));
-}
+py::str svg_of(const Plan& plan) { return text_of(tools::to_svg(plan.timeline, "A call on " + plan.placement.device)); }
 
 py::str html_of(const Plan& plan) {
   const py::object escaped = py::module_::import("html").attr("escape")(print(plan.placement));
@@ -59,15 +57,15 @@ py::object dict_of(const Plan& plan) {
 
 /// A member of a record, by its name in Python.
 template <typename Record>
-using Member = std::pair<const char*, py::object (*)(const Record& record)>;
+using Named = std::pair<const char*, py::object (*)(const Record& record)>;
 
-template <typename Record, auto member>
+template <typename Record, auto Member>
 py::object read(const Record& record) {
-  return py::cast(record.*member);
+  return py::cast(record.*Member);
 }
 
 template <typename Record>
-py::dict dict_of(const std::vector<Member<Record>>& members, const Record& record) {
+py::dict dict_of(const std::vector<Named<Record>>& members, const Record& record) {
   py::dict dict;
   for (const auto& [name, get] : members) {
     dict[name] = get(record);
@@ -77,7 +75,7 @@ py::dict dict_of(const std::vector<Member<Record>>& members, const Record& recor
 
 /// `members` as properties, and to_dict() with all of them.
 template <typename Record>
-py::class_<Record> bind_record(py::module_& module, const char* name, std::vector<Member<Record>> members) {
+py::class_<Record> bind_record(py::module_& module, const char* name, std::vector<Named<Record>> members) {
   py::class_<Record> type(module, name);
   for (const auto& [member, get] : members) {
     type.def_property_readonly(member, get);
@@ -86,8 +84,8 @@ py::class_<Record> bind_record(py::module_& module, const char* name, std::vecto
   return type;
 }
 
-const std::vector<Member<Stats>>& stats_members() {
-  static const std::vector<Member<Stats>> kMembers = {
+const std::vector<Named<Stats>>& stats_members() {
+  static const std::vector<Named<Stats>> kMembers = {
       {"calls", read<Stats, &Stats::calls>},
       {"calls_repeated", read<Stats, &Stats::calls_repeated>},
       {"bytes_streamed", read<Stats, &Stats::bytes_streamed>},
@@ -124,8 +122,8 @@ py::list advice_of(const Report& report) {
   return list;
 }
 
-const std::vector<Member<Report>>& report_members() {
-  static const std::vector<Member<Report>> kMembers = {
+const std::vector<Named<Report>>& report_members() {
+  static const std::vector<Named<Report>> kMembers = {
       {"seconds", read<Report, &Report::seconds>},
       {"calls", [](const Report& report) { return py::object(py::cast(report.since.calls)); }},
       {"call_us", [](const Report& report) { return py::object(py::cast(report.call_us())); }},

@@ -237,7 +237,8 @@ def offload(
     if by == "trace" and not example_args:
         raise InputError("a trace takes example_args; by='script' takes none")
     with torch.no_grad():
-        scripted = torch.jit.trace(module, example_args) if by == "trace" else torch.jit.script(module)
+        jit: Any = torch.jit  # whose functions have no types
+        scripted = jit.trace(module, example_args) if by == "trace" else jit.script(module)
     if example_args and options.get("example_calls") is None:
         options["example_calls"] = [_moved(example_args, _C.device_of(_split(options)[0]))]
     return wrap(scripted, **options)

@@ -9,7 +9,7 @@ def make_bar() -> Callable[[int, int], None] | None:
     if sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         return None
     bar: Any = None
