@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Calls a second of threads of Python, beside those of as many threads of C++ (the tool `run`), in turns.
+"""Calls a second of threads of Python, beside those of as many threads of C++ (the tool `run`), in turns; and calls a second
+of a processor, which tell more where others use the machine.
 
     threads_benchmark.py MODEL INPUTS --vram 24MiB [--threads 8] [--calls 200] [--rounds 5]
 
@@ -9,6 +10,7 @@ threads of OpenMP wait for each other.
 
 import argparse
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,12 @@ import time
 import torch
 
 import torch_offload
+
+
+def clocks(who):
+    """Seconds of the wall, and of processors."""
+    used = resource.getrusage(who)
+    return torch.tensor([time.perf_counter(), used.ru_utime + used.ru_stime], dtype=torch.float64)
 
 
 def python_rate(arguments, calls):
@@ -41,25 +49,25 @@ def python_rate(arguments, calls):
                     stream.synchronize()
 
     threads = [threading.Thread(target=work) for _ in range(arguments.threads)]
-    begin = time.perf_counter()
+    begin = clocks(resource.RUSAGE_SELF)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return arguments.calls / (time.perf_counter() - begin)
+    return [arguments.calls / seconds for seconds in clocks(resource.RUSAGE_SELF) - begin]
 
 
 def cpp_rate(arguments):
     """What twice as many calls take longer: to begin takes either the same."""
     tool = pathlib.Path(sys.executable).parent / "torch-offload-run"
-    seconds = []
+    taken = []
     for times in (1, 2):
-        begin = time.perf_counter()
+        begin = clocks(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [tool, arguments.model, "--inputs", arguments.inputs, "--vram", arguments.vram, "--threads", str(arguments.threads),
              "--calls", str(arguments.calls * times)], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - begin)
-    return arguments.calls / (seconds[1] - seconds[0])
+        taken.append(clocks(resource.RUSAGE_CHILDREN) - begin)
+    return [arguments.calls / seconds for seconds in taken[1] - taken[0]]
 
 
 def main():
@@ -77,8 +85,10 @@ def main():
     for _ in range(arguments.rounds):
         ours.append(python_rate(arguments, calls))
         theirs.append(cpp_rate(arguments))
-        print(f"Python {ours[-1]:9.2f} calls a second, C++ {theirs[-1]:9.2f}", flush=True)
-    print(f"median of {arguments.rounds}: {statistics.median(ours) / statistics.median(theirs):.3f}")
+        print("Python {:9.2f} {:9.2f}, C++ {:9.2f} {:9.2f}".format(*ours[-1], *theirs[-1]), flush=True)
+    for i, clock in enumerate(("of the wall", "of a processor")):
+        ratio = statistics.median(rate[i] for rate in ours) / statistics.median(rate[i] for rate in theirs)
+        print(f"calls in a second {clock}, Python over C++, medians of {arguments.rounds}: {ratio:.3f}")
 
 
 main()
