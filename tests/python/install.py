@@ -4,8 +4,8 @@
     install.py --venv VENV --exported MODELS --work FOLDER [ARGUMENT OF PYTEST]...
 
 The environment is in FOLDER/venv. It has the torch of VENV, which is not installed twice, and cmake and ninja are those on
-PATH; what is built stays in FOLDER/build, so that the next time only what has changed is compiled. MODELS is what
-models/export.py has written.
+PATH; what is built stays in FOLDER, so that the next time only what has changed is compiled. MODELS is what models/export.py
+has written.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main():
     python = make_environment(arguments.work / "venv", arguments.venv)
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
     run(*pip, "-r", TESTS / "requirements.txt")
-    run(*pip, "--no-build-isolation", "--force-reinstall", "--no-deps", f"-Cbuild-dir={arguments.work / 'build'}", ".")
+    run(*pip, "--no-build-isolation", "--force-reinstall", "--no-deps", f"-Cbuild-dir={arguments.work}", ".")
     run(python, "-m", "mypy")
     environment = os.environ | {"OFFLOAD_EXPORTED": str(arguments.exported.resolve())}
     run(python, "-m", "pytest", "-q", TESTS, *of_pytest, env=environment)

@@ -7,9 +7,6 @@ if(no_torch)
   message(FATAL_ERROR "${Python_EXECUTABLE} has no torch: the package is built against the torch that it will be used with. "
     "Install that, and then: pip install scikit-build-core cmake ninja && pip install --no-build-isolation . (docs/python.md)")
 endif()
-if(NOT Torch_DIR)
-  set(Torch_DIR "${torch_of_python}/share/cmake/Torch")
-endif()
 get_filename_component(OFFLOAD_TORCH_PACKAGES "${torch_of_python}" DIRECTORY)
 
 file(GLOB toolkit "${OFFLOAD_TORCH_PACKAGES}/nvidia/cu[0-9]*")
