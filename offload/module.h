@@ -115,6 +115,9 @@ class OFFLOAD_API Module {
 
   c10::Device device() const;
   Placement placement() const;
+
+  /// When what happens in a call that is placed so: of one caller, in a row of calls, by simulation.
+  Timeline predicted_timeline() const;
   Stats stats() const;
 
   /// Simulates what would help, on what calls have shown until now: a dozen plans, which take milliseconds, of a large
@@ -124,7 +127,7 @@ class OFFLOAD_API Module {
   /// What link, device and host did in the last call that was timed, and has ended on the device. Of the calls that are
   /// like those that plans are made for, and that no other call was beside, the first three are timed, and then the
   /// 4th, 8th, 16th and so on up to the 1024th. None before the first of them.
-  std::optional<Timeline> timeline() const;
+  std::optional<Timeline> recorded_timeline() const;
 
   /// Plans anew for `bytes` once the calls in flight are done; calls that come meanwhile wait. Throws BudgetError when
   /// it is below the minimum, and ArchiveError when weights are still read from the file and that has changed: the

@@ -64,7 +64,7 @@ def main():
         if path.suffix in (".h", ".cpp"):
             name = path.relative_to(ROOT / "offload").as_posix()
             faults += [f"offload/{name} {fault}" for fault in faults_of_includes(name, path.read_text())]
-    for folder in ("offload", "ops", "tools", "tests", "models"):
+    for folder in ("offload", "ops", "tools", "tests", "models", "python"):
         for path in sorted((ROOT / folder).rglob("*.*")):
             name = path.relative_to(ROOT).as_posix()
             if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".sh") and name not in LISTS:

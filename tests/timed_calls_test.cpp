@@ -80,11 +80,11 @@ TEST_P(TimedCalls, AreDrawn) {
   using Lane = Timeline::Lane;
   const at::Tensor x = rows(2);
   module_.forward({x}).toTensor().cpu();
-  EXPECT_FALSE(module_.timeline()) << "it was not timed, since plans were made in it";
+  EXPECT_FALSE(module_.recorded_timeline()) << "it was not timed, since plans were made in it";
   for (int call = 0; call < 2; ++call) {
     module_.forward({x}).toTensor().cpu();
   }
-  const std::optional<Timeline> timeline = module_.timeline();
+  const std::optional<Timeline> timeline = module_.recorded_timeline();
   ASSERT_TRUE(timeline);
   EXPECT_GE(timeline->time_us, 2 * kPauses * kPauseUs);
   EXPECT_GE(timeline->busy_us(Lane::compute) + timeline->busy_us(Lane::host), 2 * kPauses * kPauseUs);

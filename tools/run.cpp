@@ -263,7 +263,7 @@ void report(const Arguments& arguments, const offload::Placement& placement, con
 
 /// The last call that was timed.
 void draw(const Arguments& arguments, const offload::Module& module, std::ostream& out) {
-  const std::optional<offload::Timeline> timeline = module.timeline();
+  const std::optional<offload::Timeline> timeline = module.recorded_timeline();
   if (!timeline) {
     throw offload::InputError("--format " + arguments.format +
                               ": no call was timed, since none was alone, or each had a shape of its own; give "

@@ -29,7 +29,7 @@ case $torch_version in # what is made for one another
   *) fail "LibTorch '$torch_version' is not supported; 2.11 to 2.15 are, as in --torch 2.15.0" ;;
 esac
 
-apt_packages=(g++ python3-venv ccache libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev libfmt-dev libcpp-httplib-dev zlib1g-dev liburing-dev)
+apt_packages=(g++ python3-dev python3-venv ccache libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev libcli11-dev libfmt-dev libcpp-httplib-dev zlib1g-dev liburing-dev)
 build_wheels=('cmake>=4,<5' 'ninja==1.13.*')
 # The compiler's version is that of the libraries which torch brings.
 torch_wheels=("torch==$torch_version" 'numpy==2.4.*'

@@ -110,9 +110,10 @@ c10::IValue Module::attr(const std::string& name) const { return Access(*this)->
 const c10::FunctionSchema& Module::schema(const std::string& method) const { return Access(*this)->schema(method); }
 c10::Device Module::device() const { return Access(*this)->device(); }
 Placement Module::placement() const { return Access(*this)->placement(); }
+Timeline Module::predicted_timeline() const { return Access(*this)->predicted_timeline(); }
 Stats Module::stats() const { return Access(*this)->stats(); }
 Report Module::report() const { return Access(*this)->report(); }
-std::optional<Timeline> Module::timeline() const { return Access(*this)->timeline(); }
+std::optional<Timeline> Module::recorded_timeline() const { return Access(*this)->recorded_timeline(); }
 void Module::set_vram_budget(std::uint64_t bytes) { Access(*this)->set_vram_budget(bytes); }
 void Module::release() { Access(*this)->release(); }
 

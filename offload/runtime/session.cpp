@@ -164,7 +164,7 @@ Timeline Session::draw(const TimedCall& call) const {
              : timeline_of(recorded, model_.pass_of(measured->second), call.residency);
 }
 
-std::optional<Timeline> Session::timeline() {
+std::optional<Timeline> Session::recorded_timeline() {
   placement(); // has what was timed last become known
   const std::lock_guard lock(timed_mutex_);
   return timeline_;

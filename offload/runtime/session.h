@@ -35,10 +35,11 @@ class Session {
   c10::IValue attr(const std::string& name) const;
   const c10::FunctionSchema& schema(const std::string& method) const;
   virtual Placement placement() { return state_.placement(); }
+  Timeline predicted_timeline() const { return state_.observations().timeline(state_.residency()); }
   Stats stats() const;
   Stats counted() const; ///< the same without asking the driver
   Report report();
-  std::optional<Timeline> timeline();
+  std::optional<Timeline> recorded_timeline();
   virtual void set_vram_budget(std::uint64_t bytes) = 0;
   virtual void release() = 0;
   c10::Device device() const { return model_.device; }
