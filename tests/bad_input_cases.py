@@ -361,8 +361,7 @@ GOOD = [
     ("run", "tokens.pt --device cpu --input 'int64[1,7]<500' --threads 2 --calls 4"),
     ("bench", "--device cpu --model whole.pt --calls 1"),
     ("bench", "--device cpu --model whole.pt --errors --budgets 2"),
-    ("make_model", "stack --layers 1 --features 8 made.pt"),
-    ("make_model", "transformer --size 4MiB --vocab 100 made_too.pt"),
+    ("make_model", "stack --layers 1 --features 8 made.pt"), ("make_model", "transformer --size 4MiB --vocab 100 too.pt"),
 ]
 
 

@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cctype>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <exception>
@@ -32,6 +34,7 @@ struct Arguments {
   std::string body = "64MiB";
   std::string bodies = "1GiB";
   std::string slowest = "64KiB";
+  bool until_eof = false;
   int patience = 10;
   int idle = 60;
 
@@ -63,6 +66,7 @@ struct Arguments {
         ->capture_default_str();
     app.add_option("--slowest", slowest, "bytes a second that it has to send and to take after that")
         ->capture_default_str();
+    app.add_flag("--until-eof", until_eof, "end as at SIGTERM when standard input ends: with whoever has started this");
     app.add_option("--idle", idle, "seconds that a connection may wait for its next request")
         ->check(CLI::Range(1, 86400))
         ->capture_default_str();
@@ -183,6 +187,18 @@ class Signals {
   std::thread thread_;
 };
 
+/// Has the process end as at SIGTERM when its standard input does.
+void end_with_input() {
+  std::thread([] {
+    std::array<char, 256> ignored{};
+    ssize_t bytes = 0;
+    do {
+      bytes = read(STDIN_FILENO, ignored.data(), ignored.size());
+    } while (bytes > 0 || (bytes < 0 && errno == EINTR));
+    kill(getpid(), SIGTERM);
+  }).detach();
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -196,6 +212,9 @@ int main(int argc, char** argv) {
     const offload::tools::ServeOptions serve = arguments.options();
     const offload::Options given = device.options();
     Signals signals;
+    if (arguments.until_eof) {
+      end_with_input();
+    }
     device.load_libraries();
     offload::PoolOptions budgets;
     budgets.device = given.device;
