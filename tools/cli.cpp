@@ -81,7 +81,7 @@ class ProgressBar {
 
 } // namespace
 
-Options DeviceArguments::options() const {
+Options DeviceArguments::device_options() const {
   Options options;
   if (isatty(STDERR_FILENO) != 0) {
     options.progress = ProgressBar();
@@ -112,7 +112,7 @@ Options DeviceArguments::options() const {
 }
 
 Options ModelArguments::options() const {
-  Options options = DeviceArguments::options();
+  Options options = device_options();
   options.rule = *std::find_if(kRules.begin(), kRules.end(), [&](Rule each) { return rule == to_string(each); });
   return options;
 }

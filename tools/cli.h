@@ -27,7 +27,7 @@ struct DeviceArguments {
   bool gradients = false;
 
   void add_to(CLI::App& app);
-  Options options() const; ///< with a progress bar where standard error is a terminal
+  Options device_options() const; ///< with a progress bar where standard error is a terminal
 
   /// Loads what defines operators of the model. Throws InputError that names the file.
   void load_libraries() const;
@@ -41,7 +41,7 @@ struct ModelArguments : DeviceArguments {
   std::string format = "table";
 
   void add_to(CLI::App& app, const std::vector<std::string>& formats = {"table", "json"});
-  Options options() const; ///< with the rule, too
+  Options options() const; ///< those, and the rule
 
   /// A tensor for each --input.
   std::vector<c10::IValue> make_inputs(c10::Device device) const;

@@ -210,7 +210,7 @@ int main(int argc, char** argv) {
   arguments.add_to(app);
   return offload::tools::run_command(app, argc, argv, [&] {
     const offload::tools::ServeOptions serve = arguments.options();
-    const offload::Options given = device.options();
+    const offload::Options given = device.device_options();
     Signals signals;
     if (arguments.until_eof) {
       end_with_input();

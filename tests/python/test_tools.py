@@ -21,7 +21,7 @@ def test_plan_and_run_work(scripted_path):
     assert ran.returncode == 0 and json.loads(ran.stdout)["check"] == "bit-identical", ran.stderr
 
 
-@pytest.mark.parametrize("tool", ["plan", "run", "bench"])
+@pytest.mark.parametrize("tool", ["plan", "run", "bench", "serve"])
 def test_commands_describe_themselves(tool):
     done = run(tool, "--help")
     assert done.returncode == 0 and f"torch-offload-{tool}" in done.stdout, done.stderr
