@@ -84,6 +84,13 @@ constexpr std::array<std::pair<const char*, Gradients>, 2> kGradients = {
 constexpr std::array<std::pair<const char*, Numerics>, 3> kNumerics = {
     {{"exact", Numerics::exact}, {"rounding", Numerics::rounding}, {"lossy", Numerics::lossy}}};
 
+Rule rule_of(py::handle value) {
+  std::array<std::pair<const char*, Rule>, kRules.size()> rules;
+  std::transform(kRules.begin(), kRules.end(), rules.begin(),
+                 [](Rule rule) { return std::pair(to_string(rule), rule); });
+  return choice_of(value, "rule", rules);
+}
+
 template <typename Meant>
 struct Setting {
   const char* name;
@@ -108,6 +115,7 @@ const std::vector<Setting<Options>>& settings() {
       {"concurrency", [](Options& to, py::handle value) { to.concurrency = count_of(value, "concurrency"); }},
       {"numerics", [](Options& to, py::handle value) { to.numerics = choice_of(value, "numerics", kNumerics); }},
       {"gradients", [](Options& to, py::handle value) { to.gradients = choice_of(value, "gradients", kGradients); }},
+      {"rule", [](Options& to, py::handle value) { to.rule = rule_of(value); }},
       {"rewrite_devices",
        [](Options& to, py::handle value) { to.rewrite_devices = flag_of(value, "rewrite_devices"); }},
   };

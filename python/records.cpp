@@ -43,7 +43,9 @@ py::str print(const Printed& printed) {
   return text_of(text);
 }
 
-py::str svg_of(const Plan& plan) { return text_of(tools::to_svg(plan.timeline, "A call on " + plan.placement.device)); }
+py::str svg_of(const Plan& plan) {
+  return text_of(tools::to_svg(plan.timeline, "A call on " + plan.placement.device, "the output of the call before"));
+}
 
 py::str html_of(const Plan& plan) {
   const py::object escaped = py::module_::import("html").attr("escape")(print(plan.placement));

@@ -317,14 +317,16 @@ int main(int argc, char** argv) {
     if (!arguments.save.empty()) {
       offload::tools::save_calls(arguments.save, calls, outcome.outputs);
     }
-    if (arguments.format == "svg" || arguments.format == "trace") {
-      draw(arguments, module, std::cout);
-    } else {
+    const bool is_drawn = arguments.format == "svg" || arguments.format == "trace";
+    if (!is_drawn) {
       report(arguments, module.placement(), outcome, module.report(), std::cout);
     }
     if (!outcome.difference.empty()) {
       std::cerr << "error: not the output of the reference: " << outcome.difference << '\n';
       return offload::tools::kWrongResult;
+    }
+    if (is_drawn) {
+      draw(arguments, module, std::cout);
     }
     return offload::tools::kDone;
   });

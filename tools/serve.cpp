@@ -17,6 +17,7 @@
 #include <iostream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -149,8 +150,8 @@ offload::tools::ServedModels load_models(const Arguments& arguments, const offlo
   return models;
 }
 
-/// SIGTERM and SIGINT end the server in order; a second one ends it at once. Made before any other thread, which then
-/// leave these signals to this one.
+/// SIGTERM and SIGINT end the server in order, and the process where there is no server yet; a second one ends it at
+/// once. Made before any other thread: all of them leave these signals to one of its own.
 class Signals {
  public:
   Signals() {
@@ -158,32 +159,36 @@ class Signals {
     sigaddset(&set_, SIGTERM);
     sigaddset(&set_, SIGINT);
     pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+    thread_ = std::thread([this] { handle(); });
   }
-
-  void stop_at_one(offload::tools::InferenceServer& server) {
-    thread_ = std::thread([this, &server] {
-      int signal = 0;
-      sigwait(&set_, &signal);
-      if (!ended_) {
-        server.stop();
-        sigwait(&set_, &signal);
-      }
-      if (!ended_) {
-        _exit(128 + signal);
-      }
-    });
-  }
-
-  /// After the server has ended, for whatever reason.
-  void end() {
+  ~Signals() {
     ended_ = true;
     pthread_kill(thread_.native_handle(), SIGINT); // which is waited for, not handled
     thread_.join();
   }
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
+
+  /// The server lives as long as this.
+  void stop_at_one(offload::tools::InferenceServer& server) { server_ = &server; }
 
  private:
+  void handle() {
+    int signal = 0;
+    sigwait(&set_, &signal);
+    offload::tools::InferenceServer* server = server_;
+    if (server != nullptr && !ended_) {
+      server->stop();
+      sigwait(&set_, &signal);
+    }
+    if (!ended_) {
+      _exit(128 + signal);
+    }
+  }
+
   sigset_t set_{};
   std::atomic<bool> ended_{false};
+  std::atomic<offload::tools::InferenceServer*> server_{nullptr};
   std::thread thread_;
 };
 
@@ -211,7 +216,7 @@ int main(int argc, char** argv) {
   return offload::tools::run_command(app, argc, argv, [&] {
     const offload::tools::ServeOptions serve = arguments.options();
     const offload::Options given = device.device_options();
-    Signals signals;
+    std::optional<Signals> signals(std::in_place); // ends before the server
     if (arguments.until_eof) {
       end_with_input();
     }
@@ -229,10 +234,10 @@ int main(int argc, char** argv) {
     options.device.reset();
     options.pool = std::make_shared<offload::Pool>(budgets);
     offload::tools::InferenceServer server(serve, options.pool, load_models(arguments, options));
-    signals.stop_at_one(server);
+    signals->stop_at_one(server);
     std::cout << "listening on " << serve.bind << ":" << server.port() << std::endl;
     server.run();
-    signals.end();
+    signals.reset();
     return offload::tools::kDone;
   });
 }

@@ -23,8 +23,8 @@ using nlohmann::json;
 
 constexpr const char* kJson = "application/json";
 constexpr const char* kLength = "Inference-Header-Content-Length";
-constexpr std::uint64_t kJsonGrows = 8; // "1," are two bytes of JSON, and sixteen while it is read
-constexpr int kGone = 499;              // nobody reads it: the client has gone
+constexpr std::uint64_t kJsonGrows = 32; // "1," are two bytes of JSON, and sixteen while it is read; strings grow most
+constexpr int kGone = 499;               // nobody reads it: the client has gone
 
 /// Of the request that the calling thread is at.
 thread_local Connection* current_connection = nullptr;

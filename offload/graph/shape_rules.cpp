@@ -22,7 +22,7 @@ namespace {
 
 using Values = std::vector<c10::IValue>;
 using Sizes = std::vector<std::int64_t>;
-using Rule = std::function<Values(const Values&)>;
+using SizeRule = std::function<Values(const Values&)>;
 
 at::Tensor sized(const Sizes& sizes, at::ScalarType dtype) {
   return at::empty(sizes, at::TensorOptions(dtype).device(at::kMeta));
@@ -246,15 +246,15 @@ Values embedding_bag(const Values& in) {
 }
 
 /// Rules for several operators; `names` are separated by white space.
-void add(std::unordered_map<std::string, Rule>& rules, const char* names, const Rule& rule) {
+void add(std::unordered_map<std::string, SizeRule>& rules, const char* names, const SizeRule& rule) {
   std::istringstream words(names);
   for (std::string name; words >> name;) {
     rules["aten::" + name] = rule;
   }
 }
 
-std::unordered_map<std::string, Rule> make_rules() {
-  std::unordered_map<std::string, Rule> rules;
+std::unordered_map<std::string, SizeRule> make_rules() {
+  std::unordered_map<std::string, SizeRule> rules;
   add(rules,
       "relu relu6 hardswish hardsigmoid hardtanh selu celu mish prelu rrelu dropout feature_dropout alpha_dropout "
       "native_dropout layer_norm batch_norm instance_norm group_norm rms_norm roll flip fliplr flipud rot90 "
@@ -282,7 +282,8 @@ std::unordered_map<std::string, Rule> make_rules() {
 } // namespace
 
 std::optional<Values> output_of_rule(const c10::FunctionSchema& op, const Values& arguments) {
-  static const std::unordered_map<std::string, Rule>& rules = *new std::unordered_map<std::string, Rule>(make_rules());
+  static const std::unordered_map<std::string, SizeRule>& rules =
+      *new std::unordered_map<std::string, SizeRule>(make_rules());
   const std::string& name = op.name();
   if (name == "aten::lstm" || name == "aten::gru" || name == "aten::rnn_tanh" || name == "aten::rnn_relu") {
     return recurrent(arguments, op.overload_name() == "data");

@@ -117,9 +117,9 @@ void Streamer::mark_copies() {
   }
 }
 
-std::vector<MarkedBatch> Streamer::take_marked() {
+std::optional<std::vector<MarkedBatch>> Streamer::take_marked() {
   const Lock lock(mutex_);
-  return std::exchange(outbox_.marked, std::nullopt).value_or(std::vector<MarkedBatch>());
+  return std::exchange(outbox_.marked, std::nullopt);
 }
 
 /// Gives the store what the scheduler has decided on, in its order, and without the mutex, since the store may have to

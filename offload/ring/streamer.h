@@ -83,10 +83,10 @@ class Streamer {
 
   StreamerCounts counts() const;
 
-  /// Has the time taken of all copies that are handed out until take_marked(), which gives them; none if that has not
-  /// been asked for.
+  /// Has the time taken of all copies that are handed out until take_marked(), which gives them. None if that has not
+  /// been asked for, and where there were too many.
   void mark_copies();
-  std::vector<MarkedBatch> take_marked();
+  std::optional<std::vector<MarkedBatch>> take_marked();
 
   /// True when host memory ran out while places changed hands: nobody knows what is where any more. Every call throws
   /// Error from then on, and another streamer has to begin anew.

@@ -81,7 +81,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
     transport_->streamer()->mark_copies();
   }
   Made made = adopted_->executor->run(lane, request, how);
-  std::vector<MarkedBatch> marked = transport_->streamer()->take_marked();
+  std::optional<std::vector<MarkedBatch>> marked = transport_->streamer()->take_marked();
   record_peak();
   if (model_.device.is_cuda()) {
     state_.record_memory(request.shape, made.memory, made.ended, lanes().state(), gate().room());
@@ -103,7 +103,7 @@ Made Session::make_call(int lane, const Request& request, Lanes::Overflow overfl
   state_.record_call(made.streamed.counts,
                      std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - began).count());
   if (!trace) {
-    if (state_.times_next(request.method, request.shape)) {
+    if (is_alone() && state_.times_next(request.method, request.shape)) {
       transport_->streamer()->mark_copies(); // what is brought ahead is part of its picture
     }
     transport_->streamer()->expect(lane, next, engine().first_in_ring());
@@ -125,21 +125,23 @@ bool Session::record_laps() {
     }
     call.swap(timed_);
   }
+  bool is_one = false;
   try {
-    const bool is_one = state_.record_laps(call->method, call->shape, call->residency, call->clock->laps());
-    std::optional<Timeline> timeline = is_one ? std::optional(draw(*call)) : std::nullopt;
-    const std::lock_guard lock(timed_mutex_);
-    timeline_.swap(timeline);
-    return is_one;
-  } catch (const Error&) { // nobody will ever know
-    return false;
+    is_one = state_.record_laps(call->method, call->shape, call->residency, call->clock->laps());
+    if (is_one && call->copies) {
+      Timeline timeline = draw(*call);
+      const std::lock_guard lock(timed_mutex_);
+      timeline_ = std::move(timeline);
+    }
+  } catch (const std::exception&) { // nobody will ever know what it took, or see it
   }
+  return is_one;
 }
 
 Timeline Session::draw(const TimedCall& call) const {
   const WeightId first = engine().first_in_ring();
   RecordedCall recorded{call.clock->times(), {}};
-  for (const MarkedBatch& batch : call.copies) {
+  for (const MarkedBatch& batch : *call.copies) {
     const Arrival& arrival = *batch.arrival;
     if (!arrival.issued.load(std::memory_order_acquire) || !arrival.began || !arrival.began->is_reached()) {
       continue; // they were for a later call
@@ -165,7 +167,9 @@ Timeline Session::draw(const TimedCall& call) const {
 }
 
 std::optional<Timeline> Session::recorded_timeline() {
-  placement(); // has what was timed last become known
+  if (record_laps()) {
+    state_.predict_again(PlanState::Then::nothing);
+  }
   const std::lock_guard lock(timed_mutex_);
   return timeline_;
 }

@@ -101,7 +101,7 @@ class Session {
     std::size_t shape;
     Residency residency; // that was placed
     std::unique_ptr<LaneClock> clock;
-    std::vector<MarkedBatch> copies; // that were handed out since the call before it
+    std::optional<std::vector<MarkedBatch>> copies; // that were handed out since the call before it, if that is known
   };
 
   bool knows_laps() const; ///< that are not recorded yet

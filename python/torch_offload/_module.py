@@ -43,6 +43,8 @@ class Options(TypedDict, total=False):
     gradients: Literal["off", "callers"] | None
     #: Which differences from the plain model are allowed. Only "exact" is supported.
     numerics: Literal["exact", "rounding", "lossy"] | None
+    #: By what it is chosen which weights stay; others than "fastest" are there to be compared with it.
+    rule: Literal["fastest", "larger-first", "first-first", "spread", "module-order"] | None
     #: Whether a graph that was traced on the CPU is changed for the GPU. Default: True.
     rewrite_devices: bool | None
     #: On the host: whether weights of the file are mapped, and not copied. Default: True.

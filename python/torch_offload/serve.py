@@ -8,8 +8,10 @@ wrong into the errors of the protocol. docs/many-servers.md describes it. This m
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import aiohttp
 import pydantic
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
@@ -27,6 +29,16 @@ from torch_offload import _tools
 
 #: Of HTTP, between machines and what serves on them: they are about a connection, not about a request.
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect", "upgrade"}
+
+#: What the end of a replica, or of its machine, looks like.
+_DEATHS = (
+    RayActorError,
+    ObjectLostError,
+    NodeDiedError,
+    WorkerCrashedError,
+    DeploymentUnavailableError,
+    aiohttp.ClientConnectionError,
+)
 
 
 class Settings(pydantic.BaseModel):
@@ -55,9 +67,10 @@ class Settings(pydantic.BaseModel):
     max_replicas: int = pydantic.Field(default=0, ge=0)
     #: Calls that a replica makes at the same time, and requests that may wait for one beside them.
     calls: int = pydantic.Field(default=8, ge=1, le=64)
-    queue: int = pydantic.Field(default=256, ge=1)
-    #: The largest body of a request.
+    queue: int = pydantic.Field(default=256, ge=1, le=800)
+    #: The largest body of a request, and the most of all that are under way, in the front and in each replica.
     body_bytes: int = pydantic.Field(default=64 << 20, ge=1)
+    bodies_bytes: int = pydantic.Field(default=1 << 30, ge=1)
     #: Seconds after which a client gets an error, and how often a request is tried again when a replica has died.
     timeout_s: float = pydantic.Field(default=60, gt=0)
     retries: int = pydantic.Field(default=2, ge=0)
@@ -65,7 +78,8 @@ class Settings(pydantic.BaseModel):
     def arguments(self) -> list[str]:
         """Of `torch-offload-serve`."""
         given = ["--bind", "127.0.0.1", "--port", "0", "--calls", str(self.calls), "--queue", str(self.queue)]
-        given += ["--body", str(self.body_bytes), "--bodies", str(max(self.body_bytes, 1 << 30)), "--until-eof"]
+        given += ["--connections", str(self.calls + self.queue + 8), "--until-eof"]
+        given += ["--body", str(self.body_bytes), "--bodies", str(max(self.body_bytes, self.bodies_bytes))]
         for name, path in self.models.items():
             given += ["--model", f"{name}={path}"]
         for name, inputs in self.examples.items():
@@ -85,30 +99,43 @@ class Answer(NamedTuple):
 
 
 class Replica:
-    """A process that serves the models on this machine, and who hands requests to it."""
+    """A process that serves the models on this machine, and who hands requests to it. They end together."""
 
     def __init__(self, settings: Settings) -> None:
         program, environment = _tools.command("serve")
         self._process = subprocess.Popen(
             [program, *settings.arguments()], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()  # when all models are there
-        if not line.startswith("listening on "):
-            self._process.wait()
-            raise RuntimeError("torch-offload-serve has ended; the log of this replica has what it said")
-        self._url = "http://" + line.removeprefix("listening on ").strip()
+        self._ends = False
+        self._patience = settings.timeout_s
+        self._url = "http://" + self._await_address()
+        threading.Thread(target=self._watch, daemon=True).start()
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
 
-    def check_health(self) -> None:
-        """Ray asks, and replaces the replica where this raises."""
-        status = self._process.poll()
-        if status is not None:
-            raise RuntimeError(f"torch-offload-serve has ended with status {status}")
+    def _await_address(self) -> str:
+        """When all models are there. Models may print before that."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("listening on "):
+                return line.removeprefix("listening on ").strip()
+            print(line, end="", file=sys.stderr)
+        self._process.kill()
+        raise RuntimeError(
+            f"torch-offload-serve has ended with status {self._process.wait()}: the log of this replica has what it said"
+        )
+
+    def _watch(self) -> None:
+        """Passes on what models print. When the process has ended by itself, so does the actor, which Ray sees at once."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            print(line, end="", file=sys.stderr)
+        status = self._process.wait()
+        if not self._ends:
+            print(f"torch-offload-serve has ended with status {status}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     async def answer(self, method: str, path: str, fields: dict[str, str], body: bytes) -> Answer:
-        self.check_health()
         if self._session is None:  # made where its event loop runs
             connector = aiohttp.TCPConnector(limit=0)
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, auto_decompress=False)
@@ -116,9 +143,15 @@ class Replica:
             return Answer(response.status, dict(response.headers), await response.read())
 
     def __del__(self) -> None:
-        process = getattr(self, "_process", None)
-        if process is not None and process.stdin is not None:
-            process.stdin.close()  # it answers what is under way, and ends
+        self._ends = True
+        process: subprocess.Popen[str] | None = getattr(self, "_process", None)
+        if process is None or process.stdin is None:
+            return
+        process.stdin.close()  # it answers what is under way, and ends
+        try:
+            process.wait(self._patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _refusal(status: int, what: str) -> Response:
@@ -132,35 +165,46 @@ class Front:
     def __init__(self, replicas: DeploymentHandle, settings: Settings) -> None:
         self._replicas = replicas
         self._settings = settings
+        self._bytes = 0  # of bodies under way
 
     async def __call__(self, request: Request) -> Response:
         if request.url.path == "/v2/health/live":
             return Response(json.dumps({"live": True}), media_type="application/json")
-        length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._settings.body_bytes:
-            return _refusal(413, f"the body has {length} bytes, and at most {self._settings.body_bytes} are taken")
+        length = request.headers.get("content-length", "0" if request.method in ("GET", "HEAD") else "")
+        if "transfer-encoding" in request.headers or not length.isdecimal():
+            return _refusal(411, "Content-Length is missing: bodies of unknown length are not taken")
+        size, most = int(length), self._settings
+        if size > most.body_bytes:
+            return _refusal(413, f"the body has {size} bytes, and at most {most.body_bytes} are taken (body_bytes)")
+        if self._bytes + size > most.bodies_bytes:
+            return _refusal(503, f"requests under way take all of the {most.bodies_bytes} bytes of bodies_bytes: try again")
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         fields = {name: value for name, value in request.headers.items() if name not in _HOP_BY_HOP}
-        return await self._answer(request.method, path, fields, await request.body())
+        self._bytes += size
+        try:
+            return await self._answer(request.method, path, fields, await request.body())
+        finally:
+            self._bytes -= size
 
     async def _answer(self, method: str, path: str, fields: dict[str, str], body: bytes) -> Response:
         """Calls write nothing that outlives them, so what a replica that died had begun may be begun again."""
         deadline = time.monotonic() + self._settings.timeout_s
         why = ""
-        for _ in range(self._settings.retries + 1):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+        for again in range(self._settings.retries + 1):
+            if again > 0:
+                await asyncio.sleep(min(0.1 * 2**again, max(0.0, deadline - time.monotonic())))
             try:
                 response = self._replicas.answer.remote(method, path, fields, body)
-                answer = await asyncio.wait_for(response, left)
+                answer = await asyncio.wait_for(response, max(0.0, deadline - time.monotonic()))
             except (TimeoutError, asyncio.TimeoutError, RequestCancelledError):
                 break
             except BackPressureError:
                 return _refusal(503, "more requests wait than may: try again")
-            except (RayError, DeploymentUnavailableError, aiohttp.ClientConnectionError) as error:
+            except _DEATHS as error:
                 why = f"; a replica had died ({type(error).__name__})"
                 continue
+            except Exception as error:
+                return _refusal(500, f"the request could not be handed on: {error}")
             kept = {name: value for name, value in answer.fields.items() if name.lower() not in _HOP_BY_HOP}
             return Response(answer.body, answer.status, kept)
         if time.monotonic() >= deadline:
@@ -189,8 +233,6 @@ def build(settings: Settings) -> serve.Application:
         ray_actor_options=actor,
         max_ongoing_requests=settings.calls + settings.queue,
         max_queued_requests=settings.queue,
-        health_check_period_s=1,
-        health_check_timeout_s=5,
         graceful_shutdown_timeout_s=settings.timeout_s,
         **scale,
     )
@@ -246,4 +288,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"error: {error}")
     ray.init(address=given.address or "local", include_dashboard=False, log_to_driver=True)
     serve.start(http_options={"host": given.bind, "port": given.port, "request_timeout_s": given.timeout + 10})
-    serve.run(build(settings), name="torch_offload", blocking=True)
+    try:
+        serve.run(build(settings), name="torch_offload", blocking=True)
+    except KeyboardInterrupt:
+        serve.delete("torch_offload")
