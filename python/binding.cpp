@@ -1,6 +1,7 @@
 #include <python/bindings.h>
 #include <python/errors.h>
 #include <python/options.h>
+#include <python/progress.h>
 
 #include <offload/bytes.h>
 #include <offload/version.h>
@@ -15,6 +16,7 @@ PYBIND11_MODULE(_C, module) {
   bind_records(module);
   bind_pool(module);
   bind_module(module);
+  py::module_::import("atexit").attr("register")(py::cpp_function(&end_progress));
   module.def("parse_bytes",
              [](const py::object& size) { return call_guarded([&] { return bytes_of(size, "size"); }); });
   module.def("format_bytes", &offload::format_bytes);

@@ -21,4 +21,7 @@ class Progress {
   std::shared_ptr<const pybind11::object> function_;
 };
 
+/// From now on nobody is told, and who has been told has come back. The caller has Python's lock, and Python ends.
+void end_progress();
+
 } // namespace offload::python

@@ -40,6 +40,7 @@ def main():
     parser.add_argument("--exported", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     arguments, of_pytest = parser.parse_known_args()
+    arguments.work = arguments.work.resolve()
     python = make_environment(arguments.work / "venv", arguments.venv)
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
     run(*pip, "-r", TESTS / "requirements.txt")

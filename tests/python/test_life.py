@@ -23,6 +23,21 @@ def run_python(program, *arguments):
     return done.stdout
 
 
+def test_python_ends_while_weights_are_read_and_progress_is_told(scripted_path):
+    for _ in range(5):
+        told = run_python(
+            "import sys, time, torch, torch_offload\n"
+            "told = []\n"
+            "def tell(done, total):\n"
+            "    time.sleep(0.02)\n"
+            "    told.append(done)\n"
+            "model = torch_offload.load(sys.argv[1], vram_budget='512KiB', host_budget='64MiB', map_file=False, progress=tell)\n"
+            "print('loaded')",
+            scripted_path,
+        )
+        assert told == "loaded\n"
+
+
 def test_threads_call_one_module_at_the_same_time(model, plain, x):
     inputs = [x[: 1 + i % 4] + i for i in range(64)]
     expected = [call_plain(plain, each) for each in inputs]
