@@ -15,7 +15,7 @@ namespace {
 // before that, nobody enters any more, and those who have are waited for.
 std::atomic<bool> is_over = false;
 std::atomic<int> inside = 0;
-const pid_t process = getpid(); // a child of fork() has none of those who are inside
+const pid_t kProcess = getpid(); // a child of fork() has none of those who are inside
 
 class Entry {
  public:
@@ -74,7 +74,7 @@ void Progress::operator()(std::uint64_t done, std::uint64_t total) const {
 void end_progress() {
   is_over = true;
   const py::gil_scoped_release unlocked; // for those who are inside
-  for (int count = inside; count != 0 && getpid() == process; count = inside) {
+  for (int count = inside; count != 0 && getpid() == kProcess; count = inside) {
     inside.wait(count);
   }
 }
