@@ -18,6 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TESTS = ROOT / "tests" / "python"
 
 
+def absolute(path):
+    return pathlib.Path(path).absolute()
+
+
 def run(*command, **options):
     done = subprocess.run([str(part) for part in command], cwd=ROOT, **options)
     if done.returncode != 0:
@@ -36,17 +40,16 @@ def make_environment(folder, torch_venv):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--venv", type=pathlib.Path, required=True)
-    parser.add_argument("--exported", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
+    parser.add_argument("--venv", type=absolute, required=True)
+    parser.add_argument("--exported", type=absolute, required=True)
+    parser.add_argument("--work", type=absolute, required=True)
     arguments, of_pytest = parser.parse_known_args()
-    arguments.work = arguments.work.resolve()
     python = make_environment(arguments.work / "venv", arguments.venv)
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
     run(*pip, "-r", TESTS / "requirements.txt")
     run(*pip, "--no-build-isolation", "--force-reinstall", "--no-deps", f"-Cbuild-dir={arguments.work}", ".")
     run(python, "-m", "mypy")
-    environment = os.environ | {"OFFLOAD_EXPORTED": str(arguments.exported.resolve())}
+    environment = os.environ | {"OFFLOAD_EXPORTED": str(arguments.exported)}
     run(python, "-m", "pytest", "-q", TESTS, *of_pytest, env=environment)
 
 
